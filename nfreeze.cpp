@@ -1,0 +1,4819 @@
+// head comes here
+
+// ============================================================================
+// [SECTION] 1. Includes, constants, limits
+// ============================================================================
+// Every number that bounds something stands here, with its reason.
+
+#include <cryptopp/aes.h>
+#include <cryptopp/base64.h>
+#include <cryptopp/gcm.h>
+#include <cryptopp/hkdf.h>
+#include <cryptopp/hmac.h>
+#include <cryptopp/misc.h>
+#include <cryptopp/scrypt.h>
+#include <cryptopp/sha.h>
+#include <libssh2.h>
+#include <libssh2_sftp.h>
+#include <openssl/crypto.h>
+#define XXH_STATIC_LINKING_ONLY // for a state that needs no heap
+#include <xxhash.h>
+#include <zstd.h>
+
+#include <arpa/inet.h>
+#include <dirent.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <malloc.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <nss.h>
+#include <poll.h>
+#include <pwd.h>
+#include <sys/file.h>
+#include <sys/random.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/wait.h>
+#include <sys/xattr.h>
+#include <termios.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <bit>
+#include <cerrno>
+#include <charconv>
+#include <chrono>
+#include <condition_variable>
+#include <csignal>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <cxxopts.hpp>
+#include <deque>
+#include <exception>
+#include <functional>
+#include <future>
+#include <iomanip>
+#include <iostream>
+#include <list>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <span>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <tuple>
+#include <unordered_map>
+#include <unordered_set>
+#include <utility>
+#include <vector>
+
+#ifndef NFREEZE_VERSION
+#define NFREEZE_VERSION "0.1.0"
+#endif
+
+namespace {
+
+using Bytes = std::vector<uint8_t>;
+using View = std::span<const uint8_t>;
+using Clock = std::chrono::steady_clock;
+
+constexpr size_t KiB = 1024, MiB = 1024 * KiB;
+
+// Chunks (section 6). Data cut points lie about 1 MiB apart; a smaller average finds more
+// duplicates and costs 16 bytes of index each, which every run downloads.
+constexpr size_t kChunkMin = 256 * KiB, kChunkAvg = MiB, kChunkMax = 4 * MiB;
+constexpr size_t kTreeMin = 32 * KiB, kTreeAvg = 128 * KiB; // a tree chunk ends between records
+constexpr size_t kFrameTarget = MiB;     // a frame is sealed once it holds this much
+constexpr size_t kFrameMax = 16 * MiB;   // and what a reader accepts, raw
+constexpr size_t kPackTarget = 15 * MiB; // a pack is sent once its frames have this size, so
+constexpr size_t kPackMax = 64 * MiB;    // that it ends near 16 MiB; and what a reader accepts
+constexpr size_t kSegmentMax = 512 * MiB;
+constexpr size_t kMergeMax = 32 * MiB;   // larger segments are left alone: a merge is held in memory
+constexpr size_t kKeepRecords = MiB;     // records of a smaller segment are kept for merging
+constexpr size_t kReadAlign = MiB;       // the server sees reads on this grid only
+constexpr size_t kReadRun = 8 * MiB;     // frames that lie together are read in one go up to this
+constexpr size_t kReadGap = MiB;         // reading through a gap is cheaper than a round trip
+constexpr size_t kReadAhead = 48 * MiB;  // raw bytes of frames that are fetched before use
+constexpr size_t kIdsPerRecord = 4096;   // a longer file continues in another tree record
+constexpr size_t kTreePacks = 16;        // a tree that lies in more packs is written anew
+
+// Limits on what is read. Not formats: each may grow without a new version.
+constexpr size_t kPathMax = MiB, kNameMax = 4096, kXattrMax = MiB;
+constexpr size_t kListMax = 4'000'000;   // names in one directory of the repository
+constexpr size_t kKeysMax = 16;          // key objects that are tried, each costs a scrypt
+constexpr size_t kKeyFileMax = 64 * KiB; // a password file, a private key
+
+// scrypt (section 5): 2^17, 8, 1 takes 128 MiB and about 0.7 s. The floor stops a server
+// from planting cheap key objects to test guesses with; the ceiling, one that exhausts memory.
+constexpr unsigned kScryptLogN = 17, kScryptLogNMin = 15;
+constexpr uint64_t kScryptMemoryMax = 1024 * MiB;
+constexpr uint32_t kScryptR = 8, kScryptP = 1, kScryptPMax = 16;
+
+// Transport (section 7).
+constexpr int kConnections = 4, kConnectionsMax = 16;
+constexpr auto kStallTimeout = std::chrono::seconds(60); // without a byte moved
+constexpr auto kRetryFor = std::chrono::minutes(15);     // reconnecting, before giving up
+constexpr uint64_t kSessionBytes = 800 * MiB; // then a new session: rekeying mid-write can deadlock
+constexpr size_t kWriteWindow = 140 * 30000;  // libssh2 cuts writes into 30,000-byte packets
+constexpr size_t kReadBlock = 4 * MiB;
+
+constexpr auto kCheckpoint = std::chrono::seconds(30);
+constexpr int64_t kRacyNs = 2'000'000'000; // a ctime this fresh may hide a later change (I9)
+
+// ============================================================================
+// [SECTION] 2. Errors and messages
+// ============================================================================
+// An error is one sentence: what was tried, on what, what the system said, the next step.
+// It is thrown once and caught in main, or, where one file must not stop the rest, in the
+// loop over files. The kind decides the exit code.
+
+enum class Exit : int {
+    ok = 0,          // all well
+    failed = 1,      // nothing was committed
+    usage = 2,       // wrong usage
+    partial = 3,     // committed or restored, but some files could not be read or written
+    passphrase = 4,  // wrong passphrase
+    damaged = 5,     // the repository is damaged or was tampered with
+    network = 6,     // cannot connect or log in
+    interrupted = 130
+};
+
+struct Error : std::runtime_error {
+    explicit Error(const std::string& what, Exit code = Exit::failed)
+        : std::runtime_error(what), exit(code) {}
+    Exit exit;
+};
+struct Usage : Error {
+    explicit Usage(const std::string& what) : Error(what, Exit::usage) {}
+};
+/// Bytes that do not authenticate, do not parse, or are not there although they must be.
+struct Corrupt : Error {
+    explicit Corrupt(const std::string& what) : Error(what, Exit::damaged) {}
+};
+/// The server or the way to it failed; a new connection may do better.
+struct ConnectionLost : Error {
+    explicit ConnectionLost(const std::string& what) : Error(what, Exit::network) {}
+};
+/// A named object or directory does not exist.
+struct NotThere : Error {
+    explicit NotThere(const std::string& what) : Error(what) {}
+};
+struct Interrupted : Error {
+    Interrupted() : Error("interrupted", Exit::interrupted) {}
+};
+
+/// The parts of a message in a row, as one string.
+template <class... A> std::string text(const A&... parts) {
+    std::ostringstream out;
+    (out << ... << parts);
+    return out.str();
+}
+
+/// Length of the well-formed UTF-8 sequence at the start of `s`; 0 if there is none.
+size_t utf8_length(std::string_view s) {
+    auto lead = uint8_t(s[0]);
+    size_t n = lead < 0x80 ? 1 : lead >= 0xc2 && lead < 0xe0 ? 2 : lead >= 0xe0 && lead < 0xf0 ? 3
+               : lead >= 0xf0 && lead < 0xf5 ? 4 : 0;
+    if (n == 0 || n > s.size()) return 0;
+    uint32_t code = n == 1 ? lead : lead & (0x7fu >> n);
+    for (size_t i = 1; i < n; ++i) {
+        if ((uint8_t(s[i]) & 0xc0) != 0x80) return 0;
+        code = code << 6 | (uint8_t(s[i]) & 0x3f);
+    }
+    bool overlong = (n == 3 && code < 0x800) || (n == 4 && code < 0x10000);
+    return overlong || (code >= 0xd800 && code < 0xe000) || code > 0x10ffff ? 0 : n;
+}
+
+/// A name or a server's words, fit for a terminal: what is not printable UTF-8 becomes \xNN.
+std::string show(std::string_view s) {
+    std::string out;
+    while (!s.empty()) {
+        size_t n = utf8_length(s);
+        auto first = uint8_t(s[0]);
+        bool control = first < 0x20 || first == 0x7f || (n == 2 && first == 0xc2 && uint8_t(s[1]) < 0xa0);
+        if (n == 0 || control) {
+            n = std::max<size_t>(n, 1);
+            for (char c : s.substr(0, n)) {
+                static constexpr char digits[] = "0123456789abcdef";
+                out += {'\\', 'x', digits[uint8_t(c) >> 4], digits[uint8_t(c) & 15]};
+            }
+        } else {
+            out += s.substr(0, n);
+        }
+        s.remove_prefix(n);
+    }
+    return out;
+}
+
+/// The inverse of show() for names typed as `ls` printed them.
+std::string unshow(std::string_view s) {
+    std::string out;
+    for (size_t i = 0; i < s.size(); ++i) {
+        unsigned value = 0;
+        if (s.substr(i, 2) == "\\x" && i + 4 <= s.size() &&
+            std::from_chars(&s[i + 2], &s[i] + 4, value, 16).ptr == &s[i] + 4) {
+            out += char(value);
+            i += 3;
+        } else {
+            out += s[i];
+        }
+    }
+    return out;
+}
+
+std::string in_quotes(std::string_view name) { return "'" + show(name) + "'"; }
+
+Error system_error(const std::string& tried, std::string_view on, int code = errno) {
+    return Error(text("cannot ", tried, " ", in_quotes(on), ": ", std::strerror(code)));
+}
+
+/// One line to standard error, whole even when threads speak at once.
+void say(const std::string& line) {
+    static std::mutex one_at_a_time;
+    std::lock_guard lock(one_at_a_time);
+    std::cerr << "nfreeze: " << line << std::endl;
+}
+
+// The only state outside of objects: which signal asked the run to end. The first is noticed
+// at the next call of stop_if_asked(), the second ends the process at once.
+std::atomic<int> g_signal{0};
+extern "C" void on_signal(int number) {
+    if (g_signal.exchange(number) != 0) _exit(int(Exit::interrupted));
+}
+std::atomic<Clock::rep> g_stop_by{0}; // when transfers that are under way are given up
+constexpr auto kSignalGrace = std::chrono::seconds(2);
+/// Whether a signal came and the time that transfers got to end is over.
+bool overdue() {
+    if (g_signal == 0) return false;
+    Clock::rep none = 0, now = Clock::now().time_since_epoch().count();
+    g_stop_by.compare_exchange_strong(none, now + Clock::duration(kSignalGrace).count());
+    return now > g_stop_by;
+}
+void stop_if_asked() {
+    if (g_signal.load(std::memory_order_relaxed) != 0) throw Interrupted();
+}
+
+// ============================================================================
+// [SECTION] 3. OS handles
+// ============================================================================
+// Uses: 2. Provides: Fd, whole reads and writes, random bytes, a pool of threads.
+// There is no raw descriptor below this section.
+
+/// Owns a file descriptor; -1 is none. close() reports errors, the destructor does not.
+class Fd {
+public:
+    Fd() = default;
+    explicit Fd(int fd) : fd_(fd) {}
+    Fd(Fd&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+    Fd& operator=(Fd&& other) noexcept {
+        std::swap(fd_, other.fd_);
+        return *this;
+    }
+    ~Fd() {
+        if (fd_ >= 0) ::close(fd_);
+    }
+    int get() const { return fd_; }
+    explicit operator bool() const { return fd_ >= 0; }
+    int release() { return std::exchange(fd_, -1); }
+    [[nodiscard]] bool close() { return ::close(std::exchange(fd_, -1)) == 0; }
+
+private:
+    int fd_ = -1;
+};
+
+struct CloseDir {
+    void operator()(DIR* d) const { closedir(d); }
+};
+using Dir = std::unique_ptr<DIR, CloseDir>;
+
+/// Opens a directory below `at` without following a link; throws Error.
+Fd open_directory(int at, const std::string& name, std::string_view shown) {
+    Fd fd(openat(at, name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+    if (!fd) throw system_error("open the directory", shown);
+    return fd;
+}
+
+/// All names in an open directory except "." and "..", sorted as bytes; throws Error.
+std::vector<std::string> read_directory(int directory, std::string_view shown) {
+    Fd copy(openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    if (!copy) throw system_error("list", shown);
+    Dir dir(fdopendir(copy.get()));
+    if (!dir) throw system_error("list", shown);
+    copy.release();
+    std::vector<std::string> names;
+    for (errno = 0; const dirent* e = readdir(dir.get()); errno = 0) {
+        std::string_view name = e->d_name;
+        if (name != "." && name != "..") names.emplace_back(name);
+    }
+    if (errno != 0) throw system_error("list", shown);
+    std::sort(names.begin(), names.end());
+    return names;
+}
+
+/// Reads until `into` is full or the file ends; returns the bytes read; throws Error.
+size_t read_full(int fd, std::span<uint8_t> into, std::string_view shown) {
+    size_t got = 0;
+    while (got < into.size()) {
+        ssize_t n = ::read(fd, into.data() + got, into.size() - got);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) throw system_error("read", shown);
+        if (n == 0) break;
+        got += size_t(n);
+    }
+    return got;
+}
+
+void write_full(int fd, View from, std::string_view shown) {
+    while (!from.empty()) {
+        ssize_t n = ::write(fd, from.data(), from.size());
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) throw system_error("write", shown);
+        from = from.subspan(size_t(n));
+    }
+}
+
+/// Random bytes from getrandom(2), which needs no /dev; throws Error.
+void fill_random(std::span<uint8_t> out) {
+    while (!out.empty()) {
+        ssize_t n = getrandom(out.data(), out.size(), 0);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) throw system_error("get random bytes from", "getrandom");
+        out = out.subspan(size_t(n));
+    }
+}
+
+/// Runs tasks in the order they were pushed, on a fixed number of threads. push() waits while
+/// `queue_max` tasks are waiting. The first exception of a task is thrown by the next push() or
+/// drain(); the tasks behind it are dropped, as are those still waiting at destruction.
+class TaskPool {
+public:
+    TaskPool(int threads, size_t queue_max) : queue_max_(queue_max) {
+        for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { run(); });
+    }
+    ~TaskPool() {
+        {
+            std::lock_guard lock(mutex_);
+            stopping_ = true;
+            queue_.clear();
+        }
+        wake_.notify_all();
+        for (auto& t : threads_) t.join();
+    }
+    TaskPool(const TaskPool&) = delete;
+    TaskPool& operator=(const TaskPool&) = delete;
+
+    bool full() {
+        std::lock_guard lock(mutex_);
+        return queue_.size() >= queue_max_;
+    }
+    void push(std::function<void()> task) {
+        std::unique_lock lock(mutex_);
+        room_.wait(lock, [&] { return queue_.size() < queue_max_ || failure_; });
+        if (failure_) std::rethrow_exception(failure_);
+        queue_.push_back(std::move(task));
+        wake_.notify_one();
+    }
+    /// Waits until all that was pushed has ended.
+    void drain() {
+        std::unique_lock lock(mutex_);
+        room_.wait(lock, [&] { return (queue_.empty() && running_ == 0) || failure_; });
+        if (failure_) std::rethrow_exception(failure_);
+    }
+    /// Drops what has not begun and waits for what has, whether it fails or not.
+    void abandon() {
+        std::unique_lock lock(mutex_);
+        queue_.clear();
+        room_.wait(lock, [&] { return running_ == 0; });
+    }
+
+private:
+    void run() {
+        std::unique_lock lock(mutex_);
+        for (;;) {
+            wake_.wait(lock, [&] { return stopping_ || !queue_.empty(); });
+            if (stopping_) return;
+            auto task = std::move(queue_.front());
+            queue_.pop_front();
+            ++running_;
+            lock.unlock();
+            room_.notify_all();
+            std::exception_ptr failed;
+            try {
+                task();
+            } catch (...) { failed = std::current_exception(); }
+            task = nullptr; // frees what the task held before anybody is told that it ended
+            lock.lock();
+            --running_;
+            if (failed && !failure_) {
+                failure_ = failed;
+                queue_.clear();
+            }
+            room_.notify_all();
+        }
+    }
+    std::mutex mutex_;
+    std::condition_variable wake_, room_;
+    std::deque<std::function<void()>> queue_;
+    std::exception_ptr failure_;
+    size_t queue_max_;
+    int running_ = 0;
+    bool stopping_ = false;
+    std::vector<std::thread> threads_;
+};
+
+// ============================================================================
+// [SECTION] 4. Encoding
+// ============================================================================
+// Uses: 2. Provides: Writer, Reader, hex. All integers are little-endian or LEB128. There is
+// no pointer arithmetic on foreign bytes below this section: a Reader advances or throws.
+
+class Writer {
+public:
+    void u8(uint8_t v) { out_.push_back(v); }
+    void u32(uint32_t v) { fixed(v, 4); }
+    void u64(uint64_t v) { fixed(v, 8); }
+    void varint(uint64_t v) {
+        for (; v >= 0x80; v >>= 7) u8(uint8_t(v | 0x80));
+        u8(uint8_t(v));
+    }
+    void zigzag(int64_t v) { varint(uint64_t(v) << 1 ^ uint64_t(v >> 63)); }
+    void raw(View v) { out_.insert(out_.end(), v.begin(), v.end()); }
+    void bytes(View v) {
+        varint(v.size());
+        raw(v);
+    }
+    void string(std::string_view s) { bytes({reinterpret_cast<const uint8_t*>(s.data()), s.size()}); }
+    size_t size() const { return out_.size(); }
+    View view() const { return out_; }
+    Bytes take() { return std::exchange(out_, {}); }
+
+private:
+    void fixed(uint64_t v, int n) {
+        for (int i = 0; i < n; ++i) u8(uint8_t(v >> (8 * i)));
+    }
+    Bytes out_;
+};
+
+/// A cursor over bytes it does not own. Each call returns what it read or throws Corrupt.
+class Reader {
+public:
+    Reader(View in, std::string_view what) : in_(in), what_(what) {}
+    uint8_t u8() { return raw(1)[0]; }
+    uint32_t u32() { return uint32_t(fixed(4)); }
+    uint64_t u64() { return fixed(8); }
+    uint64_t varint() {
+        uint64_t v = 0;
+        for (unsigned shift = 0; shift < 64; shift += 7) {
+            uint8_t b = u8();
+            if (shift == 63 && b > 1) break;
+            v |= uint64_t(b & 0x7f) << shift;
+            if (b < 0x80) return v;
+        }
+        fail("a number too large");
+    }
+    int64_t zigzag() {
+        uint64_t v = varint();
+        return int64_t(v >> 1) ^ -int64_t(v & 1);
+    }
+    /// A number that must not be above `max`.
+    size_t count(size_t max) {
+        uint64_t v = varint();
+        if (v > max) fail("a length beyond its limit");
+        return size_t(v);
+    }
+    View raw(size_t n) {
+        if (n > in_.size()) fail("an early end");
+        View v = in_.first(n);
+        in_ = in_.subspan(n);
+        return v;
+    }
+    View bytes(size_t max) { return raw(count(max)); }
+    std::string string(size_t max) {
+        View v = bytes(max);
+        return {v.begin(), v.end()};
+    }
+    template <size_t N> std::array<uint8_t, N> array() {
+        std::array<uint8_t, N> a;
+        std::ranges::copy(raw(N), a.begin());
+        return a;
+    }
+    bool empty() const { return in_.empty(); }
+    size_t left() const { return in_.size(); }
+    void end() {
+        if (!empty()) fail("bytes behind its end");
+    }
+    [[noreturn]] void fail(std::string_view why) const { throw Corrupt(text(what_, " holds ", why)); }
+
+private:
+    uint64_t fixed(size_t n) {
+        View v = raw(n);
+        uint64_t x = 0;
+        for (size_t i = 0; i < n; ++i) x |= uint64_t(v[i]) << (8 * i);
+        return x;
+    }
+    View in_;
+    std::string_view what_; // for messages: "a segment"
+};
+
+using Hash = std::array<uint8_t, 32>;    // SHA-256; the name of an object
+using Salt = std::array<uint8_t, 32>;
+using ShortName = std::array<uint8_t, 16>; // the first half of a Hash
+using SnapshotId = std::array<uint8_t, 16>;
+using ChunkId = std::array<uint8_t, 16>;
+
+std::string hex(View bytes) {
+    static constexpr char digits[] = "0123456789abcdef";
+    std::string out;
+    for (uint8_t b : bytes) out += {digits[b >> 4], digits[b & 15]};
+    return out;
+}
+
+/// 64 lower-case hex digits, or nothing.
+std::optional<Hash> parse_hash(std::string_view s) {
+    Hash h;
+    if (s.size() != 64) return {};
+    for (size_t i = 0; i < 32; ++i) {
+        auto digit = [&](char c) { return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1; };
+        int high = digit(s[2 * i]), low = digit(s[2 * i + 1]);
+        if (high < 0 || low < 0) return {};
+        h[i] = uint8_t(high << 4 | low);
+    }
+    return h;
+}
+
+ShortName short_name(const Hash& h) {
+    ShortName s;
+    std::copy_n(h.begin(), s.size(), s.begin());
+    return s;
+}
+
+View as_bytes(std::string_view s) { return {reinterpret_cast<const uint8_t*>(s.data()), s.size()}; }
+
+// ============================================================================
+// [SECTION] 5. Crypto
+// ============================================================================
+// Uses: 3, 4. Provides: Secret, derivation of keys, seal and open, ids, hashes. These are the
+// only calls into the crypto library. Must hold: I6, I8.
+
+/// Bytes that are wiped when they go and cannot be copied by accident.
+class Secret {
+public:
+    explicit Secret(size_t size = 32) : data_(size) {}
+    explicit Secret(std::string_view s) : data_(s.begin(), s.end()) {}
+    Secret(Secret&& other) noexcept = default;
+    Secret& operator=(Secret&& other) noexcept {
+        std::swap(data_, other.data_);
+        return *this;
+    }
+    ~Secret() { CryptoPP::SecureWipeBuffer(data_.data(), data_.size()); }
+    std::span<uint8_t> span() { return data_; }
+    View view() const { return data_; }
+    size_t size() const { return data_.size(); }
+    const char* chars() const { return reinterpret_cast<const char*>(data_.data()); }
+    Secret clone() const { return Secret(std::string_view(chars(), size())); }
+    bool operator==(const Secret& o) const {
+        return size() == o.size() && CryptoPP::VerifyBufsEqual(data_.data(), o.data_.data(), size());
+    }
+
+private:
+    Bytes data_;
+};
+
+/// Wipes a std::string that had to hold a secret on its way into a Secret.
+void wipe(std::string& s) {
+    CryptoPP::SecureWipeBuffer(reinterpret_cast<uint8_t*>(s.data()), s.size());
+    s.clear();
+}
+
+Secret hkdf(View key, View salt, std::string_view label) {
+    Secret out(32);
+    CryptoPP::HKDF<CryptoPP::SHA256>().DeriveKey(out.span().data(), out.size(), key.data(), key.size(), salt.data(),
+                                                 salt.size(), as_bytes(label).data(), label.size());
+    return out;
+}
+
+struct ScryptCost {
+    unsigned log_n = kScryptLogN;
+    uint32_t r = kScryptR, p = kScryptP;
+    bool acceptable() const {
+        return log_n >= kScryptLogNMin && log_n < 31 && r >= kScryptR && p >= 1 && p <= kScryptPMax &&
+               uint64_t(r) <= kScryptMemoryMax / 128 >> log_n;
+    }
+};
+
+/// The key that a passphrase gives; takes 128 * N * r bytes of memory while it runs.
+Secret stretch(const Secret& passphrase, View salt, ScryptCost cost) {
+    Secret out(32);
+    CryptoPP::Scrypt().DeriveKey(out.span().data(), out.size(), passphrase.view().data(), passphrase.size(),
+                                 salt.data(), salt.size(), CryptoPP::word64(1) << cost.log_n, cost.r, cost.p);
+    return out;
+}
+
+Hash sha256(View data) {
+    Hash h;
+    CryptoPP::SHA256().CalculateDigest(h.data(), data.data(), data.size());
+    return h;
+}
+
+/// Chunk ids: the first 16 bytes of HMAC-SHA-256. One object a thread.
+class IdHasher {
+public:
+    explicit IdHasher(const Secret& key) : mac_(key.view().data(), key.size()) {}
+    ChunkId operator()(View data) {
+        ChunkId id;
+        mac_.Update(data.data(), data.size());
+        mac_.TruncatedFinal(id.data(), id.size());
+        return id;
+    }
+
+private:
+    CryptoPP::HMAC<CryptoPP::SHA256> mac_;
+};
+
+constexpr size_t kTag = 16; // bytes that sealing adds
+
+// Nonces are counters: each key seals one object only, so that none repeats.
+constexpr uint64_t kNonceTable = ~uint64_t(0), kNonceFooter = ~uint64_t(0) - 1;
+
+std::array<uint8_t, 12> nonce(uint64_t number) {
+    std::array<uint8_t, 12> n{};
+    for (size_t i = 0; i < 8; ++i) n[i] = uint8_t(number >> (8 * i));
+    return n;
+}
+
+/// AES-256-GCM under one key with the same associated data throughout. One object a thread.
+class Aead {
+public:
+    Aead(const Secret& key, View associated) : key_(key.clone()), associated_(associated.begin(), associated.end()) {}
+
+    /// Appends the ciphertext and its tag to `out`.
+    void seal(uint64_t number, View plain, Bytes& out) {
+        auto iv = nonce(number);
+        if (!sealer_) sealer_.emplace().SetKeyWithIV(key_.view().data(), key_.size(), iv.data(), iv.size());
+        size_t at = out.size();
+        out.resize(at + plain.size() + kTag);
+        sealer_->EncryptAndAuthenticate(&out[at], &out[at + plain.size()], kTag, iv.data(), int(iv.size()),
+                                        associated_.data(), associated_.size(), plain.data(), plain.size());
+    }
+    /// The plaintext, or nothing where the tag does not match (I6).
+    [[nodiscard]] std::optional<Bytes> open(uint64_t number, View sealed) {
+        if (sealed.size() < kTag) return {};
+        auto iv = nonce(number);
+        if (!opener_) opener_.emplace().SetKeyWithIV(key_.view().data(), key_.size(), iv.data(), iv.size());
+        Bytes plain(sealed.size() - kTag);
+        bool good = opener_->DecryptAndVerify(plain.data(), sealed.data() + plain.size(), kTag, iv.data(),
+                                              int(iv.size()), associated_.data(), associated_.size(), sealed.data(),
+                                              plain.size());
+        return good ? std::optional(std::move(plain)) : std::nullopt;
+    }
+
+private:
+    using Gcm = CryptoPP::GCM<CryptoPP::AES>;
+    Secret key_;
+    Bytes associated_;
+    std::optional<Gcm::Encryption> sealer_;
+    std::optional<Gcm::Decryption> opener_;
+};
+
+/// All keys of a repository, derived from its master key.
+struct Keys {
+    explicit Keys(const Secret& master)
+        : id(hkdf(master.view(), {}, "nfreeze id")), gear(hkdf(master.view(), {}, "nfreeze gear")),
+          pack(hkdf(master.view(), {}, "nfreeze pack")), index(hkdf(master.view(), {}, "nfreeze index")) {}
+    Secret id, gear, pack, index;
+};
+
+// ============================================================================
+// [SECTION] 6. Chunker and compression
+// ============================================================================
+// Uses: 4, 5. Provides: where to cut a file, and frames of compressed bytes. Pure functions.
+
+/// Content-defined cut points: FastCDC's gear hash with two masks, so that lengths gather
+/// around the average. The table is secret: known files would else be recognised by the
+/// lengths of their chunks (which packs hide as well).
+class Chunker {
+public:
+    explicit Chunker(const Secret& gear_key) {
+        Bytes table(256 * 8);
+        CryptoPP::HKDF<CryptoPP::SHA256>().DeriveKey(table.data(), table.size(), gear_key.view().data(),
+                                                     gear_key.size(), nullptr, 0, nullptr, 0);
+        Reader in(table, "the gear table");
+        for (auto& g : gear_) g = in.u64();
+    }
+    /// The length of the first chunk of `data`, which either reaches kChunkMax or the file's end.
+    size_t cut(View data) const {
+        size_t end = std::min(data.size(), kChunkMax), middle = std::min(end, kChunkAvg);
+        if (end <= kChunkMin) return end;
+        uint64_t h = 0;
+        size_t i = kChunkMin - 64; // the hash forgets a byte after 64 steps
+        for (; i < kChunkMin; ++i) h = (h << 1) + gear_[data[i]];
+        for (; i < middle; ++i)
+            if (((h = (h << 1) + gear_[data[i]]) & kStrict) == 0) return i + 1;
+        for (; i < end; ++i)
+            if (((h = (h << 1) + gear_[data[i]]) & kLoose) == 0) return i + 1;
+        return end;
+    }
+    /// Whether a tree chunk ends behind the record of this path: decided by the path alone, so
+    /// that the cut stays where it is when the file changes.
+    bool cut_tree_after(std::string_view path) const {
+        uint64_t h = 0;
+        for (char c : path) h = (h << 1) + gear_[uint8_t(c)];
+        return h >> (64 - kTreeBits) == 0;
+    }
+
+private:
+    static constexpr uint64_t kStrict = ~uint64_t(0) << (64 - 22), kLoose = ~uint64_t(0) << (64 - 18); // 2^20 -+ 2 bits
+    static constexpr int kTreeBits = 10; // a record in 1,024; one is about 100 bytes long
+    std::array<uint64_t, 256> gear_;
+};
+
+enum class Codec : uint8_t { stored = 0, zstd = 1 };
+constexpr int kZstdLevel = 3;
+
+/// A frame's plaintext: codec, raw length, bytes. What does not shrink is stored as it is.
+Bytes compress(View raw) {
+    thread_local std::unique_ptr<ZSTD_CCtx, decltype(&ZSTD_freeCCtx)> context(ZSTD_createCCtx(), ZSTD_freeCCtx);
+    Writer head;
+    head.u8(uint8_t(Codec::zstd));
+    head.varint(raw.size());
+    Bytes out = head.take();
+    size_t at = out.size();
+    out.resize(at + ZSTD_compressBound(raw.size()));
+    size_t n = ZSTD_compressCCtx(context.get(), &out[at], out.size() - at, raw.data(), raw.size(), kZstdLevel);
+    if (ZSTD_isError(n) || n >= raw.size()) {
+        out[0] = uint8_t(Codec::stored);
+        out.resize(at);
+        out.insert(out.end(), raw.begin(), raw.end());
+    } else {
+        out.resize(at + n);
+    }
+    return out;
+}
+
+/// The inverse; at most `max` bytes, whatever the frame says; throws Corrupt.
+Bytes decompress(View plain, size_t max) {
+    Reader in(plain, "a frame");
+    auto codec = Codec(in.u8());
+    Bytes raw(in.count(max));
+    View packed = in.raw(in.left());
+    if (codec == Codec::stored && packed.size() == raw.size()) {
+        std::ranges::copy(packed, raw.begin());
+    } else if (codec != Codec::zstd ||
+               ZSTD_decompress(raw.data(), raw.size(), packed.data(), packed.size()) != raw.size()) {
+        in.fail("bytes that do not decompress");
+    }
+    return raw;
+}
+
+// ============================================================================
+// [SECTION] 7. Store: whole named objects, on a disk or behind SFTP
+// ============================================================================
+// Uses: 2, 3, 4; of 5 only hashes and Secret. Provides: Store with its five verbs, in two
+// kinds. What comes from a store is foreign: names and sizes are checked by the callers, bytes
+// are authenticated by section 8. Must hold: objects are created once, never changed.
+
+struct ObjectInfo {
+    std::string name; // without its directory
+    uint64_t size;    // bytes
+    int64_t mtime;    // seconds, by the server's clock
+};
+
+/// What a create() may throw when nobody knows whether the object is there now. It is never
+/// repeated under the same name: the caller seals it anew, which gives it a new name.
+struct Uncertain : ConnectionLost {
+    using ConnectionLost::ConnectionLost;
+};
+
+/// Names are relative to the repository: "packs/<sha256>". Calls may come from many threads.
+class Store {
+public:
+    virtual ~Store() = default;
+    /// All objects of a directory ("" is the repository itself); throws NotThere, Error.
+    virtual std::vector<ObjectInfo> list(const std::string& dir) = 0;
+    /// `length` bytes from `offset`; throws NotThere, Corrupt if it is shorter, Error.
+    virtual Bytes read(const std::string& name, uint64_t offset, size_t length) = 0;
+    /// Makes an object durable under a new name (I2); throws Uncertain, Error.
+    virtual void create(const std::string& name, View data) = 0;
+    virtual void remove(const std::string& name) = 0;
+    /// Creates the repository's directory with what leads to it, or one in it. It may exist.
+    virtual void make_directory(const std::string& dir) = 0;
+};
+
+/// A directory on this machine.
+class LocalStore : public Store {
+public:
+    explicit LocalStore(std::string root) : root_(std::move(root)) {}
+
+    std::vector<ObjectInfo> list(const std::string& dir) override {
+        Fd fd(::open(path(dir).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+        if (!fd) fail("list", path(dir));
+        std::vector<ObjectInfo> found;
+        for (auto& name : read_directory(fd.get(), path(dir))) {
+            struct stat st;
+            if (fstatat(fd.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) == 0)
+                found.push_back({name, uint64_t(st.st_size), st.st_mtime});
+        }
+        return found;
+    }
+    Bytes read(const std::string& name, uint64_t offset, size_t length) override {
+        Fd fd(::open(path(name).c_str(), O_RDONLY | O_CLOEXEC));
+        if (!fd || lseek(fd.get(), off_t(offset), SEEK_SET) < 0) fail("read", path(name));
+        Bytes out(length);
+        if (read_full(fd.get(), out, path(name)) != length) throw Corrupt(text(in_quotes(path(name)), " is shorter than it was"));
+        return out;
+    }
+    void create(const std::string& name, View data) override {
+        Fd fd(::open(path(name).c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0400));
+        if (!fd) fail("create", path(name));
+        try {
+            write_full(fd.get(), data, path(name));
+            if (fsync(fd.get()) != 0 || !fd.close()) throw system_error("write", path(name));
+            sync_directory(path(name.substr(0, name.find('/'))));
+        } catch (...) {
+            ::unlink(path(name).c_str());
+            throw;
+        }
+    }
+    void remove(const std::string& name) override {
+        if (::unlink(path(name).c_str()) != 0) fail("remove", path(name));
+    }
+    void make_directory(const std::string& dir) override {
+        std::string full = path(dir);
+        for (size_t slash = full.find('/', 1);; slash = full.find('/', slash + 1)) {
+            std::string part = full.substr(0, slash);
+            if (::mkdir(part.c_str(), 0700) != 0 && errno != EEXIST) fail("create the directory", part);
+            if (slash == std::string::npos) break;
+        }
+        sync_directory(full);
+    }
+
+private:
+    std::string path(const std::string& name) const { return name.empty() ? root_ : root_ + "/" + name; }
+    [[noreturn]] static void fail(const std::string& tried, const std::string& on) {
+        auto error = system_error(tried, on);
+        if (errno == ENOENT || errno == ENOTDIR) throw NotThere(error.what());
+        throw error;
+    }
+    static void sync_directory(const std::string& dir) {
+        Fd fd(::open(dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+        if (!fd || (fsync(fd.get()) != 0 && errno != EINVAL)) throw system_error("sync", dir);
+    }
+    std::string root_;
+};
+
+// ---- where a repository is, and how to get in -----------------------------
+
+struct Address {
+    std::string user, host, path; // host empty: a local path; path "" is the login directory
+    int port = 0;                 // 0: not given
+    bool remote() const { return !host.empty(); }
+};
+
+/// `[user@]host:path` (a colon before the first slash), `sftp://[user@]host[:port]/path`, or a
+/// local path; throws Usage.
+Address parse_address(const std::string& given) {
+    Address a;
+    std::string_view s = given;
+    bool url = s.starts_with("sftp://");
+    if (url) s.remove_prefix(7);
+    size_t slash = s.find('/'), bracket = s.starts_with('[') || s.find("@[") < slash ? s.find(']') : 0;
+    size_t colon = bracket == s.npos ? s.npos : s.find(':', bracket);
+    if (!url && (colon == s.npos || colon > slash)) {
+        a.path = given;
+        return a;
+    }
+    std::string_view login = s.substr(0, url ? slash : colon);
+    a.path = std::string(url ? (slash == s.npos ? "" : s.substr(slash + 1)) : s.substr(colon + 1));
+    if (size_t at = login.rfind('@'); at != login.npos) {
+        a.user = std::string(login.substr(0, at));
+        login.remove_prefix(at + 1);
+    }
+    if (size_t c = login.rfind(':'); url && c != login.npos && login.find(']', c) == login.npos) {
+        auto digits = login.substr(c + 1);
+        auto [end, bad] = std::from_chars(digits.begin(), digits.end(), a.port);
+        if (bad != std::errc() || end != digits.end() || a.port < 1 || a.port > 65535)
+            throw Usage(text("the port in ", in_quotes(given), " is not a number from 1 to 65535"));
+        login = login.substr(0, c);
+    }
+    if (login.starts_with('[') && login.ends_with(']')) login = login.substr(1, login.size() - 2);
+    a.host = std::string(login);
+    if (a.host.empty() || a.host.starts_with('-')) throw Usage(text("there is no host name in ", in_quotes(given)));
+    if (a.path.starts_with("~/")) a.path.erase(0, 2);
+    return a;
+}
+
+/// How to reach and recognise the server; from the command line and the environment.
+struct SshOptions {
+    std::string user, host;
+    int port = 22;
+    std::vector<std::string> identities;
+    std::vector<std::string> known_hosts; // files; the first is where accepted keys are added
+    std::string pinned;                   // "SHA256:..." or empty
+    bool accept_new = false;
+    int connections = kConnections;
+};
+
+/// Asks on the terminal; throws Error where there is none.
+std::string ask(const std::string& question, bool echo) {
+    Fd tty(::open("/dev/tty", O_RDWR | O_CLOEXEC));
+    if (!tty) throw Error(text("cannot ask \"", question, "\": there is no terminal"));
+    write_full(tty.get(), as_bytes(question), "the terminal");
+    struct termios before;
+    bool changed = !echo && tcgetattr(tty.get(), &before) == 0;
+    if (changed) {
+        auto silent = before;
+        silent.c_lflag &= ~tcflag_t(ECHO);
+        tcsetattr(tty.get(), TCSAFLUSH, &silent);
+    }
+    std::string answer;
+    char c = 0;
+    ssize_t n = 0;
+    while (g_signal == 0 && ((n = ::read(tty.get(), &c, 1)) == 1 || (n < 0 && errno == EINTR)))
+        if (n == 1) {
+            if (c == '\n') break;
+            answer += c;
+        }
+    if (changed) {
+        tcsetattr(tty.get(), TCSAFLUSH, &before);
+        write_full(tty.get(), as_bytes("\n"), "the terminal");
+    }
+    stop_if_asked();
+    if (n <= 0 && answer.empty()) throw Error(text("no answer to \"", question, "\""));
+    return answer;
+}
+
+bool have_terminal() { return bool(Fd(::open("/dev/tty", O_RDWR | O_CLOEXEC))) && isatty(0); }
+
+/// A whole small file; throws Error.
+std::string read_small_file(const std::string& path, size_t max) {
+    Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    if (!fd) throw system_error("open", path);
+    std::string out(max + 1, '\0');
+    out.resize(read_full(fd.get(), {reinterpret_cast<uint8_t*>(out.data()), out.size()}, path));
+    if (out.size() > max) throw Error(text(in_quotes(path), " is longer than ", max, " bytes"));
+    return out;
+}
+
+std::string base64(View data, bool padded) {
+    std::string out;
+    CryptoPP::StringSource(data.data(), data.size(), true, new CryptoPP::Base64Encoder(new CryptoPP::StringSink(out), false));
+    while (!padded && out.ends_with('=')) out.pop_back();
+    return out;
+}
+std::string unbase64(const std::string& s) {
+    std::string out;
+    CryptoPP::StringSource(s, true, new CryptoPP::Base64Decoder(new CryptoPP::StringSink(out)));
+    return out;
+}
+
+// ---- host keys --------------------------------------------------------------
+// Our own reader of known_hosts: libssh2's knows neither patterns nor @revoked and stops at the
+// first line it does not understand.
+
+bool glob_match(std::string_view pattern, std::string_view s) {
+    if (pattern.empty()) return s.empty();
+    if (pattern[0] == '*') {
+        for (size_t skip = 0; skip <= s.size(); ++skip)
+            if (glob_match(pattern.substr(1), s.substr(skip))) return true;
+        return false;
+    }
+    return !s.empty() && (pattern[0] == '?' || pattern[0] == s[0]) && glob_match(pattern.substr(1), s.substr(1));
+}
+
+/// Whether the host field of a known_hosts line means `host` ("name" or "[name]:port").
+bool host_field_matches(const std::string& field, const std::string& host) {
+    if (field.starts_with("|1|")) { // |1|salt|HMAC-SHA1(salt, host)
+        size_t bar = field.find('|', 3);
+        if (bar == field.npos) return false;
+        std::string salt = unbase64(field.substr(3, bar - 3)), want = unbase64(field.substr(bar + 1));
+        uint8_t mac[20];
+        CryptoPP::HMAC<CryptoPP::SHA1>(as_bytes(salt).data(), salt.size())
+            .CalculateDigest(mac, as_bytes(host).data(), host.size());
+        return want == std::string_view(reinterpret_cast<char*>(mac), sizeof mac);
+    }
+    bool matched = false;
+    std::istringstream patterns(field);
+    for (std::string p; std::getline(patterns, p, ',');) {
+        std::transform(p.begin(), p.end(), p.begin(), [](char c) { return c >= 'A' && c <= 'Z' ? char(c + 32) : c; });
+        if (p.starts_with('!') && glob_match(p.substr(1), host)) return false;
+        matched |= glob_match(p, host);
+    }
+    return matched;
+}
+
+struct KnownKey {
+    std::string type, blob; // "ssh-ed25519", the raw key
+    bool revoked;
+};
+
+/// All keys that the files know for this host, revoked ones for any host included. Lines that
+/// cannot be understood and certificate authorities are passed over.
+std::vector<KnownKey> known_keys(const std::vector<std::string>& files, const std::string& host) {
+    std::vector<KnownKey> keys;
+    for (auto& file : files) {
+        if (access(file.c_str(), F_OK) != 0) continue;
+        std::istringstream lines(read_small_file(file, 16 * MiB));
+        for (std::string line; std::getline(lines, line);) {
+            std::istringstream words(line);
+            std::string marker, field, type, key;
+            if (line.starts_with('@')) words >> marker;
+            if (!(words >> field >> type >> key) || field.starts_with('#') || marker == "@cert-authority") continue;
+            if (host_field_matches(field, host)) keys.push_back({type, unbase64(key), marker == "@revoked"});
+        }
+    }
+    return keys;
+}
+
+/// The host name as known_hosts writes it.
+std::string known_host_name(const SshOptions& o) {
+    std::string host = o.host;
+    std::transform(host.begin(), host.end(), host.begin(), [](char c) { return c >= 'A' && c <= 'Z' ? char(c + 32) : c; });
+    return o.port == 22 ? host : text("[", host, "]:", o.port);
+}
+
+void remember_host(const SshOptions& o, const std::string& type, const std::string& blob) {
+    std::string line = text(known_host_name(o), " ", type, " ", base64(as_bytes(blob), true), "\n");
+    std::string file = o.known_hosts.empty() ? "" : o.known_hosts.front();
+    if (size_t slash = file.rfind('/'); slash != file.npos) ::mkdir(file.substr(0, slash).c_str(), 0700);
+    Fd fd(::open(file.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
+    if (fd)
+        write_full(fd.get(), as_bytes(line), file);
+    else
+        say(text("the host key could not be added to ", in_quotes(file), ": ", std::strerror(errno)));
+}
+
+/// Throws unless the server's key is pinned, known, or accepted now. `accepted` remembers the
+/// answer for further connections of the same run.
+void check_host_key(const SshOptions& o, const std::vector<KnownKey>& known, const std::string& type,
+                    const std::string& blob, std::string& accepted) {
+    std::string print = "SHA256:" + base64(sha256(as_bytes(blob)), false);
+    auto refuse = [&](const std::string& why) { throw Error(text(why, " (", type, " ", print, ")"), Exit::network); };
+    if (!o.pinned.empty()) {
+        if (print != o.pinned) refuse(text("the key of ", show(o.host), " is not the one given with --host-key"));
+        return;
+    }
+    bool any = false;
+    for (auto& k : known) {
+        if (k.revoked && k.blob == blob) refuse(text("the key of ", show(o.host), " is marked as revoked"));
+        any |= !k.revoked;
+    }
+    for (auto& k : known)
+        if (!k.revoked && k.blob == blob) return;
+    if (any)
+        refuse(text("the key of ", known_host_name(o), " has changed: somebody may be listening in, or the server was "
+                    "set up anew; if you know that it was, remove its old key with: ssh-keygen -R '", known_host_name(o), "'"));
+    if (accepted == blob) return;
+    if (!o.accept_new) {
+        if (!have_terminal())
+            refuse(text("the key of ", known_host_name(o), " is not known: compare this fingerprint with the server's and "
+                        "give it as --host-key, or connect once with ssh"));
+        auto answer = ask(text("The authenticity of host '", known_host_name(o), "' can't be established.\n", type,
+                               " key fingerprint is ", print, ".\nAre you sure you want to continue connecting (yes/no)? "), true);
+        if (answer != "yes" && answer != print) refuse("the host key was not accepted");
+    }
+    remember_host(o, type, blob);
+    accepted = blob;
+}
+
+// ---- one SSH connection with one SFTP channel -----------------------------------
+// libssh2 runs non-blocking under our own poll: its blocking mode can neither be interrupted
+// nor tell a slow transfer from a stalled one. A session belongs to one thread at a time.
+
+/// What the login of one run has learned, shared by its connections: nothing is asked twice.
+struct LoginMemory {
+    std::mutex one_at_a_time;               // connections are made one after the other
+    std::string accepted_host_key;          // blob
+    std::string method;                     // that worked: "agent", "password", a key file
+    std::map<std::string, Secret> secrets;  // passphrases of key files, the password
+};
+
+class Session {
+public:
+    /// Calls `f` until it is done; returns its result if that is not negative, throws otherwise.
+    template <class F> auto call(const std::string& tried, F f) {
+        for (;;) {
+            auto result = f();
+            if (result >= 0) return result;
+            if (result != LIBSSH2_ERROR_EAGAIN) fail(tried);
+            wait(tried);
+        }
+    }
+    template <class F> auto pointer_call(const std::string& tried, F f) {
+        for (;;) {
+            if (auto pointer = f()) return pointer;
+            if (libssh2_session_last_errno(session_.get()) != LIBSSH2_ERROR_EAGAIN) fail(tried);
+            wait(tried);
+        }
+    }
+
+    /// Connects and logs in; throws ConnectionLost when the network failed, Error (exit 6) when the
+    /// server or the user said no.
+    Session(const SshOptions& options, LoginMemory& memory) : options_(options) {
+        connect_socket();
+        session_.reset(libssh2_session_init_ex(nullptr, nullptr, nullptr, this));
+        if (!session_) throw std::bad_alloc();
+        libssh2_session_set_blocking(session_.get(), 0);
+        handshake(memory);
+        log_in(memory);
+        sftp_ = pointer_call("start SFTP", [&] { return libssh2_sftp_init(session_.get()); });
+    }
+    ~Session() {
+        // The socket goes first: without it libssh2's own farewell cannot wait for the server.
+        shutdown(socket_.get(), SHUT_RDWR);
+        if (sftp_) libssh2_sftp_shutdown(sftp_);
+    }
+    Session(const Session&) = delete;
+    Session& operator=(const Session&) = delete;
+
+    LIBSSH2_SFTP* sftp() { return sftp_; }
+    uint64_t moved() const { return moved_; } // bytes of content, for recycling
+    void count(size_t bytes) { moved_ += bytes; }
+    bool broken() const { return broken_; }
+
+private:
+    struct FreeSession {
+        void operator()(LIBSSH2_SESSION* s) const { libssh2_session_free(s); }
+    };
+
+    [[noreturn]] void fail(const std::string& tried) {
+        if (sftp_ && libssh2_session_last_errno(session_.get()) == LIBSSH2_ERROR_SFTP_PROTOCOL) {
+            static constexpr const char* said[] = {"no error", "end of file", "no such file", "permission denied",
+                "failure (full, over quota, or forbidden)", "bad message", "no connection", "connection lost",
+                "the operation is not supported", "invalid handle", "no such path", "the file exists already",
+                "write-protected", "no media", "no space on the file system", "quota exceeded"};
+            auto status = libssh2_sftp_last_error(sftp_);
+            auto why = text("cannot ", tried, " on ", show(options_.host), ": ",
+                            status < std::size(said) ? said[status] : "an unknown error");
+            if (status == LIBSSH2_FX_NO_SUCH_FILE || status == LIBSSH2_FX_NO_SUCH_PATH) throw NotThere(why);
+            throw Error(why);
+        }
+        char* message = nullptr;
+        int length = 0, code = libssh2_session_last_error(session_.get(), &message, &length, 0);
+        auto why = text("cannot ", tried, " on ", show(options_.host), ": ",
+                        message && length ? show({message, size_t(length)}) : "the connection was lost", " (", code, ")");
+        broken_ = true;
+        throw ConnectionLost(why);
+    }
+
+    /// Waits until the socket can go on; throws ConnectionLost after kStallTimeout without a byte.
+    void wait(const std::string& tried) {
+        int directions = libssh2_session_block_directions(session_.get());
+        short events = short(POLLIN | (directions & LIBSSH2_SESSION_BLOCK_OUTBOUND ? POLLOUT : 0));
+        poll_socket(events, tried);
+    }
+    void poll_socket(short events, const std::string& tried) {
+        auto deadline = Clock::now() + kStallTimeout;
+        for (;;) {
+            if (overdue()) {
+                broken_ = true;
+                throw Interrupted();
+            }
+            pollfd p{socket_.get(), events, 0};
+            int n = poll(&p, 1, 250); // short, so that a signal to another thread is noticed
+            if (n > 0) return;
+            if (n < 0 && errno != EINTR) throw system_error("wait for", "the network");
+            if (Clock::now() <= deadline) continue;
+            broken_ = true;
+            throw ConnectionLost(text("cannot ", tried, " on ", show(options_.host), ": nothing moved for ",
+                                          kStallTimeout.count(), " s"));
+        }
+    }
+
+    void connect_socket() {
+        addrinfo hints{}, *found = nullptr;
+        hints.ai_socktype = SOCK_STREAM;
+        int bad = getaddrinfo(options_.host.c_str(), std::to_string(options_.port).c_str(), &hints, &found);
+        if (bad) throw ConnectionLost(text("cannot find the host ", in_quotes(options_.host), ": ", gai_strerror(bad)));
+        std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> list(found, freeaddrinfo);
+        std::string why;
+        for (auto* a = list.get(); a; a = a->ai_next) {
+            socket_ = Fd(socket(a->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+            if (socket_ && (::connect(socket_.get(), a->ai_addr, a->ai_addrlen) == 0 || finish_connect())) {
+                int on = 1, stall_ms = int(std::chrono::milliseconds(kStallTimeout).count());
+                setsockopt(socket_.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+                setsockopt(socket_.get(), IPPROTO_TCP, TCP_USER_TIMEOUT, &stall_ms, sizeof stall_ms);
+                return;
+            }
+            why = std::strerror(errno);
+        }
+        throw ConnectionLost(text("cannot connect to ", show(options_.host), " port ", options_.port, ": ", why));
+    }
+    bool finish_connect() {
+        if (errno != EINPROGRESS) return false;
+        poll_socket(POLLOUT, "connect");
+        socklen_t size = sizeof errno;
+        int error = 0;
+        getsockopt(socket_.get(), SOL_SOCKET, SO_ERROR, &error, &size);
+        errno = error;
+        return error == 0;
+    }
+
+    /// Types of host key in our order, those already known for this host first: a server that has
+    /// several then shows one that we can recognise.
+    static std::string host_key_order(const std::vector<KnownKey>& known) {
+        std::string first, rest;
+        for (std::string_view t : {"ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521",
+                                   "rsa-sha2-512", "rsa-sha2-256"}) {
+            bool have = std::ranges::any_of(known, [&](auto& k) {
+                return !k.revoked && (k.type == t || (k.type == "ssh-rsa" && t.starts_with("rsa-")));
+            });
+            ((have ? first : rest) += t) += ',';
+        }
+        first += rest;
+        first.pop_back();
+        return first;
+    }
+
+    void handshake(LoginMemory& memory) {
+        auto* s = session_.get();
+        auto known = known_keys(options_.known_hosts, known_host_name(options_));
+        libssh2_session_method_pref(s, LIBSSH2_METHOD_HOSTKEY, host_key_order(known).c_str());
+        // The order was measured: libssh2 encrypts chacha20 by the packet, AES by the 16-byte block.
+        static constexpr const char* ciphers = "chacha20-poly1305@openssh.com,aes128-ctr,aes256-ctr,aes256-gcm@openssh.com,aes128-gcm@openssh.com";
+        static constexpr const char* macs = "hmac-sha2-256-etm@openssh.com,hmac-sha2-256,hmac-sha2-512-etm@openssh.com,hmac-sha2-512";
+        for (int m : {LIBSSH2_METHOD_CRYPT_CS, LIBSSH2_METHOD_CRYPT_SC}) libssh2_session_method_pref(s, m, ciphers);
+        for (int m : {LIBSSH2_METHOD_MAC_CS, LIBSSH2_METHOD_MAC_SC}) libssh2_session_method_pref(s, m, macs);
+        call("agree on encryption", [&] { return libssh2_session_handshake(s, socket_.get()); });
+        size_t length = 0;
+        int kind = 0;
+        const char* key = libssh2_session_hostkey(s, &length, &kind);
+        if (!key) throw ConnectionLost(text(show(options_.host), " sent no host key"));
+        std::string blob(key, length);
+        const char* name = libssh2_session_methods(s, LIBSSH2_METHOD_HOSTKEY);
+        check_host_key(options_, known, std::string(name).starts_with("rsa-") ? "ssh-rsa" : name, blob, memory.accepted_host_key);
+    }
+
+    // -- logging in: agent, key files, password, in ssh's order --
+
+    void log_in(LoginMemory& memory) {
+        const char* offered = nullptr;
+        while (!(offered = libssh2_userauth_list(session_.get(), options_.user.c_str(), unsigned(options_.user.size())))) {
+            if (libssh2_userauth_authenticated(session_.get())) return; // the server asks for nothing
+            if (libssh2_session_last_errno(session_.get()) != LIBSSH2_ERROR_EAGAIN) fail("log in");
+            wait("log in");
+        }
+        std::string methods = offered, tried;
+        auto attempt = [&](const std::string& method, auto f) {
+            if (!memory.method.empty() && memory.method != method) return false;
+            tried += (tried.empty() ? "" : ", ") + method;
+            if (!f()) return false;
+            memory.method = method;
+            return true;
+        };
+        if (methods.find("publickey") != methods.npos) {
+            if (attempt("agent", [&] { return try_agent(); })) return;
+            for (auto& file : options_.identities)
+                if (access(file.c_str(), R_OK) == 0 && attempt(file, [&] { return try_key_file(file, memory); })) return;
+        }
+        if (methods.find("keyboard-interactive") != methods.npos || methods.find("password") != methods.npos)
+            if (attempt("password", [&] { return try_password(methods, memory); })) return;
+        throw Error(text("cannot log in to ", show(options_.host), " as ", in_quotes(options_.user), ": the server accepts ",
+                         show(methods), "; tried: ", show(tried), ". Give a key with -i, or start ssh-agent"), Exit::network);
+    }
+
+    /// Whether an attempt to log in succeeded; a refusal is no error, a lost connection is.
+    template <class F> bool accepted(F f) {
+        for (;;) {
+            int result = f();
+            if (result == 0) return true;
+            if (result == LIBSSH2_ERROR_SOCKET_DISCONNECT || result == LIBSSH2_ERROR_SOCKET_SEND ||
+                result == LIBSSH2_ERROR_SOCKET_RECV || result == LIBSSH2_ERROR_SOCKET_TIMEOUT)
+                fail("log in");
+            if (result != LIBSSH2_ERROR_EAGAIN) return false;
+            wait("log in");
+        }
+    }
+
+    bool try_agent() {
+        std::unique_ptr<LIBSSH2_AGENT, decltype(&libssh2_agent_free)> agent(libssh2_agent_init(session_.get()), libssh2_agent_free);
+        if (!agent || libssh2_agent_connect(agent.get()) != 0 || libssh2_agent_list_identities(agent.get()) != 0) return false;
+        libssh2_agent_publickey *previous = nullptr, *key = nullptr;
+        for (; libssh2_agent_get_identity(agent.get(), &key, previous) == 0; previous = key)
+            if (accepted([&] { return libssh2_agent_userauth(agent.get(), options_.user.c_str(), key); })) return true;
+        return false;
+    }
+
+    bool try_key_file(const std::string& file, LoginMemory& memory) {
+        auto with = [&](const char* passphrase) {
+            return accepted([&] {
+                return libssh2_userauth_publickey_fromfile_ex(session_.get(), options_.user.c_str(),
+                                                              unsigned(options_.user.size()), nullptr, file.c_str(), passphrase);
+            });
+        };
+        if (!key_is_encrypted(file)) return with(nullptr);
+        auto known = memory.secrets.find(file);
+        if (known == memory.secrets.end()) {
+            if (!have_terminal()) return false;
+            auto typed = ask(text("Enter passphrase for key '", show(file), "': "), false);
+            known = memory.secrets.emplace(file, Secret(std::string_view(typed.c_str(), typed.size() + 1))).first;
+            wipe(typed);
+        }
+        bool good = with(known->second.chars());
+        if (!good) memory.secrets.erase(file);
+        return good;
+    }
+    static bool key_is_encrypted(const std::string& file) {
+        std::string key = read_small_file(file, kKeyFileMax);
+        size_t begin = key.find("BEGIN OPENSSH PRIVATE KEY-----");
+        bool locked = key.find("ENCRYPTED") != key.npos;
+        if (begin != key.npos) { // "openssh-key-v1\0", then the name of the cipher
+            auto body = unbase64(key.substr(begin + 30, 80));
+            locked = body.size() > 23 && body.substr(19, 4) != "none";
+        }
+        wipe(key);
+        return locked;
+    }
+
+    bool try_password(const std::string& methods, LoginMemory& memory) {
+        auto known = memory.secrets.find("password");
+        if (known == memory.secrets.end()) {
+            std::string typed;
+            if (const char* given = getenv("NFREEZE_SSH_PASSWORD"))
+                typed = given;
+            else if (have_terminal())
+                typed = ask(text(show(options_.user), "@", show(options_.host), "'s password: "), false);
+            else
+                return false;
+            known = memory.secrets.emplace("password", Secret(std::string_view(typed.c_str(), typed.size() + 1))).first;
+            wipe(typed);
+        }
+        password_ = known->second.chars();
+        auto *s = session_.get();
+        auto &user = options_.user;
+        bool good = methods.find("password") != methods.npos && accepted([&] {
+            return libssh2_userauth_password_ex(s, user.c_str(), unsigned(user.size()), password_,
+                                                unsigned(strlen(password_)), nullptr);
+        });
+        good = good || (methods.find("keyboard-interactive") != methods.npos && accepted([&] {
+            return libssh2_userauth_keyboard_interactive_ex(s, user.c_str(), unsigned(user.size()), answer_with_password);
+        }));
+        if (!good) memory.secrets.erase("password");
+        return good;
+    }
+    /// Every question without echo is answered with the password. libssh2 frees the answers.
+    static void answer_with_password(const char*, int, const char*, int, int count, const LIBSSH2_USERAUTH_KBDINT_PROMPT* prompts,
+                                     LIBSSH2_USERAUTH_KBDINT_RESPONSE* answers, void** abstract) {
+        auto* self = static_cast<Session*>(*abstract);
+        for (int i = 0; i < count; ++i) {
+            answers[i].text = strdup(prompts[i].echo ? "" : self->password_);
+            answers[i].length = unsigned(strlen(answers[i].text));
+        }
+    }
+
+    const SshOptions& options_;
+    Fd socket_;
+    std::unique_ptr<LIBSSH2_SESSION, FreeSession> session_;
+    LIBSSH2_SFTP* sftp_ = nullptr; // freed by the destructor, before session_
+    const char* password_ = "";    // owned by LoginMemory
+    uint64_t moved_ = 0;
+    bool broken_ = false; // libssh2's state is undefined after a failure: nothing may be sent any more
+};
+
+/// An SFTP server. Connections are made when there is work for them, up to a number, and each
+/// serves one call at a time; a lost one is replaced.
+class SftpStore : public Store {
+    // -- the pool of connections --
+
+    /// Runs a call that may be repeated on another connection if one is lost.
+    template <class F> auto with_session(F f) {
+        auto give_up = Clock::now() + kRetryFor;
+        for (;;) {
+            auto session = acquire();
+            try {
+                if constexpr (std::is_void_v<decltype(f(*session))>) {
+                    f(*session);
+                    return release(std::move(session));
+                } else {
+                    auto result = f(*session);
+                    release(std::move(session));
+                    return result;
+                }
+            } catch (const ConnectionLost&) {
+                drop(std::move(session));
+                if (Clock::now() > give_up) throw;
+            } catch (const Interrupted&) {
+                drop(std::move(session));
+                throw;
+            } catch (const Error&) {
+                release(std::move(session));
+                throw;
+            }
+        }
+    }
+
+    std::unique_ptr<Session> acquire() {
+        std::unique_lock lock(mutex_);
+        for (;;) {
+            if (!idle_.empty()) {
+                auto session = std::move(idle_.back());
+                idle_.pop_back();
+                return session;
+            }
+            if (open_ < limit_) break;
+            changed_.wait(lock);
+        }
+        ++open_;
+        lock.unlock();
+        return connect();
+    }
+
+    /// A new connection, counted in open_ already. If others are up, a refusal lowers the limit and
+    /// we wait for one of them; else we try again with growing pauses.
+    std::unique_ptr<Session> connect() {
+        auto give_up = Clock::now() + kRetryFor;
+        for (auto pause = std::chrono::milliseconds(500);; pause = std::min(pause * 2, std::chrono::milliseconds(30000))) {
+            std::string why;
+            try {
+                std::lock_guard lock(memory_.one_at_a_time);
+                return std::make_unique<Session>(options_, memory_);
+            } catch (const Error& error) {
+                std::unique_lock lock(mutex_);
+                if (error.exit == Exit::interrupted || (open_ == 1 && (error.exit != Exit::network || Clock::now() > give_up))) {
+                    --open_;
+                    changed_.notify_all();
+                    throw;
+                }
+                if (open_ > 1) {
+                    limit_ = --open_;
+                    lock.unlock();
+                    return acquire();
+                }
+                why = error.what();
+            }
+            say(text(why, "; trying again in ", pause.count(), " ms"));
+            for (auto until = Clock::now() + pause; Clock::now() < until;) {
+                stop_if_asked();
+                std::this_thread::sleep_for(std::chrono::milliseconds(50));
+            }
+        }
+    }
+
+    void release(std::unique_ptr<Session> session) {
+        std::lock_guard lock(mutex_);
+        if (first_) {
+            ++open_;
+            first_ = false;
+        }
+        if (session->moved() < kSessionBytes)
+            idle_.push_back(std::move(session));
+        else
+            --open_;
+        changed_.notify_all();
+    }
+    void drop(std::unique_ptr<Session> session) {
+        session.reset();
+        std::lock_guard lock(mutex_);
+        --open_;
+        changed_.notify_all();
+    }
+
+public:
+    /// `path` as in Address: relative to the login directory, or absolute.
+    SftpStore(SshOptions options, std::string path) : options_(std::move(options)), root_(std::move(path)), limit_(options_.connections) {
+        release(std::make_unique<Session>(options_, memory_));
+        with_session([&](Session& s) { resolve_root(s); });
+    }
+
+    std::vector<ObjectInfo> list(const std::string& dir) override {
+        return with_session([&](Session& s) {
+            Handle handle(s, path(dir), "list", 0, 0, LIBSSH2_SFTP_OPENDIR);
+            std::vector<ObjectInfo> found;
+            std::array<char, 4096> name;
+            LIBSSH2_SFTP_ATTRIBUTES attrs;
+            for (;;) {
+                auto n = s.call("list " + show(path(dir)), [&] {
+                    return libssh2_sftp_readdir_ex(handle.get(), name.data(), name.size(), nullptr, 0, &attrs);
+                });
+                if (n == 0) break;
+                if (found.size() >= kListMax) throw Corrupt(text(show(path(dir)), " holds more than ", kListMax, " names"));
+                std::string_view found_name(name.data(), size_t(n));
+                if (found_name != "." && found_name != "..")
+                    found.push_back({std::string(found_name), attrs.flags & LIBSSH2_SFTP_ATTR_SIZE ? attrs.filesize : 0,
+                                     attrs.flags & LIBSSH2_SFTP_ATTR_ACMODTIME ? int64_t(attrs.mtime) : 0});
+            }
+            handle.close();
+            return found;
+        });
+    }
+
+    Bytes read(const std::string& name, uint64_t offset, size_t length) override {
+        return with_session([&](Session& s) {
+            Handle handle(s, path(name), "read", LIBSSH2_FXF_READ, 0, LIBSSH2_SFTP_OPENFILE);
+            libssh2_sftp_seek64(handle.get(), offset);
+            Bytes out(length);
+            for (size_t got = 0; got < length;) {
+                // libssh2 asks ahead for four times the buffer's size: so that it asks for no more
+                // than what is wanted, the buffer is a quarter of the rest.
+                size_t block = std::min(kReadBlock, (length - got + 3) / 4);
+                auto n = s.call("read " + show(path(name)), [&] {
+                    return libssh2_sftp_read(handle.get(), reinterpret_cast<char*>(&out[got]), block);
+                });
+                if (n == 0) throw Corrupt(text(show(path(name)), " is shorter than it was"));
+                got += size_t(n);
+                s.count(size_t(n));
+            }
+            handle.close();
+            return out;
+        });
+    }
+
+    void create(const std::string& name, View data) override {
+        auto session = acquire();
+        bool opened = false; // from here on a lost connection leaves us not knowing
+        try {
+            opened = true;
+            Handle handle(*session, path(name), "create", LIBSSH2_FXF_WRITE | LIBSSH2_FXF_CREAT | LIBSSH2_FXF_EXCL, 0400,
+                          LIBSSH2_SFTP_OPENFILE);
+            // A window that slides over the whole object keeps the pipeline full: libssh2 sends what
+            // is new in it and returns when the first packet is acknowledged.
+            for (size_t done = 0; done < data.size();) {
+                size_t window = std::min(kWriteWindow, data.size() - done);
+                auto n = session->call("write " + show(path(name)), [&] {
+                    return libssh2_sftp_write(handle.get(), reinterpret_cast<const char*>(&data[done]), window);
+                });
+                done += size_t(n);
+                session->count(size_t(n));
+            }
+            sync(*session, handle);
+            handle.close();
+        } catch (const ConnectionLost& lost) {
+            drop(std::move(session));
+            if (opened) throw Uncertain(lost.what());
+            throw;
+        } catch (const Interrupted&) {
+            drop(std::move(session));
+            throw;
+        } catch (const Error&) {
+            // The server said no (full, forbidden): take away what was begun, if it lets us.
+            release(std::move(session));
+            try {
+                remove(name);
+            } catch (const Error&) {}
+            throw;
+        }
+        release(std::move(session));
+    }
+
+    void remove(const std::string& name) override {
+        with_session([&](Session& s) {
+            auto p = path(name);
+            s.call("remove " + show(p), [&] { return libssh2_sftp_unlink_ex(s.sftp(), p.c_str(), unsigned(p.size())); });
+        });
+    }
+
+    void make_directory(const std::string& dir) override {
+        with_session([&](Session& s) { make_path(s, path(dir)); });
+    }
+
+private:
+    /// An open remote file or directory. close() reports errors; the destructor forgets them.
+    class Handle {
+    public:
+        Handle(Session& s, const std::string& path, const std::string& verb, unsigned long flags, long mode, int kind)
+            : session_(s), tried_(verb + " " + show(path)) {
+            handle_ = s.pointer_call(tried_, [&] {
+                return libssh2_sftp_open_ex(s.sftp(), path.c_str(), unsigned(path.size()), flags, mode, kind);
+            });
+        }
+        Handle(const Handle&) = delete;
+        Handle& operator=(const Handle&) = delete;
+        ~Handle() {
+            try {
+                if (!session_.broken()) close();
+            } catch (const Error&) {}
+        }
+        void close() {
+            if (auto* h = std::exchange(handle_, nullptr)) session_.call(tried_, [&] { return libssh2_sftp_close_handle(h); });
+        }
+        LIBSSH2_SFTP_HANDLE* get() { return handle_; }
+
+    private:
+        Session& session_;
+        std::string tried_;
+        LIBSSH2_SFTP_HANDLE* handle_;
+    };
+
+    std::string path(const std::string& name) const { return name.empty() ? root_ : root_ + "/" + name; }
+
+    /// Some servers resolve relative paths differently from call to call: ask once, then be absolute.
+    void resolve_root(Session& s) {
+        if (root_.starts_with('/')) return;
+        std::array<char, 4096> home;
+        try {
+            auto n = s.call("find the login directory", [&] {
+                return libssh2_sftp_symlink_ex(s.sftp(), ".", 1, home.data(), unsigned(home.size()), LIBSSH2_SFTP_REALPATH);
+            });
+            std::string base(home.data(), size_t(n));
+            root_ = root_.empty() ? base : base + (base.ends_with('/') ? "" : "/") + root_;
+        } catch (const ConnectionLost&) {
+            throw;
+        } catch (const Error&) {
+            if (root_.empty()) root_ = ".";
+        }
+    }
+
+    void make_path(Session& s, const std::string& dir) {
+        auto make = [&] {
+            s.call("create the directory " + show(dir), [&] { return libssh2_sftp_mkdir_ex(s.sftp(), dir.c_str(), unsigned(dir.size()), 0700); });
+        };
+        try {
+            make();
+        } catch (const NotThere&) {
+            size_t slash = dir.rfind('/');
+            if (slash == dir.npos || slash == 0) throw;
+            make_path(s, dir.substr(0, slash));
+            make();
+        } catch (const ConnectionLost&) {
+            throw;
+        } catch (const Error&) { // it may exist already, which SFTP calls a failure like any other
+            LIBSSH2_SFTP_ATTRIBUTES attrs;
+            int there = s.call("look at " + show(dir), [&] {
+                int r = libssh2_sftp_stat_ex(s.sftp(), dir.c_str(), unsigned(dir.size()), LIBSSH2_SFTP_STAT, &attrs);
+                return r == LIBSSH2_ERROR_SFTP_PROTOCOL ? 1 : r;
+            });
+            if (there == 1) throw;
+        }
+    }
+
+    void sync(Session& s, Handle& handle) {
+        if (!can_sync_) return;
+        int refused = s.call("write to disk", [&] {
+            int r = libssh2_sftp_fsync(handle.get());
+            return r == LIBSSH2_ERROR_SFTP_PROTOCOL && libssh2_sftp_last_error(s.sftp()) == LIBSSH2_FX_OP_UNSUPPORTED ? 1 : r;
+        });
+        if (refused) can_sync_ = false;
+    }
+
+    SshOptions options_;
+    std::string root_;
+    LoginMemory memory_;
+    std::mutex mutex_;
+    std::condition_variable changed_;
+    std::vector<std::unique_ptr<Session>> idle_;
+    int open_ = 0, limit_;
+    bool first_ = true;
+    std::atomic<bool> can_sync_{true};
+};
+
+// ============================================================================
+// [SECTION] 8. Repository: sealed objects, keys, index, packs
+// ============================================================================
+// Uses: 3 to 7. Provides: Repository (open, init, commit), Packer (chunks in), ChunkReader
+// (chunks out). Must hold: I1 to I6, I10.
+
+// ---- sealed objects: the shape that packs and segments share -------------------
+
+enum class Kind : uint8_t { data = 0, tree = 1, snapshot = 2, records = 3 };
+
+struct Chunk {
+    ChunkId id;
+    uint32_t length; // raw bytes
+};
+struct FrameInfo {
+    Kind kind = Kind::data;
+    uint32_t sealed = 0;       // bytes with the tag
+    std::vector<Chunk> chunks; // in order; none in a segment
+};
+using Table = std::vector<FrameInfo>;
+
+void encode_table(Writer& out, const Table& table) {
+    out.varint(table.size());
+    for (auto& f : table) {
+        out.u8(uint8_t(f.kind));
+        out.varint(f.sealed);
+        out.varint(f.chunks.size());
+        for (auto& c : f.chunks) out.varint(c.length);
+        for (auto& c : f.chunks) out.raw(c.id);
+    }
+}
+
+Table decode_table(Reader& in) {
+    Table table(in.count(std::min(in.left(), kPackMax / kTag)));
+    for (auto& f : table) {
+        f.kind = Kind(in.u8());
+        if (f.kind > Kind::records) in.fail("an unknown kind of frame");
+        f.sealed = uint32_t(in.count(kFrameMax + MiB));
+        f.chunks.resize(in.count(in.left() / sizeof(ChunkId)));
+        size_t raw = 0;
+        for (auto& c : f.chunks) {
+            c.length = uint32_t(in.count(kChunkMax));
+            if ((raw += c.length) > kFrameMax) in.fail("a frame beyond its limit");
+        }
+        for (auto& c : f.chunks) c.id = in.array<16>();
+    }
+    return table;
+}
+
+/// What kind of object, and for a segment which number: associated data of all that is sealed.
+struct Label {
+    std::array<uint8_t, 8> magic; // the last byte is the version
+    uint32_t seq = 0;             // of a segment; 0 for a pack
+    Bytes associated() const {
+        Writer w;
+        w.raw(magic);
+        w.u32(seq);
+        return w.take();
+    }
+};
+constexpr Label kPackLabel{{'n', 'f', 'r', 'z', 'p', 'a', 'k', 1}};
+constexpr Label kSegmentLabel{{'n', 'f', 'r', 'z', 's', 'e', 'g', 1}};
+constexpr std::array<uint8_t, 8> kKeyMagic{'n', 'f', 'r', 'z', 'k', 'e', 'y', 1};
+constexpr size_t kHead = 8 + sizeof(Salt), kFooter = 8 + kTag;
+
+/// An unknown version stops the run; anything else that is not `magic` is damage.
+void check_magic(View object, const std::array<uint8_t, 8>& magic, std::string_view what) {
+    if (object.size() < 8 || !std::equal(magic.begin(), magic.end() - 1, object.begin()))
+        throw Corrupt(text(what, " does not begin as it must"));
+    if (object[7] != magic[7])
+        throw Error(text(what, " has format version ", int(object[7]), "; this nfreeze knows ", int(magic[7]), ": get a newer one"));
+}
+
+/// PADME: the next size whose low bits are zero, so that sizes tell O(log log n) bits.
+size_t padme(size_t n) {
+    if (n < 2) return n;
+    int e = int(std::bit_width(n)) - 1, s = int(std::bit_width(unsigned(e))), low = e - s;
+    size_t mask = low > 0 ? (size_t(1) << low) - 1 : 0;
+    return (n + mask) & ~mask;
+}
+
+struct SealedObject {
+    Hash name;
+    Salt salt;
+    Bytes bytes;
+};
+
+/// Seals compressed frames under a fresh salt, and so under a fresh key and name. Frees each
+/// frame as it goes; fills in `table`'s sealed lengths.
+SealedObject seal_object(const Label& label, const Secret& root, Table& table, std::vector<Bytes> frames) {
+    SealedObject o;
+    fill_random(o.salt);
+    Aead aead(hkdf(root.view(), o.salt, "nfreeze object"), label.associated());
+    size_t total = 0;
+    for (auto& f : frames) total += f.size() + kTag;
+    o.bytes.reserve(padme(kHead + total + frames.size() * 16 + KiB) + MiB);
+    o.bytes.assign(label.magic.begin(), label.magic.end());
+    o.bytes.insert(o.bytes.end(), o.salt.begin(), o.salt.end());
+    for (size_t i = 0; i < frames.size(); ++i) {
+        aead.seal(i, frames[i], o.bytes);
+        table[i].sealed = uint32_t(frames[i].size() + kTag);
+        Bytes().swap(frames[i]);
+    }
+    Writer tail, footer;
+    encode_table(tail, table);
+    footer.u64(o.bytes.size());
+    Bytes plain = tail.take();
+    size_t whole = o.bytes.size() + plain.size() + kTag + kFooter;
+    plain.resize(plain.size() + padme(whole) - whole); // the padding is sealed with the table
+    aead.seal(kNonceTable, plain, o.bytes);
+    aead.seal(kNonceFooter, footer.view(), o.bytes);
+    o.name = sha256(o.bytes);
+    return o;
+}
+
+struct OpenedObject {
+    Table table;
+    std::vector<Bytes> frames; // still compressed
+};
+
+/// Opens a whole object that was read; throws Corrupt (I6: nothing is used before its tag matched).
+OpenedObject open_object(const Label& label, const Secret& root, View whole, std::string_view what) {
+    check_magic(whole, label.magic, what);
+    auto bad = [&] { return Corrupt(text(what, " does not authenticate")); };
+    if (whole.size() < kHead + kTag + kFooter) throw bad();
+    Aead aead(hkdf(root.view(), whole.subspan(8, sizeof(Salt)), "nfreeze object"), label.associated());
+    auto footer = aead.open(kNonceFooter, whole.last(kFooter));
+    if (!footer) throw bad();
+    uint64_t table_at = Reader(*footer, what).u64();
+    if (table_at < kHead || table_at > whole.size() - kFooter) throw bad();
+    auto plain = aead.open(kNonceTable, whole.subspan(table_at, whole.size() - kFooter - table_at));
+    if (!plain) throw bad();
+    Reader in(*plain, what);
+    OpenedObject o{decode_table(in), {}};
+    for (uint8_t zero : in.raw(in.left()))
+        if (zero != 0) in.fail("bytes behind its end");
+    uint64_t at = kHead;
+    for (auto& f : o.table) {
+        if (f.sealed > table_at - at) throw bad();
+        auto frame = aead.open(o.frames.size(), whole.subspan(at, f.sealed));
+        if (!frame) throw bad();
+        o.frames.push_back(std::move(*frame));
+        at += f.sealed;
+    }
+    if (at != table_at) throw bad();
+    return o;
+}
+
+// ---- keys -----------------------------------------------------------------------
+
+/// magic 8, log2 N 1, r 4, p 4, salt 32; sealed with all before as associated data: master key
+/// 32, time of creation 8 (ns), label 88 (user@host, zero-padded); tag 16. 193 bytes.
+constexpr size_t kKeyHead = 8 + 1 + 4 + 4 + 32, kKeyLabel = 88, kKeySize = kKeyHead + 32 + 8 + kKeyLabel + kTag;
+
+Bytes encode_key_object(const Secret& master, const Secret& passphrase, ScryptCost cost, int64_t time_ns, std::string label) {
+    Writer head;
+    head.raw(kKeyMagic);
+    head.u8(uint8_t(cost.log_n));
+    head.u32(cost.r);
+    head.u32(cost.p);
+    Salt salt;
+    fill_random(salt);
+    head.raw(salt);
+    Bytes out = head.take();
+    Secret plain(32 + 8 + kKeyLabel);
+    Writer rest;
+    rest.u64(uint64_t(time_ns));
+    label.resize(kKeyLabel);
+    rest.raw(as_bytes(label));
+    std::ranges::copy(master.view(), plain.span().begin());
+    std::ranges::copy(rest.view(), plain.span().begin() + 32);
+    Aead(stretch(passphrase, salt, cost), View(out)).seal(0, plain.view(), out);
+    return out;
+}
+
+/// The master key, or nothing if the passphrase does not open this object; throws Corrupt.
+std::optional<Secret> open_key_object(View object, const Secret& passphrase) {
+    check_magic(object, kKeyMagic, "a key object");
+    if (object.size() != kKeySize) throw Corrupt("a key object has the wrong length");
+    Reader in(object.subspan(8), "a key object");
+    ScryptCost cost;
+    cost.log_n = in.u8();
+    cost.r = in.u32();
+    cost.p = in.u32();
+    if (!cost.acceptable()) throw Corrupt("a key object asks for an unacceptable scrypt cost");
+    auto salt = in.raw(32);
+    Aead aead(stretch(passphrase, salt, cost), object.first(kKeyHead));
+    auto plain = aead.open(0, object.subspan(kKeyHead));
+    if (!plain) return {};
+    Secret master(32);
+    std::copy_n(plain->begin(), 32, master.span().begin());
+    CryptoPP::SecureWipeBuffer(plain->data(), plain->size());
+    return master;
+}
+
+// ---- snapshots, as the index lists them -------------------------------------------
+
+using Names = std::map<uint32_t, std::string>; // numeric id to name
+
+struct Counts {
+    uint64_t files = 0, directories = 0, others = 0, bytes = 0; // in the snapshot; bytes of files
+    uint64_t new_files = 0, changed_files = 0, new_bytes = 0;   // against the one before
+};
+
+struct Snapshot {
+    SnapshotId id{};
+    int64_t time = 0; // ns since 1970, the client's clock, at the start of the run
+    std::string host, user, source, version;
+    std::vector<std::string> tags;
+    bool incomplete = false; // some files could not be read
+    Counts counts;
+    Names users, groups;
+    std::vector<ChunkId> tree; // chunks that hold the list of the tree's chunks (section 9)
+};
+
+void encode_names(Writer& out, const Names& names) {
+    out.varint(names.size());
+    for (auto& [number, name] : names) {
+        out.varint(number);
+        out.string(name);
+    }
+}
+Names decode_names(Reader& in) {
+    Names names;
+    for (size_t n = in.count(in.left()); n-- > 0;) {
+        auto number = uint32_t(in.count(UINT32_MAX));
+        names[number] = in.string(kNameMax);
+    }
+    return names;
+}
+
+Bytes encode_snapshot(const Snapshot& s) {
+    Writer out;
+    out.raw(s.id);
+    out.u64(uint64_t(s.time));
+    for (auto* field : {&s.host, &s.user, &s.source, &s.version}) out.string(*field);
+    out.varint(s.tags.size());
+    for (auto& t : s.tags) out.string(t);
+    out.u8(s.incomplete);
+    auto& c = s.counts;
+    for (uint64_t n : {c.files, c.directories, c.others, c.bytes, c.new_files, c.changed_files, c.new_bytes}) out.varint(n);
+    encode_names(out, s.users);
+    encode_names(out, s.groups);
+    out.varint(s.tree.size());
+    for (auto& id : s.tree) out.raw(id);
+    return out.take();
+}
+
+Snapshot decode_snapshot(View bytes) {
+    Reader in(bytes, "a snapshot record");
+    Snapshot s;
+    s.id = in.array<16>();
+    s.time = int64_t(in.u64());
+    s.host = in.string(kNameMax);
+    s.user = in.string(kNameMax);
+    s.source = in.string(kPathMax);
+    s.version = in.string(kNameMax);
+    s.tags.resize(in.count(in.left()));
+    for (auto& t : s.tags) t = in.string(kNameMax);
+    s.incomplete = in.u8() != 0;
+    auto& c = s.counts;
+    for (auto* n : {&c.files, &c.directories, &c.others, &c.bytes, &c.new_files, &c.changed_files, &c.new_bytes}) *n = in.varint();
+    s.users = decode_names(in);
+    s.groups = decode_names(in);
+    s.tree.resize(in.count(in.left() / sizeof(ChunkId)));
+    for (auto& id : s.tree) id = in.array<16>();
+    in.end();
+    return s;
+}
+
+// ---- the index in memory ----------------------------------------------------------
+
+constexpr uint32_t kNone = UINT32_MAX;
+
+/// Where a chunk is: 28 bytes, the only thing whose number grows with the repository.
+struct Place {
+    ChunkId id;
+    uint32_t frame = kNone;  // number in Index
+    uint32_t offset = 0;     // in the raw frame
+    uint32_t length : 31 = 0;
+    uint32_t relied : 1 = 0; // this run's snapshot needs it (I5)
+};
+static_assert(sizeof(Place) == 28);
+
+/// A hash table of places by id. Ids are a PRF's output, so their bytes serve as the hash. 256
+/// parts grow one by one, by 1.4 at 85 % full: 33 to 46 bytes a chunk, no doubling in between.
+class PlaceMap {
+public:
+    Place* find(const ChunkId& id) {
+        auto& part = parts_[id[0]];
+        if (part.slots.empty()) return nullptr;
+        Place* slot = probe(part.slots, id);
+        return slot->frame == kNone ? nullptr : slot;
+    }
+    /// The place of this id, an empty one (frame kNone) if it is new. Valid until the next insert.
+    Place& insert(const ChunkId& id) {
+        auto& part = parts_[id[0]];
+        if (part.used + 1 > part.slots.size() * 85 / 100) grow(part.slots);
+        Place* slot = probe(part.slots, id);
+        if (slot->frame == kNone) {
+            slot->id = id;
+            ++part.used;
+        }
+        return *slot;
+    }
+    template <class F> void each(F f) {
+        for (auto& part : parts_)
+            for (auto& slot : part.slots)
+                if (slot.frame != kNone) f(slot);
+    }
+
+private:
+    struct Part {
+        std::vector<Place> slots;
+        size_t used = 0;
+    };
+    static Place* probe(std::vector<Place>& slots, const ChunkId& id) {
+        uint32_t h;
+        std::memcpy(&h, &id[1], sizeof h);
+        for (size_t i = size_t(uint64_t(h) * slots.size() >> 32);; i = i + 1 == slots.size() ? 0 : i + 1)
+            if (slots[i].frame == kNone || slots[i].id == id) return &slots[i];
+    }
+    static void grow(std::vector<Place>& slots) {
+        std::vector<Place> larger(slots.size() * 14 / 10 + 8);
+        for (auto& s : slots)
+            if (s.frame != kNone) *probe(larger, s.id) = s;
+        slots.swap(larger);
+    }
+    std::array<Part, 256> parts_;
+};
+
+struct PackInfo {
+    Hash name{};
+    Salt salt{};
+    uint64_t size = 0;
+    uint32_t seq = 0;      // of the segment that named it: the newest place of a chunk wins
+    bool present = false;  // in this run's listing with the right size (never recorded, I10)
+    bool condemned = false;
+    Table table;           // only on its way into the index or a segment
+};
+
+struct FramePlace {
+    uint32_t pack = kNone; // kNone: not sent yet
+    uint32_t number = 0;   // in its pack: the nonce
+    uint32_t offset = 0;   // in the pack
+    uint32_t sealed = 0, raw = 0;
+    Kind kind = Kind::data;
+};
+
+enum class Record : uint8_t {
+    pack_added = 1,
+    pack_condemned = 2,
+    pack_deleted = 3,
+    snapshot_added = 4,
+    snapshot_forgotten = 5,
+    segment_superseded = 6, // its content is in this segment or one that this supersedes
+    segment_parent = 7,     // was live when this segment was written
+    segment_torn = 8        // was not whole then: not alarming later, but used if it is whole
+};
+
+void put_record(Writer& out, Record type, View body) {
+    out.u8(uint8_t(type));
+    out.bytes(body);
+}
+
+Bytes encode_pack(const PackInfo& p) {
+    Writer out;
+    out.raw(p.name);
+    out.raw(p.salt);
+    out.varint(p.size);
+    encode_table(out, p.table);
+    return out.take();
+}
+
+PackInfo decode_pack(Reader& in) {
+    PackInfo p;
+    p.name = in.array<32>();
+    p.salt = in.array<32>();
+    p.size = in.count(kPackMax);
+    p.table = decode_table(in);
+    in.end();
+    return p;
+}
+
+/// The union of all segments that were read: a set that only grows, so that the order of
+/// applying them does not matter.
+class Index {
+public:
+    std::map<Hash, uint64_t> listed_packs; // this run's listing of packs/: name, size
+    std::map<SnapshotId, Snapshot> snapshots;
+    std::set<SnapshotId> forgotten;
+    std::set<Hash> condemned, deleted;
+    std::set<ShortName> superseded, parents, torn;
+
+    /// Adds a segment's records; throws Corrupt or, for an unknown record, Error.
+    void apply(View records, uint32_t seq) {
+        for (Reader in(records, "a segment"); !in.empty();) {
+            auto type = Record(in.u8());
+            Reader body(in.bytes(kSegmentMax), "a segment's record");
+            switch (type) {
+            case Record::pack_added: {
+                auto pack = decode_pack(body);
+                auto listed = listed_packs.find(pack.name);
+                pack.present = listed != listed_packs.end() && listed->second == pack.size;
+                pack.seq = seq;
+                add_pack(pack, {});
+                continue;
+            }
+            case Record::pack_condemned: condemn(body.array<32>()); break;
+            case Record::pack_deleted: deleted.insert(body.array<32>()); break;
+            case Record::snapshot_added: {
+                auto s = decode_snapshot(body.raw(body.left()));
+                snapshots.emplace(s.id, std::move(s));
+                break;
+            }
+            case Record::snapshot_forgotten: forgotten.insert(body.array<16>()); break;
+            case Record::segment_superseded: superseded.insert(body.array<16>()); break;
+            case Record::segment_parent: parents.insert(body.array<16>()); break;
+            case Record::segment_torn: torn.insert(body.array<16>()); break;
+            default: throw Error(text("the index has a record of type ", int(type), ": get a newer nfreeze"));
+            }
+            body.end();
+        }
+    }
+
+    /// A frame that is being filled: its chunks count as present from now on.
+    uint32_t begin_frame(Kind kind) {
+        FramePlace frame;
+        frame.kind = kind;
+        frames_.push_back(frame);
+        return uint32_t(frames_.size() - 1);
+    }
+    void add_pending(const ChunkId& id, uint32_t frame, uint32_t offset, uint32_t length) {
+        put_place(id, frame, offset, length)->relied = 1;
+    }
+    /// Adds a pack. `frames` are the numbers of its frames if they were begun here.
+    void add_pack(const PackInfo& pack, const std::vector<uint32_t>& frames) {
+        if (frames.empty() && !by_name_.emplace(pack.name, packs_.size()).second) return;
+        auto number = uint32_t(packs_.size());
+        by_name_[pack.name] = number;
+        packs_.push_back(pack);
+        packs_.back().table.clear();
+        packs_.back().condemned = condemned.contains(pack.name);
+        uint32_t offset = kHead;
+        for (size_t i = 0; i < pack.table.size(); ++i) {
+            auto& info = pack.table[i];
+            uint32_t f = frames.empty() ? begin_frame(info.kind) : frames[i];
+            frames_[f] = {number, uint32_t(i), offset, info.sealed, 0, info.kind};
+            for (auto& c : info.chunks) {
+                if (frames.empty()) put_place(c.id, f, frames_[f].raw, c.length);
+                frames_[f].raw += c.length;
+            }
+            offset += info.sealed;
+        }
+    }
+    void condemn(const Hash& name) {
+        condemned.insert(name);
+        if (auto p = by_name_.find(name); p != by_name_.end()) packs_[p->second].condemned = true;
+    }
+
+    /// Whether a chunk need not be sent: it is in a pack that is there and not condemned, or on
+    /// its way. Marks it as relied upon (I5).
+    bool rely_on(const ChunkId& id) {
+        Place* p = places_.find(id);
+        if (!p) return false;
+        if (!usable(*p)) {
+            auto [from, to] = more_.equal_range(id);
+            auto other = std::find_if(from, to, [&](auto& m) { return usable(m.second); });
+            if (other == to) return false;
+            std::swap(*p, other->second);
+        }
+        p->relied = 1;
+        return true;
+    }
+    bool relies(const std::vector<ChunkId>& ids) {
+        return std::ranges::all_of(ids, [&](auto& id) { return rely_on(id); });
+    }
+
+    /// All places of a chunk whose packs are there, the best first.
+    std::vector<Place> places(const ChunkId& id) {
+        std::vector<Place> found;
+        if (Place* p = places_.find(id)) found.push_back(*p);
+        for (auto [i, to] = more_.equal_range(id); i != to; ++i) found.push_back(i->second);
+        std::erase_if(found, [&](auto& p) { return frames_[p.frame].pack == kNone || !pack(frames_[p.frame]).present; });
+        std::ranges::stable_sort(found, std::greater{}, [&](auto& p) { return newness(p); });
+        return found;
+    }
+    bool knows(const ChunkId& id) { return places_.find(id) != nullptr; }
+    const FramePlace& frame(uint32_t number) const { return frames_[number]; }
+    const PackInfo& pack(const FramePlace& f) const { return packs_[f.pack]; }
+
+    /// Chunks this run relies on whose pack was condemned meanwhile.
+    std::vector<Place> relied_but_condemned() {
+        std::vector<Place> found;
+        places_.each([&](Place& p) {
+            if (p.relied && !usable(p)) found.push_back(p);
+        });
+        return found;
+    }
+
+private:
+    bool usable(const Place& p) const {
+        auto& f = frames_[p.frame];
+        return f.pack == kNone || (packs_[f.pack].present && !packs_[f.pack].condemned);
+    }
+    std::pair<uint32_t, uint32_t> newness(const Place& p) const {
+        uint32_t pack = frames_[p.frame].pack;
+        return {pack == kNone ? kNone : packs_[pack].seq, pack};
+    }
+    Place* put_place(const ChunkId& id, uint32_t frame, uint32_t offset, uint32_t length) {
+        Place& place = places_.insert(id);
+        Place fresh{id, frame, offset, length & 0x7fffffffu, place.relied};
+        if (place.frame == kNone) {
+            place = fresh;
+        } else if (newness(fresh) > newness(place)) {
+            more_.emplace(id, place);
+            place = fresh;
+        } else {
+            more_.emplace(id, fresh);
+        }
+        return &place;
+    }
+    PlaceMap places_;
+    std::multimap<ChunkId, Place> more_; // further places of the few chunks that were sent twice
+    std::vector<FramePlace> frames_;
+    std::vector<PackInfo> packs_;
+    std::map<Hash, size_t> by_name_;
+};
+
+// ---- the repository ---------------------------------------------------------------
+
+std::string object_name(const char* dir, const Hash& name) { return text(dir, "/", hex(name)); }
+
+class Repository {
+public:
+    Store& store;
+    Keys keys;
+    Index index;
+    std::vector<std::string> damage; // what was lost: the run ends with exit 5
+    std::vector<std::string> doubts; // segments that are not whole and that no other names: the end of an
+                                     // interrupted run, or damage. A backup settles it by noting them.
+    std::atomic<uint64_t> uploaded{0}; // bytes of objects
+
+    /// Makes a repository in an empty or new directory; the key object comes last and makes it one.
+    static void init(Store& store, const Secret& passphrase, ScryptCost cost, int64_t now, const std::string& label) {
+        try {
+            if (auto there = store.list(""); !there.empty())
+                throw Error(text("there is no empty directory: it holds ", in_quotes(there[0].name), "; nothing was changed"));
+        } catch (const NotThere&) {}
+        for (auto* dir : {"", "index", "packs", "keys"}) store.make_directory(dir);
+        Secret master(32);
+        fill_random(master.span());
+        Repository r(store, master);
+        r.write_segment({});
+        auto key = encode_key_object(master, passphrase, cost, now, label);
+        auto name = object_name("keys", sha256(key));
+        store.create(name, key);
+        auto back = open_key_object(store.read(name, 0, kKeySize), passphrase);
+        if (!back || !(*back == master)) throw Corrupt("the key object does not read back as it was written");
+        Repository again(store, master);
+        again.load();
+    }
+
+    /// Opens a repository. `passphrase` is asked for only once it is sure that there is one. The key
+    /// is stretched while index/ and packs/ are listed. Throws NotThere if there is no repository.
+    static std::unique_ptr<Repository> open(Store& store, const std::function<Secret()>& passphrase) {
+        auto objects = store.list("keys");
+        std::erase_if(objects, [](auto& o) { return !parse_hash(o.name); });
+        if (objects.empty()) throw NotThere("it has no key objects");
+        if (objects.size() > kKeysMax) throw Corrupt(text("there are more than ", kKeysMax, " key objects"));
+        std::vector<Bytes> whole;
+        for (auto& o : objects) {
+            if (o.size != kKeySize) continue;
+            auto bytes = store.read("keys/" + o.name, 0, kKeySize);
+            if (sha256(bytes) == *parse_hash(o.name)) whole.push_back(std::move(bytes)); // I1
+        }
+        if (whole.empty()) throw Corrupt("no key object is whole");
+        bool some_lost = whole.size() < objects.size();
+        Secret words = passphrase();
+        auto unlocking = std::async(std::launch::async, [&] { return unlock(whole, words, some_lost); });
+        Listing listing;
+        std::exception_ptr failed;
+        try {
+            listing = list(store);
+        } catch (...) { failed = std::current_exception(); }
+        Secret master = unlocking.get();
+        if (failed) std::rethrow_exception(failed);
+        std::unique_ptr<Repository> r(new Repository(store, master));
+        r->load(std::move(listing));
+        return r;
+    }
+
+    /// Reads the segments that have come since; says what is lost (I10: says, never records).
+    void refresh() {
+        read_segments(store.list("index"));
+    }
+
+    /// Makes `additions` part of the index: one new segment, which also takes in the small ones
+    /// before it. What the records name must be durable already (I2, I3) and not condemned (I5).
+    void write_segment(View additions) {
+        auto merged = choose_merge(additions.size());
+        Writer out;
+        std::set<ShortName> gone;
+        for (auto* s : merged) {
+            copy_records(out, *s);
+            gone.insert(short_name(s->name));
+        }
+        for (auto& name : gone) put_record(out, Record::segment_superseded, name);
+        for (auto& [name, s] : segments_) {
+            auto shortened = short_name(name);
+            if (live(s) && !gone.contains(shortened)) put_record(out, Record::segment_parent, shortened);
+            if (s.state == Segment::broken && !index.torn.contains(shortened)) put_record(out, Record::segment_torn, shortened);
+        }
+        out.raw(additions);
+        auto done = send_segment(out);
+        for (auto& name : gone) index.superseded.insert(name);
+        segments_[done.name] = std::move(done);
+    }
+
+    /// Deletes the segments that were superseded already when this run began. A server that does
+    /// not let us is left alone.
+    void remove_superseded() {
+        for (auto& [name, s] : segments_) {
+            if (!s.superseded_at_start) continue;
+            try {
+                store.remove(s.file());
+            } catch (const NotThere&) {
+            } catch (const ConnectionLost&) {
+                throw;
+            } catch (const Error&) { return; }
+        }
+    }
+
+    /// Creates an object that `seal` makes; while the outcome is unknown, one under a new name.
+    template <class Seal> SealedObject create(const char* dir, const std::string& prefix, SealedObject object, Seal reseal) {
+        for (auto give_up = Clock::now() + kRetryFor;;) {
+            try {
+                store.create(text(dir, "/", prefix, hex(object.name)), object.bytes);
+                uploaded += object.bytes.size();
+                return object;
+            } catch (const Uncertain&) {
+                if (Clock::now() > give_up) throw;
+                uploaded += object.bytes.size();
+                object = reseal(object);
+            }
+        }
+    }
+
+    /// The latest snapshots first; forgotten ones are left out.
+    std::vector<const Snapshot*> snapshots() const {
+        std::vector<const Snapshot*> all;
+        for (auto& [id, s] : index.snapshots)
+            if (!index.forgotten.contains(id)) all.push_back(&s);
+        std::ranges::sort(all, [](auto* a, auto* b) { return std::tie(b->time, b->id) < std::tie(a->time, a->id); });
+        return all;
+    }
+
+private:
+    struct Segment {
+        Hash name{};
+        uint32_t seq = 0;
+        uint64_t size = 0;
+        enum State : uint8_t { unread, whole, broken } state = unread;
+        bool superseded_at_start = false;
+        std::optional<Bytes> records; // kept for merging if not larger than kKeepRecords
+        std::string file() const { return text("index/", std::hex, std::setw(8), std::setfill('0'), seq, "-", hex(name)); }
+    };
+    struct Listing {
+        std::vector<ObjectInfo> index, packs;
+    };
+
+    Repository(Store& s, const Secret& master) : store(s), keys(master) {}
+
+    static Listing list(Store& store) {
+        // index/ first: what its segments name was durable before they were (I2), so is in packs/.
+        auto index = store.list("index");
+        return {std::move(index), store.list("packs")};
+    }
+
+    static Secret unlock(const std::vector<Bytes>& objects, const Secret& passphrase, bool some_lost) {
+        std::optional<Secret> master;
+        for (auto& object : objects) {
+            auto opened = open_key_object(object, passphrase);
+            if (opened && master && !(*opened == *master)) throw Corrupt("two key objects open to different master keys");
+            if (opened) master = std::move(opened);
+        }
+        if (!master && some_lost) throw Corrupt("the passphrase opens no key object, and one is damaged");
+        if (!master) throw Error("wrong passphrase: no key object opens with it", Exit::passphrase);
+        return std::move(*master);
+    }
+
+    void load() { load(list(store)); }
+    void load(Listing listing) {
+        for (auto& p : listing.packs)
+            if (auto name = parse_hash(p.name)) index.listed_packs[*name] = p.size;
+        read_segments(std::move(listing.index));
+        if (std::ranges::none_of(segments_, [](auto& s) { return s.second.state == Segment::whole; }))
+            throw Corrupt("index/ holds no segment that is whole");
+        for (auto& [name, s] : segments_) s.superseded_at_start = index.superseded.contains(short_name(name));
+        index.listed_packs.clear(); // packs of later segments count as absent, which costs little
+    }
+
+    bool live(const Segment& s) const { return s.state == Segment::whole && !index.superseded.contains(short_name(s.name)); }
+
+    static void note(std::vector<std::string>& where, const std::string& what) {
+        if (std::ranges::find(where, what) != where.end()) return;
+        where.push_back(what);
+        say("warning: " + what);
+    }
+
+    /// Reads what is new in a listing of index/, the newest first, so that superseded segments are
+    /// not read. A listing is not atomic: what seems lost is looked for twice more.
+    void read_segments(std::vector<ObjectInfo> listing) {
+        for (int round = 0;; ++round) {
+            bool vanished = !read_listed(listing);
+            if (!vanished && missing_parents().empty()) break;
+            if (round == 2) break;
+            listing = store.list("index");
+        }
+        for (auto& p : missing_parents())
+            note(damage, text("index segment ", hex(p), " was lost or is withheld by the server: what it listed is unknown"));
+        for (auto& [name, s] : segments_) {
+            auto shortened = short_name(name);
+            if (s.state == Segment::broken && !index.superseded.contains(shortened) && !index.torn.contains(shortened) &&
+                !index.parents.contains(shortened))
+                note(doubts, text(s.file(), " is not whole: an interrupted upload, or damage; the next backup notes it"));
+        }
+    }
+    std::vector<ShortName> missing_parents() const {
+        std::set<ShortName> whole;
+        for (auto& [name, s] : segments_)
+            if (s.state == Segment::whole) whole.insert(short_name(name));
+        std::vector<ShortName> missing;
+        for (auto& p : index.parents)
+            if (!whole.contains(p) && !index.superseded.contains(p)) missing.push_back(p);
+        return missing;
+    }
+
+    /// Returns whether every listed segment was still there.
+    bool read_listed(const std::vector<ObjectInfo>& listing) {
+        std::vector<Segment*> fresh;
+        for (auto& o : listing) {
+            auto name = o.name.size() == 73 && o.name[8] == '-' ? parse_hash(std::string_view(o.name).substr(9)) : std::nullopt;
+            uint32_t seq = 0;
+            if (!name || std::from_chars(&o.name[0], &o.name[8], seq, 16).ptr != &o.name[8]) continue;
+            auto& s = segments_[*name];
+            if (s.state != Segment::unread) continue;
+            s.name = *name;
+            s.seq = seq;
+            s.size = o.size;
+            fresh.push_back(&s);
+        }
+        std::ranges::sort(fresh, std::greater{}, [](auto* s) { return s->seq; });
+        bool all_there = true;
+        for (auto* s : fresh) {
+            if (index.superseded.contains(short_name(s->name))) continue;
+            try {
+                auto records = load_records(*s);
+                index.apply(records, s->seq);
+                s->state = Segment::whole;
+                highest_seq_ = std::max(highest_seq_, s->seq);
+                if (records.size() <= kKeepRecords) s->records = std::move(records);
+            } catch (const NotThere&) {
+                all_there = false;
+            } catch (const Corrupt&) { s->state = Segment::broken; }
+        }
+        return all_there;
+    }
+
+    Bytes load_records(const Segment& s) {
+        if (s.size > kSegmentMax) throw Corrupt(s.file() + " is larger than any segment");
+        auto bytes = store.read(s.file(), 0, s.size);
+        if (sha256(bytes) != s.name) throw Corrupt(s.file() + " is not whole"); // I1
+        Label label = kSegmentLabel;
+        label.seq = s.seq;
+        auto object = open_object(label, keys.index, bytes, s.file());
+        Bytes records;
+        for (auto& frame : object.frames) {
+            auto raw = decompress(frame, kFrameMax);
+            records.insert(records.end(), raw.begin(), raw.end());
+        }
+        return records;
+    }
+
+    /// The trailing live segments, oldest first, each at most twice as large as all after it: so
+    /// that there are O(log n) segments and each record is merged O(log n) times.
+    std::vector<Segment*> choose_merge(size_t size) {
+        std::vector<Segment*> all, chosen;
+        for (auto& [name, s] : segments_)
+            if (live(s)) all.push_back(&s);
+        std::ranges::sort(all, std::greater{}, [](auto* s) { return s->seq; });
+        size_t sum = std::max<size_t>(size, 4 * KiB);
+        for (auto* s : all) {
+            if (s->size > 2 * sum || sum + s->size > kMergeMax) break;
+            sum += s->size;
+            chosen.insert(chosen.begin(), s);
+        }
+        return chosen;
+    }
+
+    /// Copies a segment's records but for parents that are superseded by now.
+    void copy_records(Writer& out, const Segment& s) {
+        Bytes loaded;
+        if (!s.records) loaded = load_records(s);
+        for (Reader in(s.records ? *s.records : loaded, "a segment"); !in.empty();) {
+            auto type = Record(in.u8());
+            View body = in.bytes(kSegmentMax);
+            if (type == Record::segment_parent) {
+                auto parent = Reader(body, "a parent").array<16>();
+                bool known = std::ranges::any_of(segments_, [&](auto& k) { return short_name(k.first) == parent && k.second.state == Segment::whole; });
+                if (known || index.superseded.contains(parent)) continue; // a lost one is carried on
+            }
+            put_record(out, type, body);
+        }
+    }
+
+    Segment send_segment(Writer& records) {
+        Segment done;
+        done.seq = highest_seq_ + 1;
+        Label label = kSegmentLabel;
+        label.seq = done.seq;
+        auto seal = [&] {
+            std::vector<Bytes> frames;
+            for (View rest = records.view(); !rest.empty(); rest = rest.subspan(std::min(rest.size(), kFrameMax / 2)))
+                frames.push_back(compress(rest.first(std::min(rest.size(), kFrameMax / 2))));
+            Table table(frames.size());
+            for (auto& f : table) f.kind = Kind::records;
+            return seal_object(label, keys.index, table, std::move(frames));
+        };
+        std::string prefix = text(std::hex, std::setw(8), std::setfill('0'), done.seq, "-");
+        auto object = create("index", prefix, seal(), [&](const SealedObject& old) {
+            // Should the old name turn up, torn or whole, this segment says the same and more.
+            put_record(records, Record::segment_superseded, short_name(old.name));
+            index.superseded.insert(short_name(old.name));
+            return seal();
+        });
+        done.name = object.name;
+        done.size = object.bytes.size();
+        done.state = Segment::whole;
+        if (records.size() <= kKeepRecords) done.records = records.take();
+        highest_seq_ = done.seq;
+        return done;
+    }
+
+    std::map<Hash, Segment> segments_;
+    uint32_t highest_seq_ = 0; // among those that authenticated
+};
+
+// ---- chunks out --------------------------------------------------------------------
+
+/// Fetches frames ahead of their use. One thread, the planner, pins frames in the order in which
+/// they will be needed; frames that lie together become one read. Any thread gets and unpins.
+/// Pinned frames may take `budget` raw bytes; the planner waits for more until some are unpinned.
+class ChunkReader {
+public:
+    ChunkReader(Repository& repo, TaskPool& wire, size_t budget) : repo_(repo), wire_(wire), budget_(budget) {}
+    ~ChunkReader() { abort(); }
+
+    /// Announces that `id` will be read. Throws Corrupt if it has no place. Planner only.
+    Place pin(const ChunkId& id) {
+        auto places = repo_.index.places(id);
+        if (places.empty()) throw Corrupt("a part of it is in no pack that is there");
+        std::unique_lock lock(mutex_);
+        auto& slot = slots_[places[0].frame];
+        if (slot.pins++ > 0 || slot.data.valid()) {
+            if (slot.pins == 1) make_room(lock, 0), pinned_ += raw(places[0].frame);
+            return places[0];
+        }
+        if (slot.pins <= 0) return places[0]; // given up before it was asked for
+        lock.unlock();
+        flush_unless_adjacent(places[0].frame);
+        lock.lock();
+        make_room(lock, raw(places[0].frame));
+        begin_read(places[0].frame);
+        return places[0];
+    }
+    /// Sends what pin() has gathered. Planner only, before it waits for anything.
+    void flush() {
+        if (run_.frames.empty()) return;
+        auto run = std::make_shared<Run>(std::move(run_));
+        run_ = {};
+        wire_.push([this, run] { fetch(*run); });
+    }
+    /// The chunk's bytes, checked against its id, from whichever place opens. The chunk must have
+    /// been pinned. Waits for the network. Throws Corrupt.
+    Bytes get(const ChunkId& id, const Place& place, IdHasher& hasher) {
+        std::string why;
+        try {
+            auto frame = wait_for(place.frame);
+            if (auto bytes = cut(*frame, place, id, hasher)) return *bytes;
+            why = "a part of it is not what it was when it was stored";
+        } catch (const Corrupt& e) { why = e.what(); }
+        std::unique_lock lock(mutex_);
+        auto places = repo_.index.places(id);
+        lock.unlock();
+        for (auto& other : places) {
+            if (other.frame == place.frame) continue;
+            try {
+                Run one;
+                one.add(repo_.index, other.frame);
+                auto frame = read_run(one).at(0);
+                if (frame)
+                    if (auto bytes = cut(*frame, other, id, hasher)) return *bytes;
+            } catch (const Corrupt&) {}
+        }
+        throw Corrupt(why);
+    }
+    /// Takes back one pin(); may come before it, by an offender that gave up early.
+    void unpin(uint32_t frame) {
+        std::lock_guard lock(mutex_);
+        auto& slot = slots_[frame];
+        if (--slot.pins != 0 || !slot.data.valid()) return;
+        pinned_ -= raw(frame);
+        idle_.push_back(frame);
+        idle_bytes_ += raw(frame);
+        while (idle_bytes_ > budget_ / 2 && !idle_.empty()) evict();
+        room_.notify_all();
+    }
+    /// pin, flush, get, unpin: for a reader that looks at one chunk at a time. Planner only.
+    Bytes read(const ChunkId& id, IdHasher& hasher) {
+        auto place = pin(id);
+        flush();
+        try {
+            auto bytes = get(id, place, hasher);
+            unpin(place.frame);
+            return bytes;
+        } catch (...) {
+            unpin(place.frame);
+            throw;
+        }
+    }
+    /// Wakes everybody who waits, with Interrupted.
+    void abort() {
+        std::lock_guard lock(mutex_);
+        aborted_ = true;
+        room_.notify_all();
+    }
+
+private:
+    using RawFrame = std::shared_ptr<const Bytes>; // null: does not open
+    struct Slot {
+        int pins = 0;
+        std::shared_future<RawFrame> data;
+    };
+    /// Frames of one pack that are read in one go.
+    struct Run {
+        uint32_t pack = kNone;
+        Hash name{};  // of the pack, copied: the index may grow while others read
+        Salt salt{};
+        uint64_t size = 0, begin = 0, end = 0;
+        std::vector<std::pair<uint32_t, FramePlace>> frames;
+        std::vector<std::promise<RawFrame>> promises;
+        void add(const Index& index, uint32_t number) {
+            auto& f = index.frame(number);
+            if (frames.empty()) {
+                begin = f.offset;
+                pack = f.pack;
+                name = index.pack(f).name;
+                salt = index.pack(f).salt;
+                size = index.pack(f).size;
+            }
+            end = f.offset + f.sealed;
+            frames.emplace_back(number, f);
+        }
+    };
+
+    size_t raw(uint32_t frame) const { return repo_.index.frame(frame).raw; }
+
+    void flush_unless_adjacent(uint32_t frame) {
+        auto& f = repo_.index.frame(frame);
+        bool adjacent = !run_.frames.empty() && f.pack == run_.pack && f.offset >= run_.end &&
+                        f.offset - run_.end <= kReadGap && f.offset + f.sealed - run_.begin <= kReadRun;
+        if (!adjacent) flush();
+    }
+    /// Waits until `bytes` more may be pinned; drops frames that nobody has pinned.
+    void make_room(std::unique_lock<std::mutex>& lock, size_t bytes) {
+        while (pinned_ > 0 && pinned_ + bytes > budget_ && !aborted_) {
+            lock.unlock();
+            flush();
+            lock.lock();
+            if (pinned_ > 0 && pinned_ + bytes > budget_ && !aborted_) room_.wait(lock);
+        }
+        if (aborted_) throw Interrupted();
+    }
+    void begin_read(uint32_t frame) {
+        run_.add(repo_.index, frame);
+        run_.promises.emplace_back();
+        slots_[frame].data = run_.promises.back().get_future().share();
+        pinned_ += raw(frame);
+        room_.notify_all();
+    }
+    void evict() {
+        uint32_t oldest = idle_.front();
+        idle_.pop_front();
+        idle_bytes_ -= raw(oldest);
+        if (auto s = slots_.find(oldest); s != slots_.end() && s->second.pins == 0) slots_.erase(s);
+    }
+    RawFrame wait_for(uint32_t frame) {
+        std::unique_lock lock(mutex_);
+        room_.wait(lock, [&] { return aborted_ || slots_[frame].data.valid(); });
+        if (aborted_) throw Interrupted();
+        auto data = slots_[frame].data;
+        lock.unlock();
+        auto bytes = data.get();
+        if (!bytes) throw Corrupt("a part of it does not authenticate");
+        return bytes;
+    }
+    static std::optional<Bytes> cut(const Bytes& frame, const Place& p, const ChunkId& id, IdHasher& hasher) {
+        if (size_t(p.offset) + p.length > frame.size()) return {};
+        View bytes = View(frame).subspan(p.offset, p.length);
+        if (hasher(bytes) != id) return {};
+        return Bytes(bytes.begin(), bytes.end());
+    }
+
+    void fetch(Run& run) {
+        try {
+            auto frames = read_run(run);
+            for (size_t i = 0; i < frames.size(); ++i) run.promises[i].set_value(frames[i]);
+        } catch (...) {
+            for (auto& p : run.promises) p.set_exception(std::current_exception());
+        }
+    }
+    /// The frames of a run, null where one does not open. Reads are aligned, so that the server
+    /// does not learn where frames begin.
+    std::vector<RawFrame> read_run(const Run& run) {
+        auto name = object_name("packs", run.name);
+        uint64_t begin = run.begin / kReadAlign * kReadAlign;
+        uint64_t end = std::min<uint64_t>((run.end + kReadAlign - 1) / kReadAlign * kReadAlign, run.size);
+        if (run.end > end) throw Corrupt(name + " is smaller than its frames");
+        Bytes sealed;
+        try {
+            sealed = repo_.store.read(name, begin, size_t(end - begin));
+        } catch (const NotThere&) { throw Corrupt(name + " is gone"); }
+        Aead aead(hkdf(repo_.keys.pack.view(), run.salt, "nfreeze object"), kPackLabel.associated());
+        std::vector<RawFrame> frames;
+        for (auto& [number, f] : run.frames) {
+            auto plain = aead.open(f.number, View(sealed).subspan(f.offset - begin, f.sealed));
+            try {
+                frames.push_back(plain ? std::make_shared<const Bytes>(decompress(*plain, kFrameMax)) : nullptr);
+            } catch (const Corrupt&) { frames.push_back(nullptr); }
+        }
+        return frames;
+    }
+
+    Repository& repo_;
+    TaskPool& wire_;
+    size_t budget_, pinned_ = 0, idle_bytes_ = 0;
+    Run run_; // planner only
+    std::mutex mutex_;
+    std::condition_variable room_;
+    std::unordered_map<uint32_t, Slot> slots_;
+    std::deque<uint32_t> idle_; // unpinned frames, the oldest first
+    bool aborted_ = false;
+};
+
+// ---- chunks in ---------------------------------------------------------------------
+
+/// Turns chunks into frames, frames into packs, packs into durable objects. Called by one thread;
+/// compression and sending go on in others. Memory: at most (connections + 2) packs, and two
+/// frames for each processor.
+class Packer {
+public:
+    Packer(Repository& repo, int connections, std::chrono::seconds checkpoint_every)
+        : repo_(repo), hasher_(repo.keys.id), checkpoint_every_(checkpoint_every), wire_(connections, 1),
+          crunch_(processors(), size_t(processors())) {}
+
+    uint64_t new_bytes = 0; // raw bytes of chunks that the repository did not have
+
+    /// Stores a chunk unless it is there; `force` stores it anyway. Returns its id.
+    ChunkId put(Kind kind, View data, bool force = false) {
+        ChunkId id = hasher_(data);
+        if (!force && repo_.index.rely_on(id)) return id;
+        new_bytes += data.size();
+        append(kind, id, data);
+        return id;
+    }
+
+    /// Waits until every chunk is in a durable pack. A snapshot's record goes into the last pack of
+    /// its tree, if the tree brought any chunk.
+    void flush(const Snapshot* with = nullptr) {
+        if (with && wrote_tree_) {
+            auto record = encode_snapshot(*with);
+            append(Kind::snapshot, hasher_(record), record);
+        }
+        for (auto& s : streams_) end_frame(s);
+        crunch_.drain();
+        for (auto& s : streams_)
+            if (!s.pack->plain.empty()) send_later(std::exchange(s.pack, std::make_shared<Pack>()));
+        wire_.drain();
+        collect();
+    }
+
+    /// Every so often: makes what is durable part of the index, so that a run that is killed loses
+    /// only what went up since.
+    void maybe_checkpoint() {
+        if (Clock::now() - last_checkpoint_ >= checkpoint_every_) checkpoint({});
+    }
+
+    /// Writes a segment that lists the packs sent since the last one, and `additions`. Where what
+    /// this run relies on was condemned meanwhile, its chunks are copied first (I5).
+    void checkpoint(View additions) {
+        last_checkpoint_ = Clock::now();
+        collect();
+        if (records_.size() == 0 && additions.empty()) return;
+        repo_.refresh();
+        while (rescue()) repo_.refresh();
+        records_.raw(additions);
+        repo_.write_segment(records_.view());
+        records_.take();
+    }
+
+    /// After an interruption: gives up what is not sent, keeps what is.
+    void salvage() {
+        crunch_.abandon();
+        wire_.abandon();
+        g_stop_by = (Clock::now() + kCheckpointGrace).time_since_epoch().count();
+        checkpoint({});
+    }
+
+private:
+    struct Pack {
+        std::vector<Bytes> plain; // compressed frames
+        Table table;
+        std::vector<uint32_t> frames; // their numbers in the index
+        size_t size = 0;
+    };
+    struct Stream {
+        uint32_t frame = kNone; // the open one's number in the index
+        Kind kind = Kind::data;
+        Bytes raw;
+        FrameInfo info;
+        std::mutex mutex; // guards pack, which compressing threads fill
+        std::shared_ptr<Pack> pack = std::make_shared<Pack>();
+    };
+    static int processors() { return std::clamp(int(std::thread::hardware_concurrency()), 1, 16); }
+
+    void append(Kind kind, const ChunkId& id, View data) {
+        auto& s = streams_[kind != Kind::data];
+        wrote_tree_ |= kind == Kind::tree;
+        if (s.frame != kNone && (s.raw.size() + data.size() > kFrameMax || s.kind != kind)) end_frame(s);
+        if (s.frame == kNone) {
+            s.frame = repo_.index.begin_frame(kind);
+            s.kind = s.info.kind = kind;
+        }
+        repo_.index.add_pending(id, s.frame, uint32_t(s.raw.size()), uint32_t(data.size()));
+        s.info.chunks.push_back({id, uint32_t(data.size())});
+        s.raw.insert(s.raw.end(), data.begin(), data.end());
+        if (s.raw.size() >= kFrameTarget) end_frame(s);
+    }
+
+    void end_frame(Stream& s) {
+        if (s.frame == kNone) return;
+        auto raw = std::make_shared<Bytes>(std::move(s.raw));
+        auto info = std::make_shared<FrameInfo>(std::exchange(s.info, {}));
+        s.raw = {};
+        s.raw.reserve(kFrameTarget + MiB / 4);
+        crunch_.push([this, &s, raw, info, number = std::exchange(s.frame, kNone)] {
+            Bytes plain = compress(*raw);
+            plain.shrink_to_fit();
+            std::shared_ptr<Pack> full;
+            {
+                std::lock_guard lock(s.mutex);
+                s.pack->size += plain.size();
+                s.pack->plain.push_back(std::move(plain));
+                s.pack->table.push_back(std::move(*info));
+                s.pack->frames.push_back(number);
+                if (s.pack->size >= kPackTarget) full = std::exchange(s.pack, std::make_shared<Pack>());
+            }
+            if (full) send_later(full);
+        });
+    }
+
+    void send_later(const std::shared_ptr<Pack>& pack) {
+        wire_.push([this, pack] { send(*pack); });
+    }
+    void send(Pack& pack) {
+        auto object = seal_object(kPackLabel, repo_.keys.pack, pack.table, std::move(pack.plain));
+        object = repo_.create("packs", "", std::move(object), [&](const SealedObject& old) {
+            auto opened = open_object(kPackLabel, repo_.keys.pack, old.bytes, "a pack just sealed");
+            return seal_object(kPackLabel, repo_.keys.pack, pack.table, std::move(opened.frames));
+        });
+        PackInfo done;
+        done.name = object.name;
+        done.salt = object.salt;
+        done.size = object.bytes.size();
+        done.present = true;
+        done.seq = kNone;
+        done.table = std::move(pack.table);
+        std::lock_guard lock(sent_mutex_);
+        sent_.emplace_back(std::move(done), std::move(pack.frames));
+    }
+
+    /// Takes the durable packs into the index and into the records of the next segment.
+    void collect() {
+        std::lock_guard lock(sent_mutex_);
+        for (auto& [pack, frames] : sent_) {
+            repo_.index.add_pack(pack, frames);
+            put_record(records_, Record::pack_added, encode_pack(pack));
+        }
+        sent_.clear();
+    }
+
+    /// Copies chunks that this run relies on out of packs condemned meanwhile; whether there were any.
+    bool rescue() {
+        auto endangered = repo_.index.relied_but_condemned();
+        if (endangered.empty()) return false;
+        ChunkReader reader(repo_, wire_, kReadAhead);
+        for (auto& place : endangered) {
+            auto kind = repo_.index.frame(place.frame).kind;
+            put(kind, reader.read(place.id, hasher_), true);
+        }
+        flush();
+        return true;
+    }
+
+    static constexpr auto kCheckpointGrace = std::chrono::milliseconds(2500);
+    Repository& repo_;
+    IdHasher hasher_;
+    std::chrono::seconds checkpoint_every_;
+    Clock::time_point last_checkpoint_ = Clock::now();
+    bool wrote_tree_ = false;
+    std::array<Stream, 2> streams_; // data, metadata: reading a tree takes a few long reads
+    std::mutex sent_mutex_;
+    std::vector<std::pair<PackInfo, std::vector<uint32_t>>> sent_;
+    Writer records_;
+    TaskPool wire_;   // destroyed after crunch_, which pushes to it
+    TaskPool crunch_;
+};
+
+// ============================================================================
+// [SECTION] 9. Trees
+// ============================================================================
+// Uses: 4, 6, 8. Provides: Entry, TreeWriter, TreeReader. A tree is a stream of records in walk
+// order, cut between records into chunks that can each be read alone; the list of these chunks,
+// each with the first path in it, is stored in chunks too, whose ids the snapshot names.
+
+enum class Type : uint8_t { file = 0, directory = 1, symlink = 2, fifo = 3, character = 4, block = 5 };
+
+struct Extent {
+    uint64_t offset, length;
+};
+
+struct Entry {
+    std::string path; // relative to the source, no slash at its ends; the source itself is ""
+    Type type = Type::file;
+    bool racy = false;        // its ctime was too fresh to be trusted next time (I9)
+    bool mount_point = false; // another file system was mounted here
+    uint32_t mode = 0;        // permission bits with setuid, setgid, sticky
+    uint32_t uid = 0, gid = 0;
+    int64_t mtime = 0, ctime = 0; // ns
+    uint64_t inode = 0;
+    uint64_t link_group = 0; // with the inode it tells which files are hard links; 0: not linked
+    uint64_t size = 0;       // of a file, holes included
+    uint64_t device = 0;     // of a device node
+    std::string target;      // of a symlink
+    std::vector<std::pair<std::string, std::string>> xattrs;
+    uint64_t checksum = 0;       // XXH3-64 of a file's bytes without its holes
+    std::vector<Extent> holes;   // ascending
+    std::vector<ChunkId> chunks; // of a file's bytes without its holes
+};
+
+/// Walk order: as bytes, but a slash comes before everything, so that a directory's content
+/// follows it at once.
+std::strong_ordering compare_paths(std::string_view a, std::string_view b) {
+    auto [x, y] = std::mismatch(a.begin(), a.end(), b.begin(), b.end());
+    if (x == a.end() || y == b.end()) return a.size() <=> b.size();
+    auto rank = [](char c) { return c == '/' ? 0 : uint8_t(c); };
+    return rank(*x) <=> rank(*y);
+}
+bool path_before(std::string_view a, std::string_view b) { return compare_paths(a, b) < 0; }
+
+/// Whether `path` is `top` or below it; everything is below "".
+bool is_within(std::string_view path, std::string_view top) {
+    return top.empty() || (path.starts_with(top) && (path.size() == top.size() || path[top.size()] == '/'));
+}
+
+/// A path that names something below the source and nothing else (I7).
+bool is_safe_path(std::string_view path) {
+    if (path.empty()) return true;
+    for (size_t at = 0; at <= path.size();) {
+        size_t slash = std::min(path.find('/', at), path.size());
+        auto part = path.substr(at, slash - at);
+        if (part.empty() || part == "." || part == ".." || part.size() > 255 || part.find('\0') != part.npos) return false;
+        at = slash + 1;
+    }
+    return true;
+}
+
+namespace tree_flags { // beside the type in the lowest three bits
+constexpr unsigned racy = 8, mount = 16, xattrs = 32, linked = 64, holes = 128, continued = 256, continuation = 512, all = 1023;
+}
+
+/// Encodes and decodes records; both sides keep the record before, which the next one is relative
+/// to. reset() at the start of a chunk.
+class TreeCodec {
+public:
+    void reset() { before_ = {}; }
+
+    void encode(Writer& out, const Entry& e) {
+        size_t done = std::min(e.chunks.size(), kIdsPerRecord);
+        namespace f = tree_flags;
+        out.varint(unsigned(e.type) | (e.racy ? f::racy : 0) | (e.mount_point ? f::mount : 0) | (e.xattrs.empty() ? 0 : f::xattrs) |
+                   (e.link_group ? f::linked : 0) | (e.holes.empty() ? 0 : f::holes) | (done < e.chunks.size() ? f::continued : 0));
+        encode_path(out, e.path);
+        out.varint(e.mode);
+        out.varint(e.uid);
+        out.varint(e.gid);
+        out.zigzag(e.mtime - before_.mtime);
+        out.zigzag(e.ctime - e.mtime);
+        out.zigzag(int64_t(e.inode - before_.inode));
+        if (e.link_group) out.varint(e.link_group);
+        if (!e.xattrs.empty()) {
+            out.varint(e.xattrs.size());
+            for (auto& [name, value] : e.xattrs) {
+                out.string(name);
+                out.string(value);
+            }
+        }
+        if (e.type == Type::symlink) out.string(e.target);
+        if (e.type == Type::character || e.type == Type::block) out.varint(e.device);
+        if (e.type == Type::file) encode_content(out, e, done);
+        before_.mtime = e.mtime;
+        before_.inode = e.inode;
+    }
+    /// The ids that did not fit; call until it returns false.
+    bool encode_more(Writer& out, const Entry& e, size_t& done) {
+        if (done >= e.chunks.size()) return false;
+        size_t n = std::min(e.chunks.size() - done, kIdsPerRecord);
+        out.varint(tree_flags::continuation | (done + n < e.chunks.size() ? tree_flags::continued : 0));
+        encode_path(out, e.path);
+        encode_ids(out, e, done, n);
+        done += n;
+        return true;
+    }
+
+    /// Decodes one record into `e`, which a continuation extends. Returns whether it is complete.
+    bool decode(Reader& in, Entry& e) {
+        namespace f = tree_flags;
+        auto flags = unsigned(in.count(f::all));
+        bool more = flags & f::continued;
+        std::string path = decode_path(in);
+        if (flags & f::continuation) {
+            if (path != e.path) in.fail("a record that continues nothing");
+            decode_ids(in, e);
+            return !more;
+        }
+        e = {};
+        e.path = std::move(path);
+        e.type = Type(flags & 7);
+        if (e.type > Type::block) in.fail("an unknown type of file");
+        e.racy = flags & f::racy;
+        e.mount_point = flags & f::mount;
+        e.mode = uint32_t(in.count(07777));
+        e.uid = uint32_t(in.count(UINT32_MAX));
+        e.gid = uint32_t(in.count(UINT32_MAX));
+        e.mtime = int64_t(uint64_t(before_.mtime) + uint64_t(in.zigzag()));
+        e.ctime = int64_t(uint64_t(e.mtime) + uint64_t(in.zigzag()));
+        e.inode = before_.inode + uint64_t(in.zigzag());
+        if (flags & f::linked) e.link_group = in.varint();
+        if (flags & f::xattrs) {
+            e.xattrs.resize(in.count(in.left()));
+            for (auto& [name, value] : e.xattrs) {
+                name = in.string(kNameMax);
+                value = in.string(kXattrMax);
+            }
+        }
+        if (e.type == Type::symlink) e.target = in.string(kPathMax);
+        if (e.type == Type::character || e.type == Type::block) e.device = in.varint();
+        if (e.type == Type::file) decode_content(in, e, flags & f::holes);
+        before_.mtime = e.mtime;
+        before_.inode = e.inode;
+        return !more;
+    }
+
+private:
+    void encode_path(Writer& out, const std::string& path) {
+        auto shared = size_t(std::ranges::mismatch(path, before_.path).in1 - path.begin());
+        out.varint(shared);
+        out.string(std::string_view(path).substr(shared));
+        before_.path = path;
+    }
+    std::string decode_path(Reader& in) {
+        std::string path = before_.path.substr(0, in.count(before_.path.size()));
+        path += in.string(kPathMax);
+        if (path.size() > kPathMax || !is_safe_path(path)) in.fail("a path that no backup can hold");
+        return before_.path = path;
+    }
+    static void encode_ids(Writer& out, const Entry& e, size_t from, size_t n) {
+        out.varint(n);
+        for (size_t i = from; i < from + n; ++i) out.raw(e.chunks[i]);
+    }
+    static void decode_ids(Reader& in, Entry& e) {
+        size_t n = in.count(std::min(kIdsPerRecord, in.left() / sizeof(ChunkId)));
+        for (; n > 0; --n) e.chunks.push_back(in.array<16>());
+    }
+    static void encode_content(Writer& out, const Entry& e, size_t ids) {
+        out.varint(e.size);
+        if (!e.holes.empty()) {
+            out.varint(e.holes.size());
+            uint64_t at = 0;
+            for (auto& h : e.holes) {
+                out.varint(h.offset - at);
+                out.varint(h.length);
+                at = h.offset + h.length;
+            }
+        }
+        encode_ids(out, e, 0, ids);
+        if (!e.chunks.empty()) out.u64(e.checksum);
+    }
+    static void decode_content(Reader& in, Entry& e, bool with_holes) {
+        e.size = in.count(INT64_MAX);
+        if (with_holes) {
+            e.holes.resize(in.count(in.left()));
+            uint64_t at = 0;
+            for (auto& h : e.holes) {
+                h.offset = at + in.count(e.size - at);
+                h.length = in.count(e.size - h.offset);
+                at = h.offset + h.length;
+            }
+        }
+        decode_ids(in, e);
+        if (!e.chunks.empty()) e.checksum = in.u64();
+    }
+
+    Entry before_; // path, mtime and inode only
+};
+
+class TreeWriter {
+public:
+    /// `anew`: store every chunk even if the repository has it, so that they lie together again.
+    TreeWriter(Packer& packer, const Chunker& chunker, bool anew) : packer_(packer), chunker_(chunker), anew_(anew) {}
+
+    void add(const Entry& e) {
+        begin(e.path);
+        codec_.encode(chunk_, e);
+        for (size_t done = std::min(e.chunks.size(), kIdsPerRecord);;) {
+            maybe_end(e.path);
+            if (done >= e.chunks.size()) break;
+            begin(e.path);
+            codec_.encode_more(chunk_, e, done);
+        }
+    }
+    /// Ids of the chunks that hold the list of chunks.
+    std::vector<ChunkId> finish() {
+        end();
+        std::vector<ChunkId> ids;
+        Writer list;
+        for (auto& [id, path] : list_) {
+            list.raw(id);
+            list.string(path);
+            if (list.size() >= kFrameTarget) ids.push_back(packer_.put(Kind::tree, list.take()));
+        }
+        if (list.size() > 0) ids.push_back(packer_.put(Kind::tree, list.take()));
+        return ids;
+    }
+
+private:
+    void begin(const std::string& path) {
+        if (chunk_.size() > 0) return;
+        first_ = path;
+        codec_.reset();
+    }
+    void maybe_end(const std::string& path) {
+        if (chunk_.size() >= 4 * kTreeAvg || (chunk_.size() >= kTreeMin && chunker_.cut_tree_after(path))) end();
+    }
+    void end() {
+        if (chunk_.size() > 0) list_.emplace_back(packer_.put(Kind::tree, chunk_.take(), anew_), first_);
+    }
+    Packer& packer_;
+    const Chunker& chunker_;
+    bool anew_;
+    TreeCodec codec_;
+    Writer chunk_;
+    std::string first_;
+    std::vector<std::pair<ChunkId, std::string>> list_;
+};
+
+/// Reads a snapshot's entries in order. A chunk that cannot be read is reported and passed over:
+/// the ones behind it can be read without it.
+class TreeReader {
+public:
+    TreeReader(Repository& repo, TaskPool& wire, const Snapshot& snapshot)
+        : repo_(repo), chunks_(repo, wire, kReadAhead / 2), hasher_(repo.keys.id) {
+        for (auto& id : snapshot.tree) {
+            auto bytes = chunks_.read(id, hasher_);
+            for (Reader in(bytes, "the list of a tree's chunks"); !in.empty();) {
+                auto chunk = in.array<16>();
+                list_.push_back({chunk, in.string(kPathMax), {}});
+            }
+        }
+    }
+
+    std::function<void(const std::string&)> on_damage; // what cannot be read, in words
+
+    /// The next entry, or null at the end. Valid until the next call.
+    const Entry* next() {
+        for (;;) {
+            if (!in_ || in_->empty()) {
+                if (!load_chunk()) return nullptr;
+                continue;
+            }
+            try {
+                if (!codec_.decode(*in_, entry_)) continue;
+                if (have_last_ && !path_before(last_, entry_.path)) in_->fail("entries out of order");
+            } catch (const Corrupt& e) {
+                skip_chunk(e.what());
+                continue;
+            }
+            last_ = entry_.path;
+            have_last_ = true;
+            return &entry_;
+        }
+    }
+    /// Goes on so that the next entry is the first whose path is not before `path`, or an earlier
+    /// one in the same chunk. Never goes back.
+    void seek(const std::string& path) {
+        auto after = std::partition_point(list_.begin(), list_.end(), [&](auto& c) { return path_before(c.first, path); });
+        size_t target = after == list_.begin() ? 0 : size_t(after - list_.begin()) - 1;
+        if (target < next_chunk_) return;
+        drop_pins();
+        next_chunk_ = pinned_upto_ = target;
+        in_.reset();
+    }
+    /// Packs that the tree lies in, and their number if it lay in as few as possible.
+    std::pair<size_t, size_t> spread() {
+        std::set<uint32_t> packs;
+        size_t sealed = 0;
+        std::set<uint32_t> frames;
+        for (auto& c : list_)
+            for (auto& p : repo_.index.places(c.id)) {
+                packs.insert(repo_.index.frame(p.frame).pack);
+                if (frames.insert(p.frame).second) sealed += repo_.index.frame(p.frame).sealed;
+                break;
+            }
+        return {packs.size(), sealed / kPackTarget + 1};
+    }
+
+private:
+    struct Listed {
+        ChunkId id;
+        std::string first; // path of its first record
+        std::optional<Place> place;
+    };
+    bool load_chunk() {
+        if (next_chunk_ >= list_.size()) return false;
+        stop_if_asked();
+        for (; pinned_upto_ < std::min(list_.size(), next_chunk_ + kChunksAhead); ++pinned_upto_) {
+            try {
+                list_[pinned_upto_].place = chunks_.pin(list_[pinned_upto_].id);
+            } catch (const Corrupt&) {}
+        }
+        chunks_.flush();
+        auto& listed = list_[next_chunk_++];
+        codec_.reset();
+        in_.reset();
+        try {
+            if (!listed.place) throw Corrupt("it is in no pack that is there");
+            chunk_ = chunks_.get(listed.id, *listed.place, hasher_);
+            in_.emplace(chunk_, "a tree");
+        } catch (const Corrupt& e) { skip_chunk(e.what()); }
+        if (listed.place) chunks_.unpin(listed.place->frame);
+        return true;
+    }
+    void drop_pins() {
+        for (; next_chunk_ < pinned_upto_; ++next_chunk_)
+            if (list_[next_chunk_].place) chunks_.unpin(list_[next_chunk_].place->frame);
+    }
+    void skip_chunk(const std::string& why) {
+        in_.reset();
+        entry_ = {}; // so that nothing continues it
+        std::string upto = next_chunk_ < list_.size() ? "up to " + in_quotes(list_[next_chunk_].first) : "up to the end";
+        if (on_damage)
+            on_damage(text("the list of files from ", in_quotes(list_[next_chunk_ - 1].first), " ", upto, " cannot be read: ", why));
+    }
+    static constexpr size_t kChunksAhead = 64; // about 8 MiB: several reads under way at once
+
+    Repository& repo_;
+    ChunkReader chunks_;
+    IdHasher hasher_;
+    std::vector<Listed> list_;
+    size_t next_chunk_ = 0, pinned_upto_ = 0;
+    Bytes chunk_;
+    std::optional<Reader> in_;
+    TreeCodec codec_;
+    Entry entry_;
+    std::string last_;
+    bool have_last_ = false;
+};
+
+// ============================================================================
+// [SECTION] 10. Backup
+// ============================================================================
+// Uses: 3, 6, 8, 9. Provides: Backup. The disk and the tree of the snapshot before are walked
+// side by side in the same order; a new tree comes out. Must hold: I2, I3, I5, I9.
+
+int64_t to_ns(const struct timespec& t) { return int64_t(t.tv_sec) * 1'000'000'000 + t.tv_nsec; }
+
+int64_t now_ns() {
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    return to_ns(t);
+}
+
+/// "/proc/self/fd/N/name": for calls that take no directory handle.
+std::string proc_path(int directory, const std::string& name) {
+    return text("/proc/self/fd/", directory, name.empty() ? "" : "/", name);
+}
+
+/// All extended attributes, ACLs among them, through a descriptor or, for what cannot be opened, a
+/// path; none where the file system has none. Throws Error.
+std::vector<std::pair<std::string, std::string>> read_xattrs(int fd, const std::string& path, std::string_view shown) {
+    auto list = [&](char* to, size_t n) { return fd >= 0 ? flistxattr(fd, to, n) : llistxattr(path.c_str(), to, n); };
+    auto get = [&](const char* name, char* to, size_t n) {
+        return fd >= 0 ? fgetxattr(fd, name, to, n) : lgetxattr(path.c_str(), name, to, n);
+    };
+    std::vector<std::pair<std::string, std::string>> found;
+    ssize_t size = list(nullptr, 0);
+    if (size == 0 || (size < 0 && (errno == ENOTSUP || errno == ENOENT))) return found; // ENOENT: no /proc
+    std::string names(size > 0 ? size_t(size) : 0, '\0');
+    if (size < 0 || (size = list(names.data(), names.size())) < 0) throw system_error("list the attributes of", shown);
+    names.resize(size_t(size));
+    size_t total = 0;
+    for (size_t at = 0; at < names.size(); at += strlen(&names[at]) + 1) {
+        const char* name = &names[at];
+        ssize_t n = get(name, nullptr, 0);
+        std::string value(n > 0 ? size_t(n) : 0, '\0');
+        if (n > 0) n = get(name, value.data(), value.size());
+        if (n < 0 && (errno == ENODATA || errno == ENOTSUP)) continue;
+        if (n < 0) throw system_error(text("read the attribute ", show(name), " of"), shown);
+        value.resize(size_t(n));
+        if ((total += value.size()) > kXattrMax) throw Error(text("the attributes of ", in_quotes(shown), " are larger than ", kXattrMax, " bytes"));
+        found.emplace_back(name, std::move(value));
+    }
+    std::ranges::sort(found);
+    return found;
+}
+
+struct BackupOptions {
+    bool checksum = false;      // trust content alone
+    bool ignore_inode = false;  // for network mounts, where they change
+    bool ignore_ctime = false;
+    bool verbose = false;
+    std::chrono::seconds checkpoint = kCheckpoint;
+    int connections = kConnections;
+    std::optional<std::pair<dev_t, ino_t>> skip; // the repository's own directory
+};
+
+struct BackupResult {
+    Snapshot snapshot;
+    uint64_t unchanged = 0, gone = 0, bytes_read = 0, new_bytes = 0;
+    uint64_t unreadable = 0; // files and directories that could not be read
+};
+
+class Backup {
+public:
+    Backup(Repository& repo, const BackupOptions& options)
+        : repo_(repo), options_(options), chunker_(repo.keys.gear), tree_wire_(2, 4),
+          packer_(repo, options.connections, options.checkpoint), buffer_(2 * kChunkMax) {}
+
+    /// Backs `source` up, a directory or one file; `record` brings host, user, tags and so on. On
+    /// Interrupted what was sent is kept.
+    BackupResult run(const std::string& source, Snapshot record) {
+        result_.snapshot = std::move(record);
+        auto& s = result_.snapshot;
+        fill_random(s.id);
+        s.time = now_ns();
+        s.source = source;
+        try {
+            open_previous();
+            tree_.emplace(packer_, chunker_, rewrite_tree_);
+            walk(source);
+            pass_previous_until({});
+            s.tree = tree_->finish();
+            s.incomplete = result_.unreadable > 0;
+            s.counts.new_bytes = packer_.new_bytes;
+            packer_.flush(&s); // I2: all of it is durable
+            Writer added;
+            put_record(added, Record::snapshot_added, encode_snapshot(s));
+            packer_.checkpoint(added.view()); // I3: only now
+        } catch (const Interrupted&) {
+            packer_.salvage();
+            throw;
+        }
+        repo_.remove_superseded();
+        result_.new_bytes = packer_.new_bytes;
+        return std::move(result_);
+    }
+
+private:
+    /// One directory on the way from the source to where the walk is.
+    struct Level {
+        Fd fd;
+        std::string path;
+        dev_t device;
+        std::vector<std::string> names; // sorted; its files, of which `next` is the next
+        size_t next = 0;
+    };
+
+    /// A file with several names, until all of them were met.
+    struct Linked {
+        Entry entry;
+        nlink_t left;
+    };
+
+    // ---- the snapshot before, read alongside ----
+
+    void open_previous() {
+        auto& mine = result_.snapshot;
+        for (auto* s : repo_.snapshots()) {
+            if (s->host != mine.host || s->source != mine.source) continue;
+            try {
+                previous_.emplace(repo_, tree_wire_, *s);
+            } catch (const Corrupt& e) { say(text("warning: the snapshot before cannot be compared with: ", e.what())); }
+            break;
+        }
+        if (!previous_) return;
+        previous_->on_damage = [](const std::string& what) { say("warning: " + what + "; its files are read again"); };
+        auto [packs, least] = previous_->spread();
+        rewrite_tree_ = packs > kTreePacks && packs > 4 * least;
+        before_ = previous_->next();
+    }
+    /// Moves the previous tree to `path` (empty optional: to its end), counting what is gone. Returns
+    /// the entry of this path, if it had one.
+    const Entry* pass_previous_until(std::optional<std::string_view> path) {
+        for (; before_; before_ = previous_->next()) {
+            if (path) {
+                auto order = compare_paths(before_->path, *path);
+                if (order > 0) return nullptr;
+                if (order == 0) {
+                    met_ = true;
+                    return before_;
+                }
+            }
+            if (std::exchange(met_, false)) continue;
+            if (before_->type != Type::directory) ++result_.gone;
+            tell('-', before_->path);
+        }
+        return nullptr;
+    }
+    void tell(char what, std::string_view path) {
+        if (options_.verbose) std::cout << what << ' ' << show(path.empty() ? "." : path) << '\n';
+    }
+
+    // ---- the walk ----
+
+    void walk(const std::string& source) {
+        struct stat st;
+        if (lstat(source.c_str(), &st) != 0) throw system_error("back up", source);
+        if (!S_ISDIR(st.st_mode)) {
+            size_t slash = source.rfind('/');
+            Level parent{open_directory(AT_FDCWD, source.substr(0, slash + 1), source), "", st.st_dev, {}, 0};
+            visit(parent, source.substr(slash + 1));
+            if (result_.snapshot.counts.files + result_.snapshot.counts.others == 0) throw Error(text("cannot back up ", in_quotes(source)));
+            return;
+        }
+        std::vector<Level> stack;
+        stack.push_back(enter(open_directory(AT_FDCWD, source, source), "", st, false, source));
+        while (!stack.empty()) {
+            stop_if_asked();
+            auto& level = stack.back();
+            if (level.next == level.names.size()) {
+                stack.pop_back();
+                continue;
+            }
+            std::string name = std::move(level.names[level.next++]);
+            if (auto below = visit(level, name)) stack.push_back(std::move(*below));
+            packer_.maybe_checkpoint();
+        }
+    }
+
+    /// Stores one name of a directory. Returns a directory to go into. A file that cannot be read is
+    /// named and counted; it stops nothing.
+    std::optional<Level> visit(Level& level, const std::string& name) {
+        std::string path = level.path.empty() ? name : level.path + "/" + name;
+        try {
+            if (path.size() > kPathMax) throw Error(text("the path ", in_quotes(path.substr(0, 100)), "... is longer than ", kPathMax, " bytes"));
+            struct stat st;
+            if (fstatat(level.fd.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0) {
+                if (errno == ENOENT) return {};
+                throw system_error("look at", path);
+            }
+            if (S_ISSOCK(st.st_mode)) return {};
+            if (S_ISDIR(st.st_mode)) return visit_directory(level, name, path, st);
+            if (S_ISREG(st.st_mode))
+                visit_file(level, name, path, st);
+            else
+                visit_special(level, name, path, st);
+        } catch (const Error& e) {
+            if (e.exit != Exit::failed) throw;
+            unreadable(e);
+        }
+        return {};
+    }
+    void unreadable(const Error& e) {
+        ++result_.unreadable;
+        say(e.what());
+    }
+
+    std::optional<Level> visit_directory(Level& level, const std::string& name, const std::string& path, const struct stat& st) {
+        if (options_.skip == std::pair(st.st_dev, st.st_ino)) return {};
+        Fd fd(openat(level.fd.get(), name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+        if (!fd && errno == ENOENT) return {};
+        if (!fd) unreadable(system_error("open the directory", path)); // it is stored all the same, empty
+        return enter(std::move(fd), path, st, st.st_dev != level.device, path);
+    }
+
+    /// Stores a directory's own entry and lists it.
+    Level enter(Fd fd, const std::string& path, const struct stat& st, bool mount_point, std::string_view shown) {
+        Level level{std::move(fd), path, st.st_dev, {}, 0};
+        const Entry* before = pass_previous_until(path);
+        Entry e = describe(path, st);
+        e.mount_point = mount_point;
+        if (level.fd) add_xattrs(e, before, level.fd.get(), "");
+        ++result_.snapshot.counts.directories;
+        if (!before) tell('+', path);
+        tree_->add(e);
+        if (!level.fd) return level;
+        try {
+            level.names = read_directory(level.fd.get(), shown);
+        } catch (const Error& error) { unreadable(error); }
+        return level;
+    }
+
+    void visit_special(Level& level, const std::string& name, const std::string& path, const struct stat& st) {
+        const Entry* before = pass_previous_until(path);
+        Entry e = describe(path, st);
+        if (e.type == Type::symlink) {
+            e.target.resize(kPathMax);
+            ssize_t n = readlinkat(level.fd.get(), name.c_str(), e.target.data(), e.target.size());
+            if (n < 0) throw system_error("read the link", path);
+            e.target.resize(size_t(n));
+        }
+        add_xattrs(e, before, -1, proc_path(level.fd.get(), name));
+        ++result_.snapshot.counts.others;
+        count_change(e, before, before && before->target == e.target && before->device == e.device);
+        tree_->add(e);
+    }
+
+    void visit_file(Level& level, const std::string& name, const std::string& path, struct stat st) {
+        const Entry* before = pass_previous_until(path);
+        Entry e = describe(path, st);
+        auto same_inode = linked_.find({st.st_dev, st.st_ino});
+        bool unchanged = before && is_unchanged(e, *before) && repo_.index.relies(before->chunks); // I9
+        if (unchanged) {
+            copy_content(e, *before);
+            e.racy = false;
+            if (options_.ignore_ctime) add_xattrs(e, before, -1, proc_path(level.fd.get(), name));
+            else e.xattrs = before->xattrs;
+        } else if (same_inode != linked_.end() && same_inode->second.entry.ctime == e.ctime && same_inode->second.entry.size == e.size) {
+            copy_content(e, same_inode->second.entry);
+            e.racy = same_inode->second.entry.racy;
+            e.xattrs = same_inode->second.entry.xattrs;
+        } else {
+            Fd fd(openat(level.fd.get(), name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
+            if (!fd && errno == ENOENT) return;
+            if (!fd) throw system_error("open", path);
+            read_file(fd.get(), e, st);
+        }
+        ++result_.snapshot.counts.files;
+        result_.snapshot.counts.bytes += e.size;
+        if (e.link_group) remember_link(e, st);
+        count_change(e, before, unchanged);
+        tree_->add(e);
+    }
+
+    void count_change(const Entry& e, const Entry* before, bool unchanged) {
+        if (!before || before->type != e.type) {
+            ++result_.snapshot.counts.new_files;
+            tell('+', e.path);
+        } else if (unchanged) {
+            ++result_.unchanged;
+        } else {
+            ++result_.snapshot.counts.changed_files;
+            tell('M', e.path);
+        }
+    }
+
+    // ---- one entry ----
+
+    Entry describe(const std::string& path, const struct stat& st) {
+        Entry e;
+        e.path = path;
+        e.type = S_ISREG(st.st_mode) ? Type::file : S_ISDIR(st.st_mode) ? Type::directory : S_ISLNK(st.st_mode) ? Type::symlink
+                 : S_ISFIFO(st.st_mode) ? Type::fifo : S_ISCHR(st.st_mode) ? Type::character : Type::block;
+        take_stat(e, st);
+        name_owner(result_.snapshot.users, st.st_uid, [](uid_t id) { auto* p = getpwuid(id); return p ? p->pw_name : nullptr; });
+        name_owner(result_.snapshot.groups, st.st_gid, [](gid_t id) { auto* g = getgrgid(id); return g ? g->gr_name : nullptr; });
+        return e;
+    }
+    void take_stat(Entry& e, const struct stat& st) {
+        e.mode = st.st_mode & 07777;
+        e.uid = st.st_uid;
+        e.gid = st.st_gid;
+        e.mtime = to_ns(st.st_mtim);
+        e.ctime = to_ns(st.st_ctim);
+        e.inode = st.st_ino;
+        if (e.type == Type::file) e.size = uint64_t(st.st_size);
+        if (e.type == Type::character || e.type == Type::block) e.device = st.st_rdev;
+        e.link_group = st.st_nlink > 1 && e.type == Type::file ? device_number(st.st_dev) : 0;
+        e.racy = std::abs(now_ns() - e.ctime) < kRacyNs;
+    }
+    /// 1 for the first file system met, 2 for the next: unlike st_dev, the same after a reboot.
+    uint64_t device_number(dev_t device) {
+        auto found = std::ranges::find(devices_, device);
+        if (found == devices_.end()) found = devices_.insert(found, device);
+        return uint64_t(found - devices_.begin()) + 1;
+    }
+    template <class Id, class LookUp> static void name_owner(Names& names, Id id, LookUp look_up) {
+        auto [at, fresh] = names.try_emplace(id);
+        if (!fresh) return;
+        if (const char* name = look_up(id)) at->second = name;
+    }
+
+    /// I9, but for the chunks.
+    bool is_unchanged(const Entry& now, const Entry& before) const {
+        return !options_.checksum && before.type == Type::file && !before.racy && now.size == before.size &&
+               now.mtime == before.mtime && (options_.ignore_ctime || now.ctime == before.ctime) &&
+               (options_.ignore_inode || now.inode == before.inode);
+    }
+    static void copy_content(Entry& to, const Entry& from) {
+        to.size = from.size;
+        to.checksum = from.checksum;
+        to.holes = from.holes;
+        to.chunks = from.chunks;
+    }
+    /// Attributes change the ctime: where it is the same they are not read again.
+    void add_xattrs(Entry& e, const Entry* before, int fd, const std::string& path) {
+        if (before && before->type == e.type && !before->racy && !options_.checksum && !options_.ignore_ctime &&
+            !options_.ignore_inode && before->ctime == e.ctime && before->inode == e.inode)
+            e.xattrs = before->xattrs;
+        else
+            e.xattrs = read_xattrs(fd, path, e.path);
+    }
+    /// Keeps the content of a file with several links until all of them were met.
+    void remember_link(const Entry& e, const struct stat& st) {
+        auto [at, fresh] = linked_.try_emplace({st.st_dev, st.st_ino}, Linked{e, 0});
+        if (fresh) at->second.left = st.st_nlink;
+        if (--at->second.left == 0) linked_.erase(at);
+    }
+
+    // ---- the content of a file ----
+
+    /// Reads a file, once more if it changed meanwhile.
+    void read_file(int fd, Entry& e, struct stat& st) {
+        for (int attempt = 1;; ++attempt) {
+            if (fstat(fd, &st) != 0) throw system_error("look at", e.path);
+            if (!S_ISREG(st.st_mode)) throw Error(text(in_quotes(e.path), " is no longer a file"));
+            take_stat(e, st);
+            e.xattrs = read_xattrs(fd, "", e.path);
+            e.chunks.clear();
+            read_content(fd, e, st);
+            struct stat after;
+            if (fstat(fd, &after) != 0) throw system_error("look at", e.path);
+            if (to_ns(after.st_ctim) == e.ctime && to_ns(after.st_mtim) == e.mtime && after.st_size == st.st_size) break;
+            if (attempt == 2) {
+                say(text("warning: ", in_quotes(e.path), " changed while it was read, twice; it is stored as it was read"));
+                e.racy = true;
+                break;
+            }
+        }
+    }
+
+    void read_content(int fd, Entry& e, const struct stat& st) {
+        e.holes = find_holes(fd, st);
+        XXH3_state_t checksum;
+        XXH3_64bits_reset(&checksum);
+        size_t have = 0;
+        uint64_t total = 0, at = 0;
+        auto hole = e.holes.begin();
+        for (bool ended = false; !ended;) {
+            if (hole != e.holes.end() && at == hole->offset) {
+                at += hole->length;
+                ++hole;
+                continue;
+            }
+            uint64_t upto = hole != e.holes.end() ? hole->offset : UINT64_MAX; // to the end, wherever it is now
+            size_t want = size_t(std::min<uint64_t>(buffer_.size() - have, upto - at));
+            size_t n = read_at(fd, at, {buffer_.data() + have, want}, e.path);
+            XXH3_64bits_update(&checksum, buffer_.data() + have, n);
+            have += n;
+            at += n;
+            total += n;
+            ended = n < want;
+            if (ended && hole != e.holes.end()) e.holes.erase(hole, e.holes.end()); // it was truncated
+            have = put_chunks(e, have, ended);
+            stop_if_asked();
+        }
+        e.size = at;
+        e.checksum = XXH3_64bits_digest(&checksum);
+        result_.bytes_read += total;
+    }
+    static size_t read_at(int fd, uint64_t offset, std::span<uint8_t> into, std::string_view shown) {
+        if (lseek(fd, off_t(offset), SEEK_SET) < 0) throw system_error("read", shown);
+        return read_full(fd, into, shown);
+    }
+    /// Stores the chunks at the start of the buffer that are certain; moves the rest to its front.
+    size_t put_chunks(Entry& e, size_t have, bool ended) {
+        View rest(buffer_.data(), have);
+        while (!rest.empty() && (ended || rest.size() >= kChunkMax)) {
+            size_t n = chunker_.cut(rest);
+            e.chunks.push_back(packer_.put(Kind::data, rest.first(n)));
+            rest = rest.subspan(n);
+        }
+        std::copy(rest.begin(), rest.end(), buffer_.begin());
+        return rest.size();
+    }
+    /// The holes of a sparse file; none where it has as many blocks as bytes.
+    static std::vector<Extent> find_holes(int fd, const struct stat& st) {
+        std::vector<Extent> holes;
+        if (int64_t(st.st_blocks) * 512 >= st.st_size) return holes;
+        for (off_t at = 0; at < st.st_size;) {
+            off_t data = lseek(fd, at, SEEK_DATA);
+            if (data < 0 && errno != ENXIO) return {};
+            if (data < 0 || data > st.st_size) data = st.st_size;
+            if (data > at) holes.push_back({uint64_t(at), uint64_t(data - at)});
+            if (data == st.st_size) break;
+            at = lseek(fd, data, SEEK_HOLE);
+            if (at < 0) return {};
+        }
+        return holes;
+    }
+
+    Repository& repo_;
+    BackupOptions options_;
+    Chunker chunker_;
+    TaskPool tree_wire_; // reads the previous tree
+    Packer packer_;
+    Bytes buffer_;
+    std::optional<TreeWriter> tree_;
+    std::optional<TreeReader> previous_;
+    const Entry* before_ = nullptr; // where the previous tree is
+    bool met_ = false;              // the disk has before_, too
+    bool rewrite_tree_ = false;
+    std::vector<dev_t> devices_;
+    std::map<std::pair<dev_t, ino_t>, Linked> linked_;
+    BackupResult result_;
+};
+
+/// Calls `f(entry, inside)` for every entry at or below one of `tops` (all, if there are none), and
+/// with inside = false for the directories that lead there. Reads only the parts of the tree that it
+/// needs. Returns the tops that were not found.
+template <class F> std::vector<std::string> for_selected(TreeReader& tree, std::vector<std::string> tops, F f) {
+    struct Wanted {
+        bool top, found = false;
+    };
+    auto order = [](const std::string& a, const std::string& b) { return path_before(a, b); };
+    std::map<std::string, Wanted, decltype(order)> wanted(order);
+    if (tops.empty()) tops.push_back("");
+    std::ranges::sort(tops, order);
+    for (auto& top : tops) {
+        if (std::ranges::any_of(wanted, [&](auto& w) { return w.second.top && is_within(top, w.first); })) continue;
+        for (size_t slash = top.find('/'); !top.empty() && slash != top.npos; slash = top.find('/', slash + 1))
+            wanted.try_emplace(top.substr(0, slash), Wanted{false});
+        if (!top.empty()) wanted.try_emplace("", Wanted{false});
+        wanted[top].top = true;
+    }
+    const Entry* e = nullptr;
+    for (auto& [path, w] : wanted) {
+        if (!e || path_before(e->path, path)) tree.seek(path), e = tree.next();
+        while (e && path_before(e->path, path)) e = tree.next();
+        for (; e && (w.top ? is_within(e->path, path) : e->path == path); e = tree.next()) {
+            f(*e, w.top);
+            w.found = true;
+        }
+    }
+    std::vector<std::string> missing;
+    for (auto& [path, w] : wanted)
+        if (w.top && !w.found && !path.empty()) missing.push_back(path);
+    return missing;
+}
+
+// ============================================================================
+// [SECTION] 11. Restore
+// ============================================================================
+// Uses: 3, 8, 9. Provides: Restore. Every name is used relative to an open directory and never
+// through a link. Must hold: I6, I7, I10.
+
+struct RestoreOptions {
+    bool overwrite = false; // replace files that differ
+    bool remove = false;    // remove what the snapshot does not have
+    bool dry_run = false;
+    bool verbose = false;
+    int connections = kConnections;
+    std::vector<std::string> paths; // what to restore; all if empty
+};
+
+struct RestoreResult {
+    std::atomic<uint64_t> restored{0}, in_place{0}, bytes{0}, removed{0};
+    std::atomic<uint64_t> kept{0};                    // conflicts, named
+    std::atomic<uint64_t> failed{0};                  // could not be written, named
+    std::atomic<uint64_t> damaged{0};                 // could not be read from the repository, named
+    std::atomic<uint64_t> no_owner{0}, no_device{0}, no_xattr{0}; // for lack of rights
+    std::vector<std::string> missing;                 // paths that the snapshot does not have
+};
+
+class Restore {
+public:
+    Restore(Repository& repo, const Snapshot& snapshot, const RestoreOptions& options)
+        : repo_(repo), snapshot_(snapshot), options_(options), wire_(options.connections, 64), chunks_(repo, wire_, kReadAhead),
+          writers_(std::clamp(int(std::thread::hardware_concurrency()), 2, 8), 512) {}
+    ~Restore() { chunks_.abort(); }
+
+    /// Makes `destination` what the snapshot is. Throws Error where nothing could be done.
+    void run(const std::string& destination, RestoreResult& result) {
+        result_ = &result;
+        auto root = std::make_shared<Directory>(*this, nullptr, "");
+        open_root(*root, destination);
+        stack_.push_back(std::move(root));
+        TreeReader tree(repo_, wire_, snapshot_);
+        tree.on_damage = [&](const std::string& what) {
+            say(what);
+            tree_damaged_ = true;
+            ++result_->damaged;
+        };
+        try {
+            result.missing = for_selected(tree, options_.paths, [&](const Entry& e, bool inside) {
+                stop_if_asked();
+                place(e, inside);
+            });
+            chunks_.flush();
+            writers_.drain();
+        } catch (...) {
+            tree_damaged_ = true; // the list was not read to its end: nothing is removed
+            chunks_.abort();
+            throw;
+        }
+        stack_.clear();
+    }
+
+private:
+    /// A directory below the destination. It gets its metadata when nobody uses it any more: the
+    /// walk, the files on their way into it, the directories in it.
+    struct Directory {
+        Directory(Restore& r, std::shared_ptr<Directory> up, std::string p) : restore(r), parent(std::move(up)), path(std::move(p)) {}
+        ~Directory() { restore.finish_directory(*this); }
+        Directory(const Directory&) = delete;
+        Directory& operator=(const Directory&) = delete;
+        Restore& restore;
+        std::shared_ptr<Directory> parent;
+        std::string path;
+        Fd fd;                        // none in a dry run where it does not exist
+        bool blocked = false;         // something else is in its place: nothing goes into it
+        std::optional<Entry> entry;   // its metadata, if it is to be set
+        bool whole = false;           // all its names are selected: others may be removed
+        std::set<std::string> names;  // that the snapshot has, if others are to be removed
+    };
+    using DirectoryPtr = std::shared_ptr<Directory>;
+
+    static std::string name_of(const std::string& path) { return path.substr(path.rfind('/') + 1); }
+    static std::string parent_of(const std::string& path) { return path.substr(0, std::min(path.rfind('/'), path.size())); }
+
+    // ---- directories ----
+
+    void open_root(Directory& root, const std::string& destination) {
+        if (!options_.dry_run)
+            for (size_t slash = destination.find('/', 1);; slash = destination.find('/', slash + 1)) {
+                std::string part = destination.substr(0, slash);
+                if (::mkdir(part.c_str(), 0777) != 0 && errno != EEXIST) throw system_error("create the directory", part);
+                if (slash == std::string::npos) break;
+            }
+        root.fd = Fd(::open(destination.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+        if (!root.fd && !options_.dry_run) throw system_error("open the directory", destination);
+    }
+
+    /// The directory that holds `path`, from the stack of those the walk is in. One whose entry was
+    /// lost with a damaged part of the tree is made for the sake of what is in it.
+    DirectoryPtr directory_for(const std::string& path) {
+        std::string parent = path.find('/') == path.npos ? "" : parent_of(path);
+        while (!is_within(parent, stack_.back()->path)) stack_.pop_back();
+        while (stack_.back()->path != parent) {
+            size_t from = stack_.back()->path.empty() ? 0 : stack_.back()->path.size() + 1;
+            std::string next = parent.substr(0, parent.find('/', from));
+            enter(nullptr, next, false);
+        }
+        return stack_.back();
+    }
+
+    /// Opens or creates a directory and puts it on the stack.
+    void enter(const Entry* e, const std::string& path, bool whole) {
+        auto up = stack_.back();
+        auto dir = std::make_shared<Directory>(*this, up, path);
+        dir->blocked = up->blocked;
+        dir->whole = whole;
+        bool created = false;
+        if (!up->blocked && up->fd) {
+            auto name = name_of(path);
+            created = !options_.dry_run && mkdirat(up->fd.get(), name.c_str(), 0700) == 0;
+            dir->fd = Fd(openat(up->fd.get(), name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+            bool other = !dir->fd && (errno == ENOTDIR || errno == ELOOP);
+            if (other && options_.overwrite && !options_.dry_run && unlinkat(up->fd.get(), name.c_str(), 0) == 0 &&
+                mkdirat(up->fd.get(), name.c_str(), 0700) == 0) {
+                created = true;
+                dir->fd = Fd(openat(up->fd.get(), name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+            }
+            if (!dir->fd && !(options_.dry_run && (errno == ENOENT || (other && options_.overwrite)))) {
+                dir->blocked = true;
+                if (other) keep(path, "is no directory here");
+                else fail(system_error("create or open the directory", path));
+            }
+        }
+        if (e && !dir->blocked && (created || whole)) dir->entry = *e;
+        stack_.push_back(std::move(dir));
+    }
+
+    /// Called by whoever uses the directory last, in whatever thread.
+    void finish_directory(Directory& d) noexcept {
+        if (!d.fd) return;
+        try {
+            if (options_.remove && d.whole && !tree_damaged_) remove_others(d);
+            if (d.entry && !options_.dry_run) set_metadata(d.fd.get(), -1, "", *d.entry);
+        } catch (const Error& e) { fail(e); } catch (const std::exception& e) { fail(Error(e.what())); }
+    }
+    void remove_others(Directory& d) {
+        for (auto& name : read_directory(d.fd.get(), d.path)) {
+            if (d.names.contains(name)) continue;
+            std::string path = d.path.empty() ? name : d.path + "/" + name;
+            if (options_.dry_run || options_.verbose) tell(options_.dry_run ? "would delete " : "- ", path);
+            if (!options_.dry_run) remove_tree(d.fd.get(), name, path);
+            ++result_->removed;
+        }
+    }
+    static void remove_tree(int directory, const std::string& name, const std::string& path) {
+        if (unlinkat(directory, name.c_str(), 0) == 0) return;
+        if (errno != EISDIR && errno != EPERM) throw system_error("remove", path);
+        Fd inner = open_directory(directory, name, path);
+        for (auto& child : read_directory(inner.get(), path)) remove_tree(inner.get(), child, path + "/" + child);
+        if (unlinkat(directory, name.c_str(), AT_REMOVEDIR) != 0) throw system_error("remove", path);
+    }
+
+    // ---- one entry ----
+
+    void place(const Entry& e, bool inside) {
+        if (e.path.empty()) {
+            stack_.front()->whole = inside && e.type == Type::directory;
+            if (inside && !options_.dry_run) stack_.front()->entry = e;
+            return;
+        }
+        auto dir = directory_for(e.path);
+        if (options_.remove && dir->whole) dir->names.insert(name_of(e.path));
+        if (e.type == Type::directory) return enter(&e, e.path, inside);
+        if (dir->blocked || !inside) return;
+        try {
+            if (e.type == Type::file)
+                place_file(dir, e);
+            else
+                place_special(*dir, e);
+        } catch (const Corrupt& error) {
+            ++result_->damaged;
+            say(text("cannot restore ", in_quotes(e.path), ": ", error.what()));
+        } catch (const Error& error) {
+            if (error.exit != Exit::failed) throw;
+            fail(error);
+        }
+    }
+
+    void place_file(const DirectoryPtr& dir, const Entry& e) {
+        for (auto& id : e.chunks)
+            if (repo_.index.places(id).empty()) throw Corrupt("a part of it is in no pack that is there");
+        if (already_there(*dir, e)) return;
+        if (options_.dry_run) return would_restore(e);
+        if (e.link_group && place_link(*dir, e)) return;
+        if (e.link_group) first_links_[{e.link_group, e.inode}] = e;
+        // The planner pins the chunks of a file after its writer was queued: a file larger than the
+        // read-ahead is written while its later parts are still being asked for.
+        if (writers_.full()) chunks_.flush();
+        auto entry = std::make_shared<Entry>(e);
+        writers_.push([this, dir, entry] { write_in_thread(*dir, *entry); });
+        for (auto& id : e.chunks) chunks_.pin(id);
+    }
+
+    /// Whether something with this name is there already, so that nothing is to be written: the same
+    /// file, whose metadata is set, or something else, which is kept and named.
+    bool already_there(Directory& dir, const Entry& e) {
+        auto name = name_of(e.path);
+        struct stat st;
+        if (!dir.fd || fstatat(dir.fd.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0) return false;
+        bool same = false;
+        Fd fd;
+        if (e.type == Type::file && S_ISREG(st.st_mode) && uint64_t(st.st_size) == e.size) {
+            fd = Fd(openat(dir.fd.get(), name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
+            same = fd && same_content(fd.get(), e);
+        } else if (e.type == Type::symlink && S_ISLNK(st.st_mode)) {
+            std::string target(kPathMax, '\0');
+            ssize_t n = readlinkat(dir.fd.get(), name.c_str(), target.data(), target.size());
+            same = n >= 0 && std::string_view(target).substr(0, size_t(n)) == e.target;
+        } else {
+            same = (e.type == Type::fifo && S_ISFIFO(st.st_mode)) ||
+                   (e.type == Type::character && S_ISCHR(st.st_mode) && st.st_rdev == e.device) ||
+                   (e.type == Type::block && S_ISBLK(st.st_mode) && st.st_rdev == e.device);
+        }
+        if (same) {
+            ++result_->in_place;
+            if (e.link_group) first_links_.try_emplace({e.link_group, e.inode}, e);
+            if (!options_.dry_run) set_metadata(fd.get(), dir.fd.get(), name, e);
+            return true;
+        }
+        if (options_.overwrite && !S_ISDIR(st.st_mode)) return false;
+        keep(e.path, S_ISDIR(st.st_mode) ? "is a directory here" : "differs here");
+        return true;
+    }
+
+    /// Compares a file on the disk with the checksum, at the disk's speed.
+    static bool same_content(int fd, const Entry& e) {
+        XXH3_state_t checksum;
+        XXH3_64bits_reset(&checksum);
+        Bytes buffer(MiB);
+        uint64_t at = 0;
+        auto scan = [&](uint64_t upto, bool hole) {
+            if (hole && upto > at) {
+                off_t data = lseek(fd, off_t(at), SEEK_DATA);
+                if (data < 0 || uint64_t(data) >= upto) at = upto;
+            }
+            while (at < upto) {
+                std::span<uint8_t> part(buffer.data(), size_t(std::min<uint64_t>(buffer.size(), upto - at)));
+                ssize_t n = pread(fd, part.data(), part.size(), off_t(at));
+                if (n <= 0) return false;
+                part = part.first(size_t(n));
+                if (!hole) XXH3_64bits_update(&checksum, part.data(), part.size());
+                else if (std::ranges::any_of(part, [](uint8_t b) { return b != 0; })) return false;
+                at += uint64_t(n);
+            }
+            return true;
+        };
+        for (auto& h : e.holes)
+            if (!scan(h.offset, false) || !scan(h.offset + h.length, true)) return false;
+        return scan(e.size, false) && (e.chunks.empty() || XXH3_64bits_digest(&checksum) == e.checksum);
+    }
+
+    /// Makes a further name of a file that was restored before. Whether that was possible.
+    bool place_link(Directory& dir, const Entry& e) {
+        auto first = first_links_.find({e.link_group, e.inode});
+        if (first == first_links_.end() || first->second.chunks != e.chunks || first->second.size != e.size) return false;
+        chunks_.flush();
+        writers_.drain(); // the first name may still be on its way
+        try {
+            Fd at(fcntl(stack_.front()->fd.get(), F_DUPFD_CLOEXEC, 0));
+            auto& path = first->second.path;
+            for (size_t from = 0, slash; (slash = path.find('/', from)) != path.npos; from = slash + 1)
+                at = open_directory(at.get(), path.substr(from, slash - from), path);
+            Temporary temporary(dir.fd.get());
+            if (linkat(at.get(), name_of(path).c_str(), dir.fd.get(), temporary.name.c_str(), 0) != 0) return false;
+            publish(temporary, dir, e);
+        } catch (const Error&) { return false; }
+        ++result_->restored;
+        tell_new(e);
+        return true;
+    }
+
+    void place_special(Directory& dir, const Entry& e) {
+        if (already_there(dir, e)) return;
+        if (options_.dry_run) return would_restore(e);
+        Temporary temporary(dir.fd.get());
+        mode_t kind = e.type == Type::fifo ? S_IFIFO : e.type == Type::character ? S_IFCHR : S_IFBLK;
+        int made = e.type == Type::symlink ? symlinkat(e.target.c_str(), dir.fd.get(), temporary.name.c_str())
+                                           : mknodat(dir.fd.get(), temporary.name.c_str(), kind | 0600, dev_t(e.device));
+        if (made != 0 && errno == EPERM && kind != S_IFIFO && geteuid() != 0) {
+            ++result_->no_device;
+            return;
+        }
+        if (made != 0) throw system_error("create", e.path);
+        set_metadata(-1, dir.fd.get(), temporary.name, e);
+        publish(temporary, dir, e);
+        ++result_->restored;
+        tell_new(e);
+    }
+
+    // ---- writing ----
+
+    /// A name that is taken away again unless it was published (I7).
+    struct Temporary {
+        explicit Temporary(int d) : directory(d) {
+            std::array<uint8_t, 8> r;
+            fill_random(r);
+            name = ".nfreeze-" + hex(r);
+        }
+        ~Temporary() {
+            if (!name.empty()) unlinkat(directory, name.c_str(), 0);
+        }
+        Temporary(const Temporary&) = delete;
+        Temporary& operator=(const Temporary&) = delete;
+        int directory;
+        std::string name;
+    };
+    void publish(Temporary& temporary, Directory& dir, const Entry& e) {
+        auto name = name_of(e.path);
+        unsigned flags = options_.overwrite ? 0 : RENAME_NOREPLACE;
+        int bad = renameat2(dir.fd.get(), temporary.name.c_str(), dir.fd.get(), name.c_str(), flags);
+        if (bad && errno == EINVAL) bad = renameat(dir.fd.get(), temporary.name.c_str(), dir.fd.get(), name.c_str());
+        if (bad) throw system_error("create", e.path);
+        // Renaming one name of a file onto another of the same file does nothing: the temporary
+        // one is then still to be removed, which the destructor does.
+        if (e.link_group == 0) temporary.name.clear();
+    }
+
+    void write_in_thread(Directory& dir, const Entry& e) {
+        size_t used = 0; // chunks that were unpinned
+        auto give_back = [&] {
+            for (; used < e.chunks.size(); ++used) chunks_.unpin(repo_.index.places(e.chunks[used]).front().frame);
+        };
+        try {
+            write_file(dir, e, used);
+            ++result_->restored;
+            result_->bytes += e.size;
+            tell_new(e);
+        } catch (const Corrupt& error) {
+            ++result_->damaged;
+            say(text("cannot restore ", in_quotes(e.path), ": ", error.what()));
+        } catch (const Error& error) {
+            if (error.exit != Exit::failed) throw;
+            fail(error);
+        }
+        give_back();
+    }
+
+    void write_file(Directory& dir, const Entry& e, size_t& used) {
+        Temporary temporary(dir.fd.get());
+        Fd fd(openat(dir.fd.get(), temporary.name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
+        if (!fd) throw system_error("create", e.path);
+        IdHasher hasher(repo_.keys.id);
+        XXH3_state_t checksum;
+        XXH3_64bits_reset(&checksum);
+        uint64_t at = 0;
+        auto hole = e.holes.begin();
+        for (auto& id : e.chunks) {
+            auto place = repo_.index.places(id).front();
+            Bytes data = chunks_.get(id, place, hasher);
+            chunks_.unpin(place.frame);
+            ++used;
+            XXH3_64bits_update(&checksum, data.data(), data.size());
+            for (View rest = data; !rest.empty();) {
+                for (; hole != e.holes.end() && hole->offset == at; ++hole) at += hole->length;
+                uint64_t room = (hole != e.holes.end() ? hole->offset : e.size) - at;
+                if (room == 0) throw Corrupt("it has more content than its size");
+                View part = rest.first(size_t(std::min<uint64_t>(rest.size(), room)));
+                if (lseek(fd.get(), off_t(at), SEEK_SET) < 0) throw system_error("write", e.path);
+                write_full(fd.get(), part, e.path);
+                at += part.size();
+                rest = rest.subspan(part.size());
+            }
+        }
+        for (; hole != e.holes.end() && hole->offset == at; ++hole) at += hole->length;
+        if (at != e.size) throw Corrupt("it has less content than its size");
+        if (!e.chunks.empty() && XXH3_64bits_digest(&checksum) != e.checksum) throw Corrupt("its checksum does not match");
+        if (!e.holes.empty() && ftruncate(fd.get(), off_t(e.size)) != 0) throw system_error("write", e.path);
+        set_metadata(fd.get(), dir.fd.get(), temporary.name, e);
+        if (!fd.close()) throw system_error("write", e.path);
+        publish(temporary, dir, e); // I7: only now, complete and checked
+    }
+
+    // ---- metadata ----
+
+    /// Sets owner, attributes, mode and times: through `fd`, or by name where that is -1.
+    void set_metadata(int fd, int directory, const std::string& name, const Entry& e) {
+        bool owned = set_owner(fd, directory, name, e);
+        set_xattrs(fd, fd >= 0 ? "" : proc_path(directory, name), e);
+        if (e.type != Type::symlink) {
+            mode_t mode = owned ? e.mode : e.mode & ~mode_t(06000); // not setuid for somebody else
+            int bad = fd >= 0 ? fchmod(fd, mode) : fchmodat(directory, name.c_str(), mode, 0);
+            if (bad) throw system_error("set the mode of", e.path);
+        }
+        auto seconds = e.mtime / 1'000'000'000, rest = e.mtime % 1'000'000'000;
+        if (rest < 0) rest += 1'000'000'000, --seconds;
+        struct timespec times[2] = {{0, UTIME_OMIT}, {time_t(seconds), long(rest)}};
+        int bad = fd >= 0 ? futimens(fd, times) : utimensat(directory, name.c_str(), times, AT_SYMLINK_NOFOLLOW);
+        if (bad) throw system_error("set the time of", e.path);
+    }
+
+    /// Owners go by name where the name exists here. Returns whether the file has its owner now.
+    bool set_owner(int fd, int directory, const std::string& name, const Entry& e) {
+        struct stat st;
+        int bad = fd >= 0 ? fstat(fd, &st) : fstatat(directory, name.c_str(), &st, AT_SYMLINK_NOFOLLOW);
+        if (bad) throw system_error("look at", e.path);
+        uid_t uid = local_id(users_, snapshot_.users, e.uid, [](const char* n) { auto* p = getpwnam(n); return p ? std::optional(p->pw_uid) : std::nullopt; });
+        gid_t gid = local_id(groups_, snapshot_.groups, e.gid, [](const char* n) { auto* g = getgrnam(n); return g ? std::optional(g->gr_gid) : std::nullopt; });
+        if (st.st_uid == uid && st.st_gid == gid) return true;
+        auto change = [&](uid_t u, gid_t g) { return fd >= 0 ? fchown(fd, u, g) : fchownat(directory, name.c_str(), u, g, AT_SYMLINK_NOFOLLOW); };
+        if (change(uid, gid) == 0) return true;
+        if (geteuid() == 0) throw system_error("set the owner of", e.path);
+        bool group = change(uid_t(-1), gid) == 0;
+        ++result_->no_owner;
+        return group && st.st_uid == uid;
+    }
+    template <class LookUp> uint32_t local_id(std::map<uint32_t, uint32_t>& cache, const Names& names, uint32_t id, LookUp look_up) {
+        std::lock_guard lock(names_mutex_);
+        auto [at, fresh] = cache.try_emplace(id, id);
+        auto name = names.find(id);
+        if (fresh && name != names.end() && !name->second.empty())
+            if (auto found = look_up(name->second.c_str())) at->second = *found;
+        return at->second;
+    }
+
+    void set_xattrs(int fd, const std::string& path, const Entry& e) {
+        auto set = [&](auto& x) {
+            return fd >= 0 ? fsetxattr(fd, x.first.c_str(), x.second.data(), x.second.size(), 0)
+                           : lsetxattr(path.c_str(), x.first.c_str(), x.second.data(), x.second.size(), 0);
+        };
+        for (auto& old : read_xattrs(fd, path, e.path)) // a directory's default ACL may have given it some
+            if (std::ranges::none_of(e.xattrs, [&](auto& x) { return x.first == old.first; }))
+                fd >= 0 ? fremovexattr(fd, old.first.c_str()) : lremovexattr(path.c_str(), old.first.c_str());
+        for (auto& x : e.xattrs) {
+            if (set(x) == 0) continue;
+            if (geteuid() == 0 && errno != ENOTSUP) throw system_error(text("set the attribute ", show(x.first), " of"), e.path);
+            ++result_->no_xattr;
+        }
+    }
+
+    // ---- words ----
+
+    void tell(const char* what, const std::string& path) {
+        std::lock_guard lock(words_mutex_);
+        std::cout << what << show(path) << '\n';
+    }
+    void tell_new(const Entry& e) {
+        if (options_.verbose) tell("+ ", e.path);
+    }
+    void would_restore(const Entry& e) {
+        tell("would restore ", e.path);
+        ++result_->restored;
+        result_->bytes += e.size;
+    }
+    void keep(const std::string& path, const char* why) {
+        ++result_->kept;
+        say(text(in_quotes(path), " ", why, ": it is kept"));
+    }
+    void fail(const Error& e) {
+        ++result_->failed;
+        say(e.what());
+    }
+
+    Repository& repo_;
+    const Snapshot& snapshot_;
+    RestoreOptions options_;
+    RestoreResult* result_ = nullptr;
+    std::atomic<bool> tree_damaged_{false};
+    std::map<std::pair<uint64_t, uint64_t>, Entry> first_links_; // (group, inode): its first name
+    std::mutex names_mutex_, words_mutex_;
+    std::map<uint32_t, uint32_t> users_, groups_; // number there, number here
+    std::vector<DirectoryPtr> stack_;
+    TaskPool wire_;
+    ChunkReader chunks_;
+    TaskPool writers_;
+};
+
+// ============================================================================
+// [SECTION] 12. Looking: snapshots, ls
+// ============================================================================
+// Uses: 8, 9. Provides: tables and lists on standard output. Must hold: I10.
+
+std::string local_time(int64_t ns, const char* format) {
+    auto seconds = time_t(ns / 1'000'000'000 - (ns % 1'000'000'000 < 0));
+    struct tm parts{};
+    localtime_r(&seconds, &parts);
+    char out[64];
+    return {out, strftime(out, sizeof out, format, &parts)};
+}
+
+std::string human_size(uint64_t n) {
+    if (n < 1024) return text(n, " B");
+    static constexpr const char* units[] = {"KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
+    double v = double(n);
+    size_t unit = 0;
+    for (v /= 1024; v >= 1024 && unit < 5; ++unit) v /= 1024;
+    return text(std::fixed, std::setprecision(v < 10 ? 1 : 0), v, " ", units[unit]);
+}
+
+/// Columns as wide as their widest cell; those in `right` are aligned to the right.
+void print_table(const std::vector<std::vector<std::string>>& rows, const std::set<size_t>& right) {
+    std::vector<size_t> width;
+    auto columns = [](std::string_view s) { return size_t(std::ranges::count_if(s, [](char c) { return (uint8_t(c) & 0xc0) != 0x80; })); };
+    for (auto& row : rows)
+        for (size_t i = 0; i < row.size(); ++i) {
+            width.resize(std::max(width.size(), row.size()));
+            width[i] = std::max(width[i], columns(row[i]));
+        }
+    for (auto& row : rows) {
+        std::string line;
+        for (size_t i = 0; i < row.size(); ++i) {
+            std::string pad(width[i] - columns(row[i]), ' ');
+            if (i > 0) line += "  ";
+            line += right.contains(i) ? pad + row[i] : i + 1 < row.size() ? row[i] + pad : row[i];
+        }
+        std::cout << line << '\n';
+    }
+}
+
+void print_snapshots(const std::vector<const Snapshot*>& snapshots) {
+    std::vector<std::vector<std::string>> rows{{"ID", "TIME", "HOST", "SOURCE", "FILES", "SIZE", ""}};
+    for (auto i = snapshots.rbegin(); i != snapshots.rend(); ++i) {
+        auto& s = **i;
+        std::string notes = s.incomplete ? "incomplete" : "";
+        for (auto& t : s.tags) notes += (notes.empty() ? "" : " ") + show(t);
+        rows.push_back({hex(s.id).substr(0, 8), local_time(s.time, "%Y-%m-%d %H:%M:%S"), show(s.host), show(s.source),
+                        text(s.counts.files), human_size(s.counts.bytes), notes});
+    }
+    print_table(rows, {4, 5});
+}
+
+/// The one snapshot that is meant: the newest, or the one whose id begins with `id`, of `source`
+/// ("path" or "host:path") if given. Throws Usage that lists the choice where there is one.
+const Snapshot& choose_snapshot(const Repository& repo, const std::string& id, const std::string& source) {
+    auto all = repo.snapshots();
+    std::erase_if(all, [&](auto* s) {
+        return (!id.empty() && id != "latest" && !hex(s->id).starts_with(id)) ||
+               (!source.empty() && s->source != source && s->host + ":" + s->source != source);
+    });
+    if (all.empty())
+        throw Error(id.empty() && source.empty() ? "the repository holds no snapshot yet" : "no snapshot fits; see: nfreeze snapshots REPO",
+                    repo.damage.empty() && repo.doubts.empty() ? Exit::failed : Exit::damaged);
+    if (!id.empty() && id != "latest") {
+        if (all.size() > 1) throw Usage(text(all.size(), " snapshots begin with ", show(id), ": give more digits"));
+        return *all[0];
+    }
+    std::set<std::string> sources;
+    for (auto* s : all) sources.insert(show(s->host) + ":" + show(s->source));
+    if (sources.size() > 1) {
+        std::string list;
+        for (auto& s : sources) list += "\n  --source '" + s + "'";
+        throw Usage("the repository holds several sources; choose one:" + list);
+    }
+    return *all[0];
+}
+
+struct ListOptions {
+    bool details = false, recursive = false;
+    std::vector<std::string> paths;
+};
+
+std::string mode_string(const Entry& e) {
+    std::string s(1, "-dlpcb"[size_t(e.type)]);
+    for (int shift : {6, 3, 0})
+        for (int bit : {2, 1, 0}) s += e.mode >> (shift + bit) & 1 ? "rwx"[2 - bit] : '-';
+    auto special = [&](unsigned mask, size_t at, char c) {
+        if (e.mode & mask) s[at] = s[at] == 'x' ? c : char(c - 32);
+    };
+    special(04000, 3, 's');
+    special(02000, 6, 's');
+    special(01000, 9, 't');
+    return s + (e.xattrs.empty() ? "" : "+");
+}
+
+class Lister {
+public:
+    Lister(Repository& repo, const Snapshot& snapshot, const ListOptions& options)
+        : repo_(repo), snapshot_(snapshot), options_(options), wire_(2, 8) {}
+
+    /// Prints what is asked for, paths relative to the source. Returns paths that are not there.
+    std::vector<std::string> run(bool& damaged) {
+        auto tops = options_.paths;
+        if (tops.empty()) tops.push_back("");
+        std::ranges::sort(tops, path_before);
+        std::vector<std::string> missing;
+        for (auto& top : tops)
+            if (!list(top, damaged)) missing.push_back(top);
+        print_table(rows_, {3});
+        return missing;
+    }
+
+private:
+    /// A directory's content, or a file itself; skips what lies deeper unless all is asked for.
+    bool list(const std::string& top, bool& damaged) {
+        TreeReader tree(repo_, wire_, snapshot_);
+        tree.on_damage = [&](const std::string& what) {
+            say(what);
+            damaged = true;
+        };
+        tree.seek(top);
+        bool found = false;
+        for (const Entry* e = tree.next(); e; e = tree.next()) {
+            if (path_before(e->path, top)) continue;
+            if (!is_within(e->path, top)) break;
+            found = true;
+            if (e->path == top && e->type == Type::directory) continue;
+            auto below = std::string_view(e->path).substr(e->path == top || top.empty() ? 0 : top.size() + 1);
+            if (!options_.recursive && e->path != top && below.find('/') != below.npos) continue;
+            print(*e);
+            if (e->type == Type::directory && !options_.recursive) tree.seek(e->path + '\x01'); // behind all in it
+        }
+        return found;
+    }
+    void print(const Entry& e) {
+        if (!options_.details) {
+            std::cout << show(e.path) << '\n';
+            return;
+        }
+        std::string size = e.type == Type::character || e.type == Type::block ? text(major(dev_t(e.device)), ",", minor(dev_t(e.device)))
+                           : e.type == Type::symlink ? text(e.target.size()) : text(e.size);
+        rows_.push_back({mode_string(e), owner(snapshot_.users, e.uid), owner(snapshot_.groups, e.gid), size,
+                         local_time(e.mtime, "%Y-%m-%d %H:%M"), show(e.path) + (e.type == Type::symlink ? " -> " + show(e.target) : "")});
+        if (rows_.size() < 10000) return; // aligned in blocks, so that memory stays bounded
+        print_table(rows_, {3});
+        rows_.clear();
+    }
+    static std::string owner(const Names& names, uint32_t id) {
+        auto at = names.find(id);
+        return at == names.end() || at->second.empty() ? text(id) : show(at->second);
+    }
+    Repository& repo_;
+    const Snapshot& snapshot_;
+    ListOptions options_;
+    TaskPool wire_;
+    std::vector<std::vector<std::string>> rows_;
+};
+
+// ============================================================================
+// [SECTION] 13. Command line
+// ============================================================================
+// Uses: everything. Provides: main. One table of options serves the parser and the help.
+
+constexpr const char* kHelp = R"(nfreeze keeps encrypted backups on servers that need not be trusted.
+
+  nfreeze init      REPO                       make a repository
+  nfreeze backup    [options] SRC REPO         back a directory (or a file) up
+  nfreeze restore   [options] REPO DEST [PATH...]  make DEST what SRC was
+  nfreeze snapshots REPO                       list the backups
+  nfreeze ls        [options] REPO [PATH...]   list the files of a backup
+  nfreeze help [VERB]                          this text, or a verb's options
+
+REPO is [user@]host:path, sftp://[user@]host[:port]/path (//path from the root),
+or a local directory. Where it is left out, or "", NFREEZE_REPOSITORY is used.
+
+The passphrase comes from --password-file, --password-command, NFREEZE_PASSWORD,
+or is asked for. A server's password: NFREEZE_SSH_PASSWORD, or it is asked for.
+
+Exit codes: 0 all well; 1 failed, nothing committed; 2 wrong usage; 3 committed or
+restored, but some files could not be read or written; 4 wrong passphrase; 5 the
+repository is damaged or was tampered with; 6 cannot connect or log in;
+130 interrupted.
+)";
+
+struct Option {
+    const char *verbs, *name, *argument, *help; // verbs: space-separated, "" for all; name as cxxopts has it
+};
+constexpr Option kOptions[] = {
+    {"", "i,identity", "FILE", "log in with this private key"},
+    {"", "p,port", "PORT", "the server's port (22)"},
+    {"", "known-hosts", "FILE", "instead of ~/.ssh/known_hosts"},
+    {"", "host-key", "SHA256:...", "accept this host key and no other"},
+    {"", "accept-new-host-key", "", "accept and remember the key of an unknown host"},
+    {"", "password-file", "FILE", "its first line is the passphrase"},
+    {"", "password-command", "CMD", "the first line it prints is the passphrase"},
+    {"", "connections", "N", "connections to the server, at most (4)"},
+    {"", "q,quiet", "", "print nothing but warnings and errors"},
+    {"", "v,verbose", "", "name each file that is new (+), changed (M) or gone (-)"},
+    {"backup", "checksum", "", "read every file, trust content alone"},
+    {"backup", "ignore-inode", "", "do not compare inode numbers (network mounts)"},
+    {"backup", "ignore-ctime", "", "do not compare the time of the last status change"},
+    {"restore ls", "snapshot", "ID", "this snapshot (the first digits do), not the newest"},
+    {"restore ls", "source", "PATH", "the snapshots of this source, as PATH or HOST:PATH"},
+    {"restore", "overwrite", "", "replace files that differ"},
+    {"restore", "delete", "", "remove what the snapshot does not have"},
+    {"restore", "n,dry-run", "", "say what would happen, change nothing"},
+    {"ls", "l,long", "", "mode, owner, size and time too"},
+    {"ls", "R,recursive", "", "everything below, too"},
+};
+
+bool has_word(std::string_view words, std::string_view word) {
+    return (" " + std::string(words) + " ").find(" " + std::string(word) + " ") != std::string::npos;
+}
+
+std::string environment(const char* name) {
+    const char* value = getenv(name);
+    return value ? value : "";
+}
+
+/// A command line, taken apart.
+class Arguments {
+public:
+    Arguments(const std::string& verb, int argc, char** argv) : verb_(verb), parser_("nfreeze " + verb) {
+        auto add = parser_.add_options();
+        for (auto& o : kOptions) {
+            if (*o.verbs && !has_word(o.verbs, verb)) continue;
+            bool flag = !*o.argument;
+            add(o.name, o.help, flag ? std::shared_ptr<cxxopts::Value>(cxxopts::value<bool>()) : cxxopts::value<std::vector<std::string>>(), o.argument);
+        }
+        add("h,help", "this text");
+        // Rest: cxxopts would cut operands at commas if they were a declared list.
+        parser_.allow_unrecognised_options();
+        try {
+            parsed_ = parser_.parse(argc, argv);
+        } catch (const cxxopts::exceptions::exception& e) { throw Usage(text(e.what(), "; see: nfreeze help ", verb)); }
+        bool only_operands = false;
+        for (auto& word : parsed_.unmatched()) {
+            if (!only_operands && word.size() > 1 && word[0] == '-') throw Usage(text("unknown option ", in_quotes(word), "; see: nfreeze help ", verb));
+            operands_.push_back(word);
+        }
+        (void)only_operands;
+    }
+    bool flag(const char* name) const { return parsed_.count(name) > 0; }
+    std::string value(const char* name, const std::string& otherwise = "") const {
+        return flag(name) ? parsed_[name].as<std::vector<std::string>>().back() : otherwise;
+    }
+    int number(const char* name, int otherwise, int min, int max) const {
+        if (!flag(name)) return otherwise;
+        auto s = value(name);
+        int n = 0;
+        if (std::from_chars(s.data(), s.data() + s.size(), n).ptr != s.data() + s.size() || s.empty() || n < min || n > max)
+            throw Usage(text("--", name, " wants a number from ", min, " to ", max, ", not ", in_quotes(s)));
+        return n;
+    }
+    const std::vector<std::string>& operands() const { return operands_; }
+    std::string help() const { return parser_.help(); }
+
+private:
+    std::string verb_;
+    cxxopts::Options parser_;
+    cxxopts::ParseResult parsed_;
+    std::vector<std::string> operands_;
+};
+
+// ---- the passphrase -----------------------------------------------------------------
+
+std::string first_line(std::string s) {
+    size_t end = s.find_first_of("\r\n");
+    std::string line = s.substr(0, end);
+    wipe(s);
+    return line;
+}
+
+std::string command_output(const std::string& command) {
+    std::unique_ptr<FILE, int (*)(FILE*)> pipe(popen(command.c_str(), "re"), pclose);
+    if (!pipe) throw system_error("run", command);
+    std::string out;
+    for (int c; (c = fgetc(pipe.get())) != EOF && out.size() < kKeyFileMax;) out += char(c);
+    int status = pclose(pipe.release());
+    if (status != 0) throw Error(text("the password command ", in_quotes(command), " failed with status ", WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status)));
+    return out;
+}
+
+/// The passphrase, from where the user put it; never empty. `twice`: one that is typed is asked for again.
+Secret get_passphrase(const Arguments& args, bool twice) {
+    std::string s, from;
+    if (args.flag("password-file")) {
+        from = text("in ", in_quotes(args.value("password-file")));
+        s = first_line(read_small_file(args.value("password-file"), kKeyFileMax));
+    } else if (args.flag("password-command")) {
+        from = "from the password command";
+        s = first_line(command_output(args.value("password-command")));
+    } else if (getenv("NFREEZE_PASSWORD")) {
+        from = "in NFREEZE_PASSWORD";
+        s = environment("NFREEZE_PASSWORD");
+    } else {
+        from = "given";
+        s = ask("Passphrase of the repository: ", false);
+        if (twice && !s.empty()) {
+            auto again = ask("The same again: ", false);
+            bool same = s == again;
+            wipe(again);
+            if (!same) throw Error("the two passphrases differ; nothing was changed");
+        }
+    }
+    if (s.empty()) throw Error(text("the passphrase ", from, " is empty, which protects nothing"));
+    Secret secret(s);
+    wipe(s);
+    return secret;
+}
+
+// ---- reaching the repository ----------------------------------------------------------
+
+std::string user_name() {
+    auto* p = getpwuid(geteuid());
+    return p ? p->pw_name : environment("USER");
+}
+std::string home_directory() {
+    if (auto home = environment("HOME"); !home.empty()) return home;
+    auto* p = getpwuid(geteuid());
+    return p ? p->pw_dir : "/";
+}
+std::string host_name() {
+    char name[256] = "";
+    gethostname(name, sizeof name - 1);
+    return name;
+}
+
+std::unique_ptr<Store> open_store(const Address& a, const Arguments& args) {
+    if (!a.remote()) return std::make_unique<LocalStore>(a.path);
+    SshOptions o;
+    o.host = a.host;
+    o.user = a.user.empty() ? user_name() : a.user;
+    o.port = args.number("port", a.port ? a.port : 22, 1, 65535);
+    auto ssh = home_directory() + "/.ssh/";
+    if (args.flag("identity")) {
+        auto file = args.value("identity");
+        if (access(file.c_str(), R_OK) != 0) throw system_error("read the identity file", file);
+        o.identities.push_back(file);
+    }
+    for (auto* name : {"id_ed25519", "id_ecdsa", "id_rsa"}) o.identities.push_back(ssh + name);
+    o.known_hosts = {args.value("known-hosts", ssh + "known_hosts"), "/etc/ssh/ssh_known_hosts"};
+    o.pinned = args.value("host-key");
+    if (!o.pinned.empty() && !o.pinned.starts_with("SHA256:")) throw Usage("--host-key wants a fingerprint that begins with SHA256:");
+    while (o.pinned.ends_with('=')) o.pinned.pop_back();
+    o.accept_new = args.flag("accept-new-host-key");
+    o.connections = args.number("connections", kConnections, 1, kConnectionsMax);
+    return std::make_unique<SftpStore>(std::move(o), a.path);
+}
+
+/// What a verb works on.
+struct Job {
+    Arguments args;
+    std::string repo_name;
+    std::vector<std::string> operands; // without REPO
+    std::unique_ptr<Store> store;
+    std::unique_ptr<Repository> repo;
+
+    /// `position` is REPO's among the operands, of which there are at least `least` with it.
+    Job(const std::string& verb, int argc, char** argv, size_t position, size_t least, size_t most)
+        : args(verb, argc, argv), operands(args.operands()) {
+        if (operands.size() + 1 == least && position < least) operands.insert(operands.begin() + long(position), "");
+        if (operands.size() < least || operands.size() > most) {
+            size_t want = operands.size() < least ? least : most;
+            throw Usage(text(operands.size() < want ? "something is missing" : "there are too many words", "; see: nfreeze help ", verb));
+        }
+        repo_name = operands[position].empty() ? environment("NFREEZE_REPOSITORY") : operands[position];
+        operands.erase(operands.begin() + long(position));
+        if (repo_name.empty()) throw Usage(text("REPO is missing and NFREEZE_REPOSITORY is not set; see: nfreeze help ", verb));
+    }
+    bool quiet() const { return args.flag("quiet"); }
+    int connections() const { return args.number("connections", kConnections, 1, kConnectionsMax); }
+
+    void open_store() { store = ::open_store(parse_address(repo_name), args); }
+    void open() {
+        open_store();
+        try {
+            repo = Repository::open(*store, [&] { return get_passphrase(args, false); });
+        } catch (const NotThere& e) {
+            throw NotThere(text(in_quotes(repo_name), " is no repository (", e.what(), "); make one with: nfreeze init ", show(repo_name)));
+        }
+    }
+    void init() {
+        // Cheaper keys than the default are for tests and for very small machines.
+        ScryptCost cost;
+        if (auto n = environment("NFREEZE_SCRYPT_LOGN"); !n.empty()) cost.log_n = unsigned(std::atoi(n.c_str()));
+        if (!cost.acceptable()) throw Usage(text("NFREEZE_SCRYPT_LOGN wants a number from ", kScryptLogNMin, " to 20"));
+        auto passphrase = get_passphrase(args, true);
+        Repository::init(*store, passphrase, cost, now_ns(), user_name() + "@" + host_name());
+    }
+    /// The exit code of a verb that only reads: what is lost or doubtful may hide newer snapshots.
+    Exit verdict() const { return repo->damage.empty() && repo->doubts.empty() ? Exit::ok : Exit::damaged; }
+};
+
+// ---- the verbs --------------------------------------------------------------------------
+
+Exit verb_init(int argc, char** argv) {
+    Job job("init", argc, argv, 0, 1, 1);
+    job.open_store();
+    job.init();
+    if (!job.quiet())
+        std::cout << "created the repository " << show(job.repo_name)
+                  << "\nWithout its passphrase nobody can read it: keep that in a safe place, too.\n";
+    return Exit::ok;
+}
+
+/// Opens the repository for a backup; where there is none, offers to make it.
+void open_for_backup(Job& job) {
+    try {
+        job.open();
+    } catch (const NotThere&) {
+        bool empty = false;
+        try {
+            empty = job.store->list("").empty();
+        } catch (const NotThere&) { empty = true; }
+        if (!empty || !have_terminal()) throw;
+        if (ask(text("There is no repository at ", show(job.repo_name), " yet. Make one (yes/no)? "), true) != "yes") throw;
+        job.init();
+        job.open();
+    }
+}
+
+void print_backup(const BackupResult& r, uint64_t uploaded, Clock::time_point begun) {
+    auto& c = r.snapshot.counts;
+    auto bytes = [](uint64_t n) { return isatty(1) ? human_size(n) : text(n); };
+    std::cout << "files: " << c.new_files << " new, " << c.changed_files << " changed, " << r.unchanged << " unchanged, " << r.gone << " gone\n"
+              << "bytes: " << bytes(r.bytes_read) << " read, " << bytes(r.new_bytes) << " new, " << bytes(uploaded) << " uploaded\n"
+              << "time: " << std::fixed << std::setprecision(3) << std::chrono::duration<double>(Clock::now() - begun).count() << " s\n"
+              << "snapshot " << hex(r.snapshot.id) << (r.snapshot.incomplete ? " (incomplete)" : "") << std::endl;
+}
+
+Exit verb_backup(int argc, char** argv) {
+    auto begun = Clock::now();
+    Job job("backup", argc, argv, 1, 2, 2);
+    std::unique_ptr<char, decltype(&free)> source(realpath(job.operands[0].c_str(), nullptr), free);
+    if (!source) throw system_error("back up", job.operands[0]);
+    open_for_backup(job);
+    BackupOptions o;
+    o.checksum = job.args.flag("checksum");
+    o.ignore_inode = job.args.flag("ignore-inode");
+    o.ignore_ctime = job.args.flag("ignore-ctime");
+    o.verbose = job.args.flag("verbose");
+    o.connections = job.connections();
+    if (auto s = environment("NFREEZE_CHECKPOINT_SECONDS"); !s.empty()) o.checkpoint = std::chrono::seconds(std::atoi(s.c_str()));
+    struct stat st;
+    auto address = parse_address(job.repo_name);
+    if (!address.remote() && stat(address.path.c_str(), &st) == 0) o.skip = {st.st_dev, st.st_ino};
+    Snapshot record;
+    record.host = host_name();
+    record.user = user_name();
+    record.version = NFREEZE_VERSION;
+    auto result = Backup(*job.repo, o).run(source.get(), record);
+    if (!job.quiet()) print_backup(result, job.repo->uploaded, begun);
+    if (!job.repo->damage.empty()) return Exit::damaged;
+    return result.snapshot.incomplete ? Exit::partial : Exit::ok;
+}
+
+/// A path as the user typed it or as `ls` printed it, in the form the tree has.
+std::string clean_path(const std::string& typed) {
+    std::string path = unshow(typed), out;
+    std::istringstream parts(path);
+    for (std::string part; std::getline(parts, part, '/');)
+        if (!part.empty() && part != ".") out += (out.empty() ? "" : "/") + part;
+    return out;
+}
+
+Exit verb_restore(int argc, char** argv) {
+    Job job("restore", argc, argv, 0, 2, SIZE_MAX);
+    job.open();
+    auto& snapshot = choose_snapshot(*job.repo, job.args.value("snapshot"), job.args.value("source"));
+    RestoreOptions o;
+    o.overwrite = job.args.flag("overwrite");
+    o.remove = job.args.flag("delete");
+    o.dry_run = job.args.flag("dry-run");
+    o.verbose = job.args.flag("verbose");
+    o.connections = job.connections();
+    for (size_t i = 1; i < job.operands.size(); ++i) o.paths.push_back(clean_path(job.operands[i]));
+    RestoreResult r;
+    Restore(*job.repo, snapshot, o).run(job.operands[0], r);
+    for (auto& path : r.missing) say(text("the snapshot has no ", in_quotes(path)));
+    if (!job.quiet()) {
+        std::cout << (o.dry_run ? "would be restored: " : "restored: ") << r.restored << " files, " << human_size(r.bytes) << "; in place: " << r.in_place
+                  << "; kept: " << r.kept << "; deleted: " << r.removed << "; failed: " << r.failed + r.damaged << '\n';
+        if (r.no_owner + r.no_device + r.no_xattr > 0)
+            std::cout << "for lack of rights or of support by the file system, not set: " << r.no_owner << " owners, " << r.no_device << " devices, "
+                      << r.no_xattr << " attributes\n";
+        std::cout << "snapshot " << hex(snapshot.id) << " of " << show(snapshot.host) << ':' << show(snapshot.source) << ", "
+                  << local_time(snapshot.time, "%Y-%m-%d %H:%M:%S") << std::endl;
+    }
+    if (r.damaged > 0) return Exit::damaged;
+    if (job.verdict() != Exit::ok) return job.verdict();
+    if (r.kept + r.failed > 0 || !r.missing.empty()) return r.restored + r.in_place == 0 && !r.missing.empty() ? Exit::failed : Exit::partial;
+    return Exit::ok;
+}
+
+Exit verb_snapshots(int argc, char** argv) {
+    Job job("snapshots", argc, argv, 0, 1, 1);
+    job.open();
+    print_snapshots(job.repo->snapshots());
+    return job.verdict();
+}
+
+Exit verb_ls(int argc, char** argv) {
+    Job job("ls", argc, argv, 0, 1, SIZE_MAX);
+    job.open();
+    auto& snapshot = choose_snapshot(*job.repo, job.args.value("snapshot"), job.args.value("source"));
+    ListOptions o;
+    o.details = job.args.flag("long");
+    o.recursive = job.args.flag("recursive");
+    for (auto& path : job.operands) o.paths.push_back(clean_path(path));
+    bool damaged = false;
+    auto missing = Lister(*job.repo, snapshot, o).run(damaged);
+    for (auto& path : missing) say(text("the snapshot has no ", in_quotes(path)));
+    return damaged ? Exit::damaged : job.verdict() != Exit::ok ? job.verdict() : missing.empty() ? Exit::ok : Exit::failed;
+}
+
+struct Verb {
+    const char *name, *operands, *summary;
+    Exit (*run)(int, char**);
+};
+constexpr Verb kVerbs[] = {
+    {"init", "REPO", "Makes a repository in a new or empty directory.", verb_init},
+    {"backup", "SRC REPO", "Backs up a directory or a file; only what is new is sent.", verb_backup},
+    {"restore", "REPO DEST [PATH...]", "Makes DEST what SRC was, or only PATHs in it (as ls prints them).", verb_restore},
+    {"snapshots", "REPO", "Lists the backups in a repository, the newest last.", verb_snapshots},
+    {"ls", "REPO [PATH...]", "Lists the files of a backup, or of directories in it.", verb_ls},
+};
+
+void print_help(const std::string& verb) {
+    if (verb.empty()) {
+        std::cout << kHelp;
+        return;
+    }
+    for (auto& v : kVerbs) {
+        if (v.name != verb) continue;
+        std::cout << "nfreeze " << v.name << " [options] " << v.operands << "\n" << v.summary << "\n\n";
+        for (auto& o : kOptions) {
+            if (*o.verbs && !has_word(o.verbs, verb)) continue;
+            std::string name = o.name;
+            name = name[1] == ',' ? "-" + name.substr(0, 1) + ", --" + name.substr(2) : "    --" + name;
+            std::cout << "  " << std::left << std::setw(30) << name + (*o.argument ? " " : "") + o.argument << o.help << '\n';
+        }
+        return;
+    }
+    throw Usage(text("there is no verb ", in_quotes(verb), "; see: nfreeze help"));
+}
+
+Exit run_command(int argc, char** argv) {
+    std::string verb = argc > 1 ? argv[1] : "";
+    if (verb.empty()) throw Usage("nothing to do. To begin:\n  nfreeze init user@host:path\n  nfreeze backup DIR user@host:path\n  nfreeze restore user@host:path DEST\nAll else: nfreeze help");
+    if (verb == "--version") {
+        std::cout << "nfreeze " NFREEZE_VERSION " (format 1, libssh2 " << libssh2_version(0) << ")\n";
+        return Exit::ok;
+    }
+    bool wants_help = std::any_of(argv + 2, argv + argc, [](std::string_view a) { return a == "--help" || a == "-h"; });
+    if (verb == "help" || verb == "--help" || verb == "-h" || wants_help) {
+        print_help(wants_help ? verb : argc > 2 ? argv[2] : "");
+        return Exit::ok;
+    }
+    for (auto& v : kVerbs)
+        if (v.name == verb) return v.run(argc - 1, argv + 1);
+    throw Usage(text("there is no verb ", in_quotes(verb), "; see: nfreeze help"));
+}
+
+/// What must be so before anything else runs.
+void prepare_process() {
+    struct sigaction action{};
+    action.sa_handler = on_signal;
+    for (int s : {SIGINT, SIGTERM, SIGHUP}) sigaction(s, &action, nullptr);
+    signal(SIGPIPE, SIG_IGN);
+    // A static program must not load the host's name-service modules: they may be of another glibc.
+    for (auto [database, sources] : {std::pair{"hosts", "files dns"}, {"passwd", "files"}, {"group", "files"}, {"services", "files"}})
+        __nss_configure_lookup(database, sources);
+    struct rlimit files;
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0) { // one descriptor a level of directories
+        files.rlim_cur = files.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &files);
+    }
+    mallopt(M_MMAP_THRESHOLD, int(MiB / 2)); // large buffers go back to the system when they are freed
+    OPENSSL_init_crypto(OPENSSL_INIT_NO_LOAD_CONFIG, nullptr);
+    if (libssh2_init(LIBSSH2_INIT_NO_CRYPTO) != 0) throw Error("libssh2 does not start");
+}
+
+} // namespace
+
+#ifndef NFREEZE_NO_MAIN
+int main(int argc, char** argv) {
+    try {
+        prepare_process();
+        auto code = run_command(argc, argv);
+        std::cout.flush();
+        return int(code);
+    } catch (const Interrupted&) {
+        say("interrupted; what was sent is kept, and the next run goes on from there");
+        return int(Exit::interrupted);
+    } catch (const Error& e) {
+        say(e.what());
+        return int(e.exit);
+    } catch (const std::bad_alloc&) {
+        say("out of memory");
+    } catch (const std::exception& e) { say(text("unexpected: ", e.what())); }
+    return int(Exit::failed);
+}
+#endif

@@ -1,0 +1,103 @@
+#!/bin/sh
+# Installs the Debian packages that are missing for a purpose, and says which.
+#
+#     third_party/install-packages.sh build|demo|test
+#
+# Where all is there already, nothing is done and no network is needed. Where there is no apt-get,
+# what is needed is printed, and the build goes on and finds out for itself.
+set -eu
+
+build='g++ make cmake pkg-config libcrypto++-dev libxxhash-dev libzstd-dev libssl-dev zlib1g-dev
+    libcxxopts-dev'
+case ${1:-} in
+build) packages=$build ;;
+demo) packages="$build openssh-server openssh-client" ;;
+test) packages="$build openssh-server openssh-client doctest-dev rsync attr acl" ;;
+*)
+    echo "usage: $0 build|demo|test" >&2
+    exit 2 ;;
+esac
+
+if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
+    echo "No apt-get here; these are needed, by the names they have in Debian:"
+    # shellcheck disable=SC2086 # all on one line
+    echo " " $packages "libssh2-1-dev (1.11.1 or newer)"
+    exit 0
+fi
+
+installed() { dpkg-query -W -f '${Status}\n' "$1" 2>/dev/null | grep -q '^install ok installed$'; }
+candidate() { apt-cache policy "$1" 2>/dev/null | sed -n 's/^  Candidate: //p' | grep -v '(none)'; }
+
+# libssh2 comes as a package where that is new enough; otherwise its source is fetched from
+# Debian 13 and unpacked by dpkg-source (fetch-libssh2.sh).
+libssh2_package() {
+    version=$(dpkg-query -W -f '${Version}' libssh2-1-dev 2>/dev/null || true)
+    if [ -z "$version" ]; then version=$(candidate libssh2-1-dev || true); fi
+    if dpkg --compare-versions "${version:-0}" ge 1.11.1; then echo libssh2-1-dev; else echo dpkg-dev; fi
+}
+
+missing() {
+    for package in $packages "$(libssh2_package)"; do
+        installed "$package" || printf '%s ' "$package"
+    done
+}
+
+list=$(missing)
+if [ -z "$list" ]; then exit 0; fi
+
+as_root=
+if [ "$(id -u)" != 0 ]; then
+    command -v sudo >/dev/null || {
+        echo "These packages are missing, and neither root nor sudo is at hand to install them: $list" >&2
+        exit 1
+    }
+    as_root=sudo
+fi
+
+apt() { $as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300 "$@"; }
+
+# The lists of packages are fetched anew only if they do not know a package, or know one that the
+# mirror no longer has.
+update() {
+    echo "apt-get update"
+    apt update
+    list=$(missing)
+}
+for package in $list; do
+    if ! candidate "$package" >/dev/null; then
+        update
+        break
+    fi
+done
+
+# The tests and the demonstration start sshd by themselves, on a port of their own. The system's
+# service must not come along: it is neither started now (a policy-rc.d for the time of the
+# installation, where the machine has none) nor at the next boot (disabled afterwards).
+policy=/usr/sbin/policy-rc.d
+quiet_sshd=
+case " $list" in
+*' openssh-server '*)
+    quiet_sshd=1
+    if [ ! -e $policy ]; then
+        trap '$as_root rm -f $policy' EXIT
+        trap 'exit 1' HUP INT TERM
+        printf '#!/bin/sh\nexit 101\n' | $as_root tee $policy >/dev/null
+        $as_root chmod 755 $policy
+    fi ;;
+esac
+
+# dpkg's progress is left out; what goes wrong is on stderr.
+install() {
+    echo "Installing $list"
+    # shellcheck disable=SC2086 # a list of words
+    apt install -y --no-install-recommends $list >/dev/null
+}
+install || { update && install; } || {
+    echo "These packages could not be installed (apt-get's reason is above): $list" >&2
+    exit 1
+}
+
+if [ -n "$quiet_sshd" ]; then
+    $as_root update-rc.d ssh disable >/dev/null 2>&1 || true
+    echo "openssh-server was installed for the tests; its service is disabled and was not started."
+fi
