@@ -323,6 +323,14 @@ std::vector<std::string> read_directory(int directory, std::string_view shown) {
     return names;
 }
 
+/// What a symbolic link says; throws Error.
+std::string read_link(int directory, const std::string& name, std::string_view shown) {
+    std::array<char, PATH_MAX> target; // the kernel's own limit
+    ssize_t n = readlinkat(directory, name.c_str(), target.data(), target.size());
+    if (n < 0) throw system_error("read the link", shown);
+    return {target.data(), size_t(n)};
+}
+
 /// Reads until `into` is full or the file ends; returns the bytes read; throws Error.
 size_t read_full(int fd, std::span<uint8_t> into, std::string_view shown) {
     size_t got = 0;
@@ -1463,10 +1471,6 @@ class SftpStore : public Store {
 
     void release(std::unique_ptr<Session> session) {
         std::lock_guard lock(mutex_);
-        if (first_) {
-            ++open_;
-            first_ = false;
-        }
         if (session->moved() < kSessionBytes)
             idle_.push_back(std::move(session));
         else
@@ -1483,7 +1487,7 @@ class SftpStore : public Store {
 public:
     /// `path` as in Address: relative to the login directory, or absolute.
     SftpStore(SshOptions options, std::string path) : options_(std::move(options)), root_(std::move(path)), limit_(options_.connections) {
-        release(std::make_unique<Session>(options_, memory_));
+        idle_.push_back(std::make_unique<Session>(options_, memory_));
         with_session([&](Session& s) { resolve_root(s); });
     }
 
@@ -1532,9 +1536,7 @@ public:
 
     void create(const std::string& name, View data) override {
         auto session = acquire();
-        bool opened = false; // from here on a lost connection leaves us not knowing
         try {
-            opened = true;
             Handle handle(*session, path(name), "create", LIBSSH2_FXF_WRITE | LIBSSH2_FXF_CREAT | LIBSSH2_FXF_EXCL, 0400,
                           LIBSSH2_SFTP_OPENFILE);
             // A window that slides over the whole object keeps the pipeline full: libssh2 sends what
@@ -1551,8 +1553,7 @@ public:
             handle.close();
         } catch (const ConnectionLost& lost) {
             drop(std::move(session));
-            if (opened) throw Uncertain(lost.what());
-            throw;
+            throw Uncertain(lost.what());
         } catch (const Interrupted&) {
             drop(std::move(session));
             throw;
@@ -1663,8 +1664,7 @@ private:
     std::mutex mutex_;
     std::condition_variable changed_;
     std::vector<std::unique_ptr<Session>> idle_;
-    int open_ = 0, limit_;
-    bool first_ = true;
+    int open_ = 1, limit_; // the first is made by the constructor
     std::atomic<bool> can_sync_{true};
 };
 
@@ -2549,7 +2549,7 @@ public:
         if (run_.frames.empty()) return;
         auto run = std::make_shared<Run>(std::move(run_));
         run_ = {};
-        wire_.push([this, run] { fetch(*run); });
+        wire_.push([&repo = repo_, run] { fetch(repo, *run); }); // may outlive this reader
     }
     /// The chunk's bytes, checked against its id, from whichever place opens. The chunk must have
     /// been pinned. Waits for the network. Throws Corrupt.
@@ -2568,7 +2568,7 @@ public:
             try {
                 Run one;
                 one.add(repo_.index, other.frame);
-                auto frame = read_run(one).at(0);
+                auto frame = read_run(repo_, one).at(0);
                 if (frame)
                     if (auto bytes = cut(*frame, other, id, hasher)) return *bytes;
             } catch (const Corrupt&) {}
@@ -2682,9 +2682,9 @@ private:
         return Bytes(bytes.begin(), bytes.end());
     }
 
-    void fetch(Run& run) {
+    static void fetch(Repository& repo, Run& run) {
         try {
-            auto frames = read_run(run);
+            auto frames = read_run(repo, run);
             for (size_t i = 0; i < frames.size(); ++i) run.promises[i].set_value(frames[i]);
         } catch (...) {
             for (auto& p : run.promises) p.set_exception(std::current_exception());
@@ -2692,16 +2692,16 @@ private:
     }
     /// The frames of a run, null where one does not open. Reads are aligned, so that the server
     /// does not learn where frames begin.
-    std::vector<RawFrame> read_run(const Run& run) {
+    static std::vector<RawFrame> read_run(Repository& repo, const Run& run) {
         auto name = object_name("packs", run.name);
         uint64_t begin = run.begin / kReadAlign * kReadAlign;
         uint64_t end = std::min<uint64_t>((run.end + kReadAlign - 1) / kReadAlign * kReadAlign, run.size);
         if (run.end > end) throw Corrupt(name + " is smaller than its frames");
         Bytes sealed;
         try {
-            sealed = repo_.store.read(name, begin, size_t(end - begin));
+            sealed = repo.store.read(name, begin, size_t(end - begin));
         } catch (const NotThere&) { throw Corrupt(name + " is gone"); }
-        Aead aead(hkdf(repo_.keys.pack.view(), run.salt, "nfreeze object"), kPackLabel.associated());
+        Aead aead(hkdf(repo.keys.pack.view(), run.salt, "nfreeze object"), kPackLabel.associated());
         std::vector<RawFrame> frames;
         for (auto& [number, f] : run.frames) {
             auto plain = aead.open(f.number, View(sealed).subspan(f.offset - begin, f.sealed));
@@ -3495,10 +3495,7 @@ private:
         const Entry* before = pass_previous_until(path);
         Entry e = describe(path, st);
         if (e.type == Type::symlink) {
-            e.target.resize(kPathMax);
-            ssize_t n = readlinkat(level.fd.get(), name.c_str(), e.target.data(), e.target.size());
-            if (n < 0) throw system_error("read the link", path);
-            e.target.resize(size_t(n));
+            e.target = read_link(level.fd.get(), name, path);
         }
         add_xattrs(e, before, -1, proc_path(level.fd.get(), name));
         ++result_.snapshot.counts.others;
@@ -3950,9 +3947,7 @@ private:
             fd = Fd(openat(dir.fd.get(), name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
             same = fd && same_content(fd.get(), e);
         } else if (e.type == Type::symlink && S_ISLNK(st.st_mode)) {
-            std::string target(kPathMax, '\0');
-            ssize_t n = readlinkat(dir.fd.get(), name.c_str(), target.data(), target.size());
-            same = n >= 0 && std::string_view(target).substr(0, size_t(n)) == e.target;
+            same = read_link(dir.fd.get(), name, e.path) == e.target;
         } else {
             same = (e.type == Type::fifo && S_ISFIFO(st.st_mode)) ||
                    (e.type == Type::character && S_ISCHR(st.st_mode) && st.st_rdev == e.device) ||
@@ -4165,7 +4160,7 @@ private:
                            : lsetxattr(path.c_str(), x.first.c_str(), x.second.data(), x.second.size(), 0);
         };
         for (auto& old : read_xattrs(fd, path, e.path)) // a directory's default ACL may have given it some
-            if (std::ranges::none_of(e.xattrs, [&](auto& x) { return x.first == old.first; }))
+            if (!old.first.starts_with("security.") && std::ranges::none_of(e.xattrs, [&](auto& x) { return x.first == old.first; }))
                 fd >= 0 ? fremovexattr(fd, old.first.c_str()) : lremovexattr(path.c_str(), old.first.c_str());
         for (auto& x : e.xattrs) {
             if (set(x) == 0) continue;
@@ -4435,29 +4430,25 @@ std::string environment(const char* name) {
 /// A command line, taken apart.
 class Arguments {
 public:
-    Arguments(const std::string& verb, int argc, char** argv) : verb_(verb), parser_("nfreeze " + verb) {
-        auto add = parser_.add_options();
+    Arguments(const std::string& verb, int argc, char** argv) {
+        cxxopts::Options parser("nfreeze");
+        auto add = parser.add_options();
         for (auto& o : kOptions) {
             if (*o.verbs && !has_word(o.verbs, verb)) continue;
-            bool flag = !*o.argument;
-            add(o.name, o.help, flag ? std::shared_ptr<cxxopts::Value>(cxxopts::value<bool>()) : cxxopts::value<std::vector<std::string>>(), o.argument);
+            add(o.name, o.help, *o.argument ? std::shared_ptr<cxxopts::Value>(cxxopts::value<std::string>()) : cxxopts::value<bool>());
         }
-        add("h,help", "this text");
-        // Rest: cxxopts would cut operands at commas if they were a declared list.
-        parser_.allow_unrecognised_options();
+        parser.allow_unrecognised_options(); // operands: as a declared list they would be cut at commas
         try {
-            parsed_ = parser_.parse(argc, argv);
+            parsed_ = parser.parse(argc, argv);
         } catch (const cxxopts::exceptions::exception& e) { throw Usage(text(e.what(), "; see: nfreeze help ", verb)); }
-        bool only_operands = false;
-        for (auto& word : parsed_.unmatched()) {
-            if (!only_operands && word.size() > 1 && word[0] == '-') throw Usage(text("unknown option ", in_quotes(word), "; see: nfreeze help ", verb));
-            operands_.push_back(word);
-        }
-        (void)only_operands;
+        operands_ = parsed_.unmatched();
+        auto behind = size_t(std::find(argv, argv + argc, std::string_view("--")) - argv) + 1; // no options there
+        for (size_t i = 0; i + size_t(argc) < operands_.size() + std::min(behind, size_t(argc)); ++i)
+            if (operands_[i].size() > 1 && operands_[i][0] == '-') throw Usage(text("unknown option ", in_quotes(operands_[i]), "; see: nfreeze help ", verb));
     }
     bool flag(const char* name) const { return parsed_.count(name) > 0; }
     std::string value(const char* name, const std::string& otherwise = "") const {
-        return flag(name) ? parsed_[name].as<std::vector<std::string>>().back() : otherwise;
+        return flag(name) ? parsed_[name].as<std::string>() : otherwise;
     }
     int number(const char* name, int otherwise, int min, int max) const {
         if (!flag(name)) return otherwise;
@@ -4468,11 +4459,8 @@ public:
         return n;
     }
     const std::vector<std::string>& operands() const { return operands_; }
-    std::string help() const { return parser_.help(); }
 
 private:
-    std::string verb_;
-    cxxopts::Options parser_;
     cxxopts::ParseResult parsed_;
     std::vector<std::string> operands_;
 };
@@ -4803,7 +4791,7 @@ int main(int argc, char** argv) {
     try {
         prepare_process();
         auto code = run_command(argc, argv);
-        std::cout.flush();
+        if (!std::cout.flush()) throw Error("cannot write to standard output");
         return int(code);
     } catch (const Interrupted&) {
         say("interrupted; what was sent is kept, and the next run goes on from there");

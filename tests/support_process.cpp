@@ -42,7 +42,7 @@ void empty_directory(int dir);
 
 void remove_entry(int parent, const char* name) {
   if (unlinkat(parent, name, 0) == 0 || errno == ENOENT) return;
-  fchmodat(parent, name, 0700, 0);  // a directory that may not be read or written
+  static_cast<void>(fchmodat(parent, name, 0700, 0) == 0);  // a directory that may not be read or written
   const int dir = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
   if (dir >= 0) {
     empty_directory(dir);
@@ -317,7 +317,7 @@ Child::Child(const Strings& argv, const RunOptions& options) : argv_(argv), opti
     fcntl(terminal_, F_SETFD, FD_CLOEXEC);
     fcntl(slave, F_SETFD, FD_CLOEXEC);
     fcntl(terminal_, F_SETFL, O_NONBLOCK);
-    if (options.uid) fchown(slave, *options.uid, static_cast<gid_t>(-1));
+    if (options.uid && fchown(slave, *options.uid, static_cast<gid_t>(-1)) != 0) fail("chown of the terminal");
     in = slave;
   } else {
     in = memory_file(options.input);

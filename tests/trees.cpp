@@ -191,11 +191,11 @@ void add_special_files(const fs::path& root) {
   fs::create_directory(dir);
   check(mkfifo((dir / "fifo").c_str(), 0620), "mkfifo");
   make_socket(dir / "a-socket");
-  symlink("fifo", (dir / "link").c_str());
-  symlink("nowhere/at/all", (dir / "dangling").c_str());
-  symlink("/etc/hostname", (dir / "absolute").c_str());
-  symlink(std::string(3000, 'x').c_str(), (dir / "long").c_str());
-  symlink("../special", (dir / "loop").c_str());
+  fs::create_symlink("fifo", dir / "link");
+  fs::create_symlink("nowhere/at/all", dir / "dangling");
+  fs::create_symlink("/etc/hostname", dir / "absolute");
+  fs::create_symlink(std::string(3000, 'x'), dir / "long");
+  fs::create_symlink("../special", dir / "loop");
   if (!is_root()) {
     skipped("device nodes, foreign owners and files of mode 000: not root");
     return;
@@ -224,7 +224,7 @@ void add_modes_and_links(const fs::path& root) {
   fs::create_directories(root / "links/two");
   fs::create_hard_link(root / "links/one/first", root / "links/two/second");
   fs::create_hard_link(root / "links/one/first", root / "a-third-name");
-  symlink("one/first", (root / "links/symlink").c_str());
+  fs::create_symlink("one/first", root / "links/symlink");
   check(link((root / "links/symlink").c_str(), (root / "links/same-symlink").c_str()), "link to a symlink");
 }
 
@@ -268,7 +268,7 @@ void set_odd_times(const fs::path& root) {
   write_file(root / "times/epoch", "old");
   write_file(root / "times/far-future", "new");
   fs::create_directory(root / "times/old-dir");
-  symlink("x", (root / "times/old-link").c_str());
+  fs::create_symlink("x", root / "times/old-link");
   set_mtime(root / "times/before-1970", -1'000'000'000, 123'456'789);
   set_mtime(root / "times/just-before-1970", -1, 999'999'999);
   set_mtime(root / "times/epoch", 0, 1);

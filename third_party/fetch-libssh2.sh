@@ -3,16 +3,17 @@
 #
 #     third_party/fetch-libssh2.sh CACHE
 #
-# libssh2 1.11.1 as released lacks the fixes of a dozen CVEs; Debian 13 (trixie) carries them as
-# patches. So a source list for trixie is derived from the machine's own sources (same mirror,
-# same keyring), in a temporary place with temporary apt state: nothing under /etc/apt or
-# /var/lib/apt is touched, and root is not needed. The chain of trust is apt's: the archive's
-# signed Release file names the hash of the source index, which names the hash of each file.
+# libssh2 1.11.1 as released lacks the fixes of ten CVEs of 2025 and 2026; Debian 13 (trixie)
+# carries them as patches. So a source list for trixie is derived from the machine's own sources
+# (same mirror, same keyring), in a temporary place with temporary apt state: nothing under
+# /etc/apt or /var/lib/apt is touched, and root is not needed. The chain of trust is apt's: the
+# archive's signed Release file names the hash of the source index, which names the hash of each
+# file.
 #
 # What was fetched stays in CACHE: a later run is done at once and needs no network.
 set -eu
 
-wanted='1.11.1-1+deb13u2' # the oldest revision with all fixes known in October 2026
+wanted='1.11.1-1+deb13u2' # the first with all ten; a newer one is taken where there is one
 cache=$1
 
 fail() {
@@ -83,7 +84,9 @@ signed_by() {
 }
 
 # stanza URI SUITE [SIGNED-BY]
-stanza() { printf 'Types: deb-src\nURIs: %s\nSuites: %s\nComponents: main\n%s\n\n' "$1" "$2" "${3:-}"; }
+stanza() {
+    printf 'Types: deb-src\nURIs: %s\nSuites: %s\nComponents: main\n%s\n\n' "$1" "$2" "${3:-}"
+}
 
 # apt itself says which sources the machine has, whatever the form they are written in.
 own_sources() {

@@ -7,8 +7,7 @@
 # what is needed is printed, and the build goes on and finds out for itself.
 set -eu
 
-build='g++ make cmake pkg-config libcrypto++-dev libxxhash-dev libzstd-dev libssl-dev zlib1g-dev
-    libcxxopts-dev'
+build='g++ make cmake pkg-config libcrypto++-dev libxxhash-dev libzstd-dev libssl-dev libcxxopts-dev'
 case ${1:-} in
 build) packages=$build ;;
 demo) packages="$build openssh-server openssh-client" ;;
