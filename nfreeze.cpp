@@ -1,4 +1,134 @@
-// head comes here
+// nfreeze: encrypted backups on servers that need not be trusted.
+// Copyright (c) 2026 the nfreeze authors. MIT licence, see LICENSE.
+//
+// ============================================================================
+// [SECTION] 0. Promise, threats, format, invariants
+// ============================================================================
+//
+// This file is the whole program. It backs a directory up to any plain SFTP server (or a local
+// directory), encrypted before it leaves, and keeps nothing on the client between runs. The
+// server needs an SFTP subsystem only: no shell, no program, no rename, no overwrite, no lock.
+//
+// CONTENTS (search for "[SECTION]"; each section uses only what stands above it)
+//    1. Includes, constants, limits          8. Repository: sealed objects, keys, index, packs
+//    2. Errors and messages                  9. Trees
+//    3. OS handles                          10. Backup
+//    4. Encoding                            11. Restore
+//    5. Crypto                              12. Looking: snapshots, ls
+//    6. Chunker and compression             13. Command line
+//    7. Store: whole named objects, on a disk or behind SFTP
+// Two ways to read: from top to bottom; or, for what must be trusted with data and secrets, 0, 3,
+// 4, 5, 8, 9, 11. Section 7 is as untrusted as the server: what it returns is authenticated by 8.
+//
+// WHO CAN DO WHAT
+//   The server (or who took it over, or sits on the wire) may read, alter, delete, reorder, replay,
+//   truncate and stall. It never sees a key, a name or a content. It cannot make a restore write
+//   anything that was not backed up: all it can do is to make data missing, and that is said.
+//   It does learn: number, size (rounded up: by 12 % at most for small objects, 3 % for large) and
+//   time of uploads; which stretches of 1 MiB a restore reads; that something was sent again after
+//   it deleted a pack. It cannot tell the size of single files: they ride in packs of 16 MiB.
+//   It can withhold the newest segments and so show an older, consistent state. No client that
+//   remembers nothing can notice; each backup prints the id of its snapshot, to compare with.
+//   A client that is taken over holds the passphrase and can read all. On a server that refuses to
+//   delete it can destroy nothing.
+//   Who knows only the passphrase's key object can guess passphrases, at the price of one scrypt each.
+//
+// OBJECTS. All are created once (CREAT|EXCL, mode 0400), never renamed, overwritten or appended to.
+//
+//    keys/<sha256>                one for each passphrase
+//    index/<seq>-<sha256>         seq: 8 hex digits, 1 + the highest authenticated one read
+//    packs/<sha256>
+//
+// <sha256> is that of the object's bytes (I1). Integers are little-endian or LEB128 ("varint"; signed
+// ones zigzag-encoded, "svarint"); "string" and "bytes" are a varint length and that many bytes. A
+// length beyond a named limit, an early end and bytes left over are errors.
+//
+// Key object, 193 bytes. M, the master key, is 32 random bytes made by `init`.
+//      0   8  "nfrzkey" 1            8   1  log2 of scrypt's N (15 or more; memory 1 GiB at most)
+//      9   4  r (8 or more)         13   4  p (1 to 16)
+//     17  32  salt                  49 144  AES-256-GCM(key = scrypt(passphrase, salt), nonce 0,
+//                                           associated data: bytes 0 to 48) of:
+//                                           M 32, time 8 (ns), "user@host" padded with zeros 88
+//   From M: id, gear, pack and index key = HKDF-SHA-256(M, no salt, "nfreeze id" | "gear" | ...).
+//
+// Sealed object: the shape of packs and index segments.
+//      0   8  "nfrzpak" 1 or "nfrzseg" 1
+//      8  32  salt, random, so that each sealing has a fresh key:
+//             key = HKDF-SHA-256(pack key or index key, salt, "nfreeze object")
+//     40   n  frames, each AES-256-GCM(key, nonce = its number) of:
+//             codec 1 (0 stored, 1 zstd), varint raw length, bytes
+//      .   n  table, nonce 2^64-1: varint number of frames; for each: kind 1 (0 data, 1 tree,
+//             2 snapshot, 3 records), varint sealed length, varint number of chunks, their raw
+//             lengths (varints), their ids (16 each); then zeros up to a PADME size of the whole
+//    -24  24  footer, nonce 2^64-2: offset of the table 8
+//   Associated data everywhere: the first 8 bytes, then seq (4; 0 for a pack). A nonce is its number
+//   in 8 bytes and 4 zeros.
+//
+// Chunk: a piece of a file, cut where its content says so (section 6). id = the first 16 bytes of
+//   HMAC-SHA-256(id key, chunk). Chunks that follow each other share frames of about 1 MiB, which are
+//   compressed as one; frames share packs of about 16 MiB. Trees and snapshots have packs of their own.
+//
+// Segment: its frames hold records of type 1, bytes body:
+//     1 pack added: name 32, salt 32, varint size, table as above     2 pack condemned: name 32
+//     3 pack deleted: name 32     4 snapshot added: see below         5 snapshot forgotten: id 16
+//     6 segment superseded, 7 parent, 8 torn: the first 16 bytes of the segment's <sha256>
+//   The state is the union of all segments that are not superseded, so segments of clients that run
+//   side by side merge in any order and nobody needs a lock. A parent was live when the segment was
+//   written: one that is neither there nor superseded was lost or is withheld. Torn ones were not
+//   whole: somebody's upload was cut; if they are whole later, they count.
+//
+// Snapshot record: id 16 (random), time 8 (ns), host, user, source path, version (strings); varint
+//   number of tags, strings; incomplete 1; counts as in struct Counts (varints); names of users, then
+//   of groups: varint number of them, each varint id and string; varint number of ids of chunks that
+//   hold the list of the tree. It also rides as a frame of kind 2 in the last new pack of its tree, so
+//   that packs/ is enough to build index/ again.
+//
+// Tree: records in walk order ('/' sorts before all else), cut between records into chunks that can be
+//   read alone. The list of the tree: for each chunk, id 16 and the path of its first record (string).
+//   Record: varint flags (type in the lowest 3 bits: file, directory, symlink, fifo, character, block;
+//   8 racy, 16 mount point, 32 has attributes, 64 linked, 128 has holes, 256 continued, 512
+//   continuation); varint length that the path shares with the one before, string rest; then, unless
+//   it is a continuation: mode, uid, gid (varints), mtime less that of the record before, ctime less
+//   mtime, inode less that of the record before (svarints; in a chunk's first record: less 0); if
+//   linked, varint link group; if it has attributes, varint number, each name and value (strings); for
+//   a symlink, its target (string); for a device, varint number; for a file, varint size, if it has
+//   holes, varint number, each varint distance from the end of the one before and varint length; varint
+//   number of chunks, their ids; if there are any, 8 bytes XXH3-64 of the content without holes. A
+//   continuation has only ids, and no checksum: they go behind those of the record before it.
+//
+// INVARIANTS, cited where they are kept
+//   I1  An object is whole exactly when its bytes hash to its name.
+//   I2  Packs are durable (written, fsync@openssh.com where offered, closed without error) before a
+//       segment names them.
+//   I3  A snapshot is added only together with, or after, all that it needs.
+//   I4  A pack is deleted only when it was condemned a grace period ago and, worked out anew, no
+//       snapshot needs it. (This version deletes no packs.)
+//   I5  No segment is written whose packs or chunks rely on something condemned.
+//   I6  Nothing is parsed, written to disk or acted upon before it is authenticated.
+//   I7  A restored file appears under its name only when it is complete and checked; no path or link
+//       in a backup can lead a write outside the destination.
+//   I8  Secrets are wiped and never in argv or a message.
+//   I9  A file counts as unchanged only if size, mtime, ctime and inode agree, it is not flagged, AND
+//       all of its chunks are present now.
+//   I10 Absence is never recorded. A pack that is missing does not count in this run, so its chunks are
+//       sent again from the files that still hold them; if it comes back, it counts. Verbs that only
+//       read never write.
+//
+// WHY IT IS SO, where there was a choice
+//   - Names are hashes of content and objects are never changed, so a torn upload cannot be mistaken for
+//     a whole one and no temporary names are needed: the program works on a server that allows nothing
+//     but creating files, which keeps backups from whoever takes over the client. Correctness rests
+//     neither on EXCL nor on modes: some servers ignore both. Where the outcome of an upload is unknown,
+//     it is sealed anew and so has a new name.
+//   - Ids are a keyed PRF of 16 bytes: they collide by accident only (10^9 chunks: 2^-68), and half as
+//     much is downloaded as with 32. XXH3 is not an identity (crafted inputs collide): it is the
+//     checksum that catches our own bugs, and lets a disk be compared at the disk's speed.
+//   - A tree is cut by the hash of paths, between records, and not, like files, by content: a chunk is
+//     then readable alone, and a changed file changes one chunk. The list of the tree's chunks is
+//     itself stored in chunks, not in the snapshot record: every run downloads the index, and
+//     unchanged trees of a million files would else add 60 KiB to it each day.
+//   - Packs and segments share one sealed shape, so that there is one piece of code to trust.
+//   - Padding is sealed with the table, so that it needs no rule of its own.
 
 // ============================================================================
 // [SECTION] 1. Includes, constants, limits
