@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <atomic>
 #include <fstream>
+#include <functional>
 #include <thread>
 
 #include "support.hpp"
@@ -21,6 +22,11 @@ namespace {
 // of the tree in which something changed.
 constexpr std::uint64_t small_change = 24'000;
 constexpr std::uint64_t MiB = 1 << 20;
+
+// New bytes are those of files, and of the changed piece of the tree.
+bool about(std::uint64_t fresh_bytes, std::uint64_t wanted) {
+  return fresh_bytes >= wanted && fresh_bytes < wanted + small_change;
+}
 
 // Bytes that a run sent: by its own account, and by what the server has more of. Segments that were
 // merged and deleted make the second smaller, never larger.
@@ -86,7 +92,7 @@ TEST_CASE("backup: an awkward tree comes back the same from a real server, and c
   CHECK(again.summary.gone == 0);
   CHECK(again.summary.unchanged == summary_of(first).fresh);
   CHECK(again.summary.read == 0);
-  CHECK(again.summary.fresh_bytes == 0);
+  CHECK(again.summary.fresh_bytes < small_change);
   CHECK(again.summary.uploaded < small_change);
   check_restores(site);
   CHECK_MESSAGE(must_run({"find", site.home}) == client_before, "nothing is kept on the client between runs");
@@ -163,57 +169,41 @@ TEST_CASE("backup: unchanged files are not read") {
 
 TEST_CASE("backup: a touched, moved, renamed or copied file is read and costs no upload") {
   Site site(Site::Kind::local);
-  constexpr std::uint64_t size = 3 * MiB;
-  write_random_file(site.src / "a/touched", size, 1);
-  write_random_file(site.src / "a/renamed", size, 2);
-  write_random_file(site.src / "a/moved", size, 3);
-  write_random_file(site.src / "dir/one", size, 4);
-  write_random_file(site.src / "dir/deeper/two", size, 5);
-  write_random_file(site.src / "copied", size, 6);
-  write_random_file(site.src / "left alone", size, 7);
+  constexpr std::uint64_t size = 2 * MiB;
+  for (const std::string name : {"a/touched", "a/renamed", "a/moved", "dir/one", "dir/deeper/two", "copied", "left alone"})
+    write_random_file(site.src / name, size, std::hash<std::string>{}(name));
   site.init_or_fail();
   settle();
-  CHECK(backup_cost(site).summary.fresh_bytes == 7 * size);
+  CHECK(about(backup_cost(site).summary.fresh_bytes, 7 * size));
 
-  SUBCASE("touched") {
-    set_mtime(site.src / "a/touched", 1'700'000'000, 1);
+  const auto costs_no_upload = [&](std::uint64_t files_read) {
     const Cost cost = backup_cost(site);
-    CHECK(cost.summary.read == size);
-    CHECK(cost.summary.fresh_bytes == 0);
+    // What the step before touched is less than two seconds old, and may be read once more.
+    CHECK(cost.summary.read >= files_read * size);
+    CHECK(cost.summary.fresh_bytes < small_change);
     CHECK(cost.summary.uploaded < small_change);
-  }
-  SUBCASE("renamed and moved") {
-    fs::rename(site.src / "a/renamed", site.src / "a/another name");
-    fs::rename(site.src / "a/moved", site.src / "dir/moved");
-    const Cost cost = backup_cost(site);
-    CHECK(cost.summary.read == 2 * size);
-    CHECK(cost.summary.fresh_bytes == 0);
-    CHECK(cost.summary.uploaded < small_change);
-  }
-  SUBCASE("a renamed directory") {
-    fs::rename(site.src / "dir", site.src / "z-other-dir");
-    const Cost cost = backup_cost(site);
-    CHECK(cost.summary.read == 2 * size);
-    CHECK(cost.summary.fresh_bytes == 0);
-    CHECK(cost.summary.uploaded < small_change);
-  }
-  SUBCASE("copied") {
-    fs::copy_file(site.src / "copied", site.src / "a copy");
-    const Cost cost = backup_cost(site);
-    CHECK(cost.summary.fresh == 1);
-    CHECK(cost.summary.read == size);
-    CHECK(cost.summary.fresh_bytes == 0);
-    CHECK(cost.summary.uploaded < small_change);
-  }
-  SUBCASE("only its mode, owner or attributes changed") {
-    chmod((site.src / "a/touched").c_str(), 0600);
-    const bool takes_xattrs = setxattr((site.src / "copied").c_str(), "user.later", "x", 1, 0) == 0;
-    if (!takes_xattrs) skipped("a changed attribute: the file system takes none");
-    const Cost cost = backup_cost(site);
-    CHECK(cost.summary.changed == (takes_xattrs ? 2 : 1));
-    CHECK(cost.summary.fresh_bytes == 0);
-    CHECK(cost.summary.uploaded < small_change);
-  }
+    return cost.summary;
+  };
+  set_mtime(site.src / "a/touched", 1'700'000'000, 1);
+  CHECK(costs_no_upload(1).read == size);
+
+  fs::rename(site.src / "a/renamed", site.src / "a/another name");
+  fs::rename(site.src / "a/moved", site.src / "dir/moved");
+  const Summary moved = costs_no_upload(2);
+  CHECK(moved.fresh == 2);
+  CHECK(moved.gone == 2);
+
+  fs::rename(site.src / "dir", site.src / "z-other-dir");
+  CHECK(costs_no_upload(3).fresh == 3);
+
+  fs::copy_file(site.src / "copied", site.src / "a copy");
+  CHECK(costs_no_upload(1).fresh == 1);
+  check_restores(site);
+
+  chmod((site.src / "a/touched").c_str(), 0600);
+  if (setxattr((site.src / "copied").c_str(), "user.later", "x", 1, 0) != 0)
+    skipped("a changed attribute: the file system takes none");
+  costs_no_upload(0);
   check_restores(site);
 }
 
@@ -224,7 +214,7 @@ TEST_CASE("backup: a change inside a large file uploads the chunks around it onl
   constexpr std::uint64_t around = 9 * MiB;
   write_random_file(site.src / "large", size, 1);
   site.init_or_fail();
-  CHECK(backup_cost(site).summary.fresh_bytes == size);
+  CHECK(about(backup_cost(site).summary.fresh_bytes, size));
   overwrite_at(site.src / "large", 20 * MiB, "changed");
   const Cost changed = backup_cost(site);
   CHECK(changed.summary.fresh_bytes > 0);
@@ -248,7 +238,7 @@ TEST_CASE("backup: content that is there twice is uploaded once, and text is com
   site.init_or_fail();
   const Cost cost = backup_cost(site);
   CHECK(cost.summary.read == 10 * MiB + text.size());
-  CHECK(cost.summary.fresh_bytes <= 5 * MiB + text.size());
+  CHECK(cost.summary.fresh_bytes <= 5 * MiB + text.size() + small_change);
   CHECK(cost.summary.uploaded < 6 * MiB);
   check_restores(site);
 }
@@ -270,41 +260,37 @@ TEST_CASE("backup: --checksum reads everything and trusts content alone") {
   CHECK(seen.fresh_bytes > 0);
   check_restores(site);
   set_mtime(site.src / "changed in secret", 1'600'000'000, 0);
-  CHECK(site.backup_or_fail({"--checksum"}).fresh_bytes == 0);
+  CHECK(site.backup_or_fail({"--checksum"}).fresh_bytes < small_change);
 }
 
 TEST_CASE("backup: --ignore-inode and --ignore-ctime are for mounts on which these change by themselves") {
   Site site(Site::Kind::local);
-  write_file(site.src / "file", "as it was");
-  write_file(site.src / "other", "as it was, too");
+  for (const std::string name : {"one", "two", "three"}) write_file(site.src / name, "as it was");
   site.init_or_fail();
   settle();
   site.backup_or_fail();
-  // Another inode (and with it another ctime), the rest the same.
-  must_run({"cp", "-a", site.src / "file", site.dir / "copy"});
-  fs::rename(site.dir / "copy", site.src / "file");
-  settle();
-  CHECK(site.backup_or_fail({"--ignore-ctime"}).read == 9);
-  must_run({"cp", "-a", site.src / "file", site.dir / "copy"});
-  fs::rename(site.dir / "copy", site.src / "file");
-  settle();
-  CHECK(site.backup_or_fail({"--ignore-inode"}).read == 9);
-  must_run({"cp", "-a", site.src / "file", site.dir / "copy"});
-  fs::rename(site.dir / "copy", site.src / "file");
-  CHECK(site.backup_or_fail({"--ignore-inode", "--ignore-ctime"}).read == 0);
+  // Another inode, and with it another ctime; all else the same. Each step has a file of its own, because
+  // what it leaves behind is so young that the next backup reads it again anyway.
+  const auto is_read = [&](const std::string& name, const Strings& flags) {
+    must_run({"cp", "-a", site.src / name, site.dir / "copy"});
+    fs::rename(site.dir / "copy", site.src / name);
+    Watch watch(site.src, IN_ACCESS);
+    site.backup_or_fail(flags);
+    return watch.saw(name, IN_ACCESS);
+  };
+  CHECK(is_read("one", {"--ignore-ctime"}));
+  CHECK(is_read("two", {"--ignore-inode"}));
+  CHECK(!is_read("three", {"--ignore-inode", "--ignore-ctime"}));
 }
 
 TEST_CASE("backup: a file written less than two seconds before is read again by the next backup") {
   // A second change in the same tick of the clock would leave all its times as they are.
   Site site(Site::Kind::local);
-  write_file(site.src / "old", "long ago");
-  settle();
-  write_file(site.src / "young", "just now");
   site.init_or_fail();
+  write_file(site.src / "young", "just now");
   site.backup_or_fail();
-  CHECK(site.backup_or_fail().read >= 8);
   settle();
-  site.backup_or_fail();
+  CHECK(site.backup_or_fail().read == 8);
   CHECK(site.backup_or_fail().read == 0);
 }
 
@@ -404,7 +390,7 @@ TEST_CASE("backup: the summary counts files and bytes as they are, and -v names 
   REQUIRE_EXIT(first, 0);
   CHECK(summary_of(first).fresh == 6);
   CHECK(summary_of(first).read == bytes_below(site.src));
-  CHECK(summary_of(first).fresh_bytes == bytes_below(site.src));
+  CHECK(about(summary_of(first).fresh_bytes, bytes_below(site.src)));
   CHECK(summary_of(first).uploaded >= site.repository_bytes() / 2);
   CHECK_NAMES(first.out, "+ sub/keep-3\n");
 
@@ -455,9 +441,10 @@ TEST_CASE("backup: a repository inside SRC is passed over") {
   site.init_or_fail();
   site.backup_or_fail();
   write_file(site.src / "below/second", "2");
-  const Summary second = site.backup_or_fail({"-v"});
-  CHECK(second.fresh == 1);
-  CHECK(second.fresh_bytes == 1);
+  const Result second = site.backup({"-v"});
+  REQUIRE_EXIT(second, 0);
+  CHECK(summary_of(second).fresh == 1);
+  CHECK_NOT_NAMED(second.out, "packs");
   site.restore_or_fail();
   CHECK(read_file(site.dest / "below/file") == "beside the repository");
   CHECK(files_below(site.dest).size() == 2);
