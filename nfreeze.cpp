@@ -2431,19 +2431,23 @@ public:
         }
     }
 
-    /// Creates an object that `seal` makes; while the outcome is unknown, one under a new name.
-    template <class Seal> SealedObject create(const char* dir, const std::string& prefix, SealedObject object, Seal reseal) {
-        for (auto give_up = Clock::now() + kRetryFor;;) {
-            try {
-                store.create(text(dir, "/", prefix, hex(object.name)), object.bytes);
-                uploaded += object.bytes.size();
-                return object;
-            } catch (const Uncertain&) {
-                if (Clock::now() > give_up) throw;
-                uploaded += object.bytes.size();
-                object = reseal(object);
-            }
+    /// Sends a new object. Returns false where the outcome is unknown: nothing refers to that name
+    /// then, and what the object holds must be sent under another. Throws once that has gone on for
+    /// kRetryFor since `begun`.
+    bool create(const std::string& name, const SealedObject& object, Clock::time_point begun) {
+        try {
+            store.create(name, object.bytes);
+            uploaded += object.bytes.size();
+            return true;
+        } catch (const Uncertain&) {
+            if (Clock::now() > begun + kRetryFor) throw;
         }
+        try {
+            store.remove(name); // as far as it got, and if the server lets us
+        } catch (const Error& e) {
+            if (e.exit == Exit::interrupted) throw;
+        }
+        return false;
     }
 
     /// The latest snapshots first; forgotten ones are left out.
@@ -2627,15 +2631,15 @@ private:
             for (auto& f : table) f.kind = Kind::records;
             return seal_object(label, keys.index, table, std::move(frames));
         };
-        std::string prefix = text(std::hex, std::setw(8), std::setfill('0'), done.seq, "-");
-        auto object = create("index", prefix, seal(), [&](const SealedObject& old) {
-            // Should the old name turn up, torn or whole, this segment says the same and more.
-            put_record(records, Record::segment_superseded, short_name(old.name));
-            index.superseded.insert(short_name(old.name));
-            return seal();
-        });
-        done.name = object.name;
-        done.size = object.bytes.size();
+        for (auto begun = Clock::now();;) {
+            auto object = seal();
+            done.name = object.name;
+            done.size = object.bytes.size();
+            if (create(done.file(), object, begun)) break;
+            // Should that name turn up, torn or whole: the next one says the same and more.
+            put_record(records, Record::segment_superseded, short_name(object.name));
+            index.superseded.insert(short_name(object.name));
+        }
         done.state = Segment::whole;
         if (records.size() <= kKeepRecords) done.records = records.take();
         highest_seq_ = done.seq;
@@ -2922,7 +2926,18 @@ private:
         std::vector<Bytes> plain; // compressed frames
         Table table;
         std::vector<uint32_t> frames; // their numbers in the index
-        size_t size = 0;
+        size_t size = 0;              // of all in plain, in bytes
+
+        /// Gives away the second half of the frames; none if there is only one.
+        Pack split() {
+            auto half = [](auto& all) {
+                auto middle = all.begin() + long(all.size() + 1) / 2;
+                std::remove_reference_t<decltype(all)> second(std::make_move_iterator(middle), std::make_move_iterator(all.end()));
+                all.erase(middle, all.end());
+                return second;
+            };
+            return {half(plain), half(table), half(frames), 0};
+        }
     };
     struct Stream {
         uint32_t frame = kNone; // the open one's number in the index
@@ -2971,14 +2986,19 @@ private:
     }
 
     void send_later(const std::shared_ptr<Pack>& pack) {
-        wire_.push([this, pack] { send(*pack); });
+        wire_.push([this, pack] { send(*pack, Clock::now()); });
     }
-    void send(Pack& pack) {
+    void send(Pack& pack, Clock::time_point begun) {
         auto object = seal_object(kPackLabel, repo_.keys.pack, pack.table, std::move(pack.plain));
-        object = repo_.create("packs", "", std::move(object), [&](const SealedObject& old) {
-            auto opened = open_object(kPackLabel, repo_.keys.pack, old.bytes, "a pack just sealed");
-            return seal_object(kPackLabel, repo_.keys.pack, pack.table, std::move(opened.frames));
-        });
+        if (!repo_.create(object_name("packs", object.name), object, begun)) {
+            pack.plain = open_object(kPackLabel, repo_.keys.pack, object.bytes, "a pack just sealed").frames;
+            Bytes().swap(object.bytes);
+            // In two halves: a connection that never lasts for a whole pack gets there, too.
+            Pack rest = pack.split();
+            send(pack, begun);
+            if (!rest.plain.empty()) send(rest, begun);
+            return;
+        }
         PackInfo done;
         done.name = object.name;
         done.salt = object.salt;

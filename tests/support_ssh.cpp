@@ -227,7 +227,9 @@ void Sshd::write_config(const Options& options) {
           "MaxStartups 100\nPrintMotd no\nAuthorizedKeysFile " + (dir_ / "authorized_keys").string() +
           "\nUsePAM " + interactive + "\nKbdInteractiveAuthentication " + interactive +
           "\nPasswordAuthentication " + (options.interactive ? "no" : "yes") +
-          "\nSubsystem sftp internal-sftp -d " + home().string() + " " + options.sftp_arguments + "\n";
+          "\n";
+  // Unlike other keywords, this one may not be given twice.
+  if (!contains(text, "Subsystem")) text += "Subsystem sftp internal-sftp -d " + home().string() + " " + options.sftp_arguments + "\n";
   const fs::path file = dir_ / "sshd_config";
   write_file(file, text);
   // Where sshd knows the penalties for failed logins (9.8 and later), they would hit our next test.
