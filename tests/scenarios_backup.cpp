@@ -290,7 +290,9 @@ TEST_CASE("backup: a file written less than two seconds before is read again by 
   write_file(site.src / "young", "just now");
   site.backup_or_fail();
   settle();
-  CHECK(site.backup_or_fail().read == 8);
+  const Summary second = site.backup_or_fail();
+  CHECK(second.read == 8);
+  CHECK_MESSAGE(second.unchanged == 1, "it was read, and found to be the same");
   CHECK(site.backup_or_fail().read == 0);
 }
 
@@ -511,6 +513,19 @@ TEST_CASE("backup: the server sees objects named by their SHA-256, read-only, an
       CHECK(!contains(bytes, word));
     CHECK(!contains(bytes, std::string(64, '\0')));
   }
+}
+
+TEST_CASE("backup: after many backups the index is still a few segments") {
+  Site site(Site::Kind::local);
+  site.init_or_fail();
+  for (int i = 0; i < 16; ++i) {
+    write_file(site.src / "file", std::to_string(i));
+    site.backup_or_fail();
+  }
+  CHECK(files_below(site.repo / "index").size() <= 8);
+  const Result table = site.nfreeze({"snapshots", site.url});
+  CHECK(lines_of(table.out).size() == 17);
+  check_restores(site);
 }
 
 TEST_CASE("backup: one connection or eight, the result is the same") {

@@ -440,18 +440,29 @@ TEST_CASE("looking: control bytes in names are escaped, so that a name cannot wr
   Site site(Site::Kind::local);
   write_file(site.src / "bell\a and \x1b[31mred", "x");
   write_file(site.src / "two\nlines", "x");
+  write_file(site.src / "no utf-8 \xff\xfe", "x");
+  write_file(site.src / "a backslash \\x41 and \\n", "x");
   site.init_or_fail();
   const Result backup = site.backup({"-v"});
   REQUIRE_EXIT(backup, 0);
-  for (const Strings& arguments : {Strings{"ls", site.url}, Strings{"ls", "-l", site.url}}) {
-    const Result result = site.nfreeze(arguments);
-    REQUIRE_EXIT(result, 0);
-    CHECK(lines_of(result.out).size() <= 3);  // two names, and perhaps a heading
-    for (const char c : result.out) CHECK((c == '\n' || (static_cast<unsigned char>(c) >= 32 && c != 127)));
-    CHECK_NAMES(result.out, "red");
-    CHECK_NAMES(result.out, "lines");
+  const auto harmless = [](const std::string& text) {
+    return std::all_of(text.begin(), text.end(), [](char c) { return c == '\n' || (static_cast<unsigned char>(c) >= 32 && c != 127); });
+  };
+  CHECK(harmless(backup.out));
+  const Result list = site.nfreeze({"ls", site.url}), details = site.nfreeze({"ls", "-l", site.url});
+  for (const Result* result : {&list, &details}) {
+    REQUIRE_EXIT(*result, 0);
+    CHECK(lines_of(result->out).size() == 4);
+    CHECK(harmless(result->out));
+    for (const std::string word : {"red", "lines", "no utf-8", "a backslash"}) CHECK_NAMES(result->out, word);
   }
-  for (const char c : backup.out) CHECK((c == '\n' || (static_cast<unsigned char>(c) >= 32 && c != 127)));
+  // And what was printed can be asked for.
+  const Result restore = site.restore({}, lines_of(list.out));
+  CHECK_EXIT(restore, 0);
+  CHECK(fs::exists(site.dest / "two\nlines"));
+  CHECK(fs::exists(site.dest / "no utf-8 \xff\xfe"));
+  CHECK(fs::exists(site.dest / "a backslash \\x41 and \\n"));
+  CHECK(files_below(site.dest).size() == 4);
 }
 
 TEST_CASE("looking: restore, ls and snapshots work on a server that only lets itself be read") {

@@ -370,6 +370,7 @@ TEST_CASE("servers: hardened ones that allow a single modern choice of each kind
 TEST_CASE("servers: nobody listens, hangs up, speaks something else, or has no SFTP: exit code 6 and a sentence") {
   Client client;
   client.have_key("ed25519");
+  client.options.timeout = milliseconds(20'000);
   const auto look_at_port = [&](int port) { return client.site.nfreeze({"snapshots", client.site.remote(port)}, client.options); };
   const int nobody = free_port();
   check_refused(look_at_port(nobody), {"127.0.0.1", std::to_string(nobody), "refused"});

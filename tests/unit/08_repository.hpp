@@ -1,0 +1,470 @@
+// Section 8, the repository: keys, segments that merge, what is lost and what is doubtful.
+
+namespace {
+
+void add_snapshot(Repository& repo, uint64_t seed) {
+    repo.refresh();
+    repo.write_segment(snapshot_added(sample_snapshot(seed)));
+}
+
+/// The name of the newest object in index/: their names begin with their numbers.
+std::string newest_segment(const TestStore& store) { return store.names("index").back(); }
+
+/// A record of a foreign, large kind, so that a segment is too large to be merged by the next ones.
+Bytes bulk(size_t size) {
+    Snapshot s = sample_snapshot(1000);
+    s.source = string_of(noise(size, size)); // random, so that it does not shrink
+    return snapshot_added(s);
+}
+
+} // namespace
+
+TEST_CASE("repository: is made, opened and found empty") {
+    support::TempDir dir;
+    LocalStore store(dir / "new/repo");
+    Repository::init(store, passphrase(), cheap(), 1, "test");
+    CHECK(store.list("").size() == 3);
+    CHECK(store.list("keys").size() == 1);
+    CHECK(store.list("index").size() == 1);
+    CHECK(store.list("packs").empty());
+    for (auto* d : {"keys", "index"})
+        for (auto& o : store.list(d)) { // I1
+            auto hash = parse_hash(std::string_view(o.name).substr(o.name.size() - 64));
+            REQUIRE(hash);
+            CHECK(sha256(store.read(text(d, "/", o.name), 0, o.size)) == *hash);
+        }
+    auto repo = open_repository(store);
+    CHECK(repo->snapshots().empty());
+    CHECK(repo->damage.empty());
+    CHECK(repo->doubts.empty());
+    CHECK(store.list("index").size() == 1); // opening writes nothing
+}
+
+TEST_CASE("repository: is not made where something is already") {
+    support::TempDir dir;
+    support::write_file(dir / "photo.jpg", "x");
+    LocalStore store(dir.path());
+    CHECK_NAMES(complaint([&] { Repository::init(store, passphrase(), cheap(), 1, "test"); }), "photo.jpg");
+    CHECK(store.list("").size() == 1);
+    auto made = new_repository();
+    auto before = made.objects;
+    CHECK_THROWS_AS(Repository::init(made, passphrase(), cheap(), 1, "test"), Error);
+    CHECK(made.objects == before);
+}
+
+TEST_CASE("repository: a wrong passphrase, a missing key, a damaged key") {
+    auto store = new_repository();
+    auto key = store.names("keys").at(0);
+    auto open_with = [&](std::string_view words) {
+        try {
+            Repository::open(store, [&] { return Secret(words); });
+            return Exit::ok;
+        } catch (const Error& e) { return e.exit; }
+    };
+    SUBCASE("wrong passphrase") { CHECK(open_with("wrong") == Exit::passphrase); }
+    SUBCASE("no key objects: the passphrase is not even asked for") {
+        store.objects.erase(key);
+        CHECK_THROWS_AS(Repository::open(store, []() -> Secret { FAIL("asked"); return Secret(); }), NotThere);
+        store.objects["keys/README"] = bytes_of("no key");
+        CHECK_THROWS_AS(Repository::open(store, []() -> Secret { FAIL("asked"); return Secret(); }), NotThere);
+    }
+    SUBCASE("no keys directory") {
+        store.directories.erase("keys");
+        store.objects.erase(key);
+        CHECK_THROWS_AS(Repository::open(store, []() -> Secret { FAIL("asked"); return Secret(); }), NotThere);
+    }
+    SUBCASE("damaged") {
+        store.objects[key][100] ^= 1;
+        CHECK(open_with("correct horse battery staple") == Exit::damaged);
+    }
+    SUBCASE("cut short") {
+        store.objects[key].pop_back();
+        CHECK(open_with("correct horse battery staple") == Exit::damaged);
+    }
+    SUBCASE("one of two is damaged: the other opens, a wrong passphrase may be the damaged one's") {
+        store.objects[object_name("keys", hash_of(1))] = noise(kKeySize, 1);
+        CHECK(open_with("correct horse battery staple") == Exit::ok);
+        CHECK(open_with("wrong") == Exit::damaged);
+    }
+    SUBCASE("too many") {
+        for (uint64_t i = 0; i < kKeysMax; ++i) store.objects[object_name("keys", hash_of(i))] = noise(kKeySize, i);
+        CHECK(open_with("correct horse battery staple") == Exit::damaged);
+    }
+    SUBCASE("a second passphrase, and a planted key for another master") {
+        // The master key is not to be had from outside: two keys of one master, a segment of nobody.
+        auto master = secret_of(noise(32, 1));
+        auto one = encode_key_object(master, Secret("one"), cheap(), 1, ""), two = encode_key_object(master, Secret("two"), cheap(), 1, "");
+        auto planted = encode_key_object(secret_of(noise(32, 2)), Secret("one"), cheap(), 1, "");
+        store.objects.clear();
+        for (auto* k : {&one, &two}) store.objects[object_name("keys", sha256(*k))] = *k;
+        CHECK_NAMES(complaint([&] { Repository::open(store, [] { return Secret("two"); }); }), "no segment");
+        CHECK(open_with("three") == Exit::passphrase);
+        store.objects[object_name("keys", sha256(planted))] = planted;
+        CHECK_NAMES(complaint([&] { Repository::open(store, [] { return Secret("one"); }); }), "different master keys");
+    }
+    SUBCASE("no segment") {
+        auto only = store.names("index").at(0);
+        store.objects.erase(only);
+        CHECK(open_with("correct horse battery staple") == Exit::damaged);
+    }
+}
+
+TEST_CASE("repository: a newer format stops the run before anything is written") {
+    auto store = new_repository();
+    auto future = store.objects.at(store.names("index").at(0));
+    future[7] = 2;
+    store.objects["index/00000007-" + hex(sha256(future))] = future;
+    auto before = store.objects;
+    CHECK_NAMES(complaint([&] { open_repository(store); }), "get a newer one");
+    CHECK(store.objects == before);
+}
+
+TEST_CASE("repository: names that are none of ours are passed over") {
+    auto store = new_repository();
+    add_snapshot(*open_repository(store), 1);
+    for (std::string name : {"README", "00000001", "-", "0000000x-", "zzzzzzzz-"})
+        store.objects["index/" + name + (name.ends_with('-') ? hex(hash_of(1)) : "")] = bytes_of("x");
+    store.objects["packs/tmp.123"] = bytes_of("x");
+    store.objects["keys/.nfs0001"] = bytes_of("x");
+    Captured said;
+    auto repo = open_repository(store);
+    CHECK(repo->snapshots().size() == 1);
+    CHECK(repo->damage.empty());
+    CHECK(repo->doubts.empty());
+    CHECK(said.text() == "");
+}
+
+TEST_CASE("repository: many runs leave few segments, and every snapshot") {
+    TestStore memory = new_repository();
+    size_t most = 0;
+    uint64_t seed = 0;
+    for (int run = 0; run < 4; ++run) {
+        auto repo = open_repository(memory);
+        CHECK(snapshot_seeds(*repo, 100) == seeds_up_to(seed));
+        for (int i = 0; i < 24; ++i) add_snapshot(*repo, ++seed);
+        repo->remove_superseded();
+        most = std::max(most, memory.names("index").size());
+    }
+    auto repo = open_repository(memory);
+    repo->remove_superseded(); // those of the last run
+    INFO("at most ", most, " segments during a run, ", memory.names("index").size(), " at the end, for ", seed, " snapshots");
+    CHECK(memory.names("index").size() <= 8);
+    CHECK(most <= 8 + 24 + 24);
+    CHECK(memory.removes > 60);
+    CHECK(repo->damage.empty());
+    CHECK(repo->doubts.empty());
+    CHECK(snapshot_seeds(*repo, 100) == seeds_up_to(96));
+    CHECK(snapshot_seeds(*open_repository(memory), 100) == seeds_up_to(96));
+}
+
+TEST_CASE("repository: a run's own merging is not deleted under the feet of others") {
+    auto store = new_repository();
+    auto repo = open_repository(store);
+    for (uint64_t i = 1; i <= 5; ++i) add_snapshot(*repo, i);
+    size_t before = store.names("index").size();
+    CHECK(before == 6);
+    repo->remove_superseded(); // nothing was superseded when this run began
+    CHECK(store.names("index").size() == before);
+    open_repository(store)->remove_superseded();
+    CHECK(store.names("index").size() < before);
+}
+
+TEST_CASE("repository: a large segment is left alone by small ones") {
+    auto store = new_repository();
+    {
+        auto repo = open_repository(store);
+        repo->write_segment(bulk(200 * KiB));
+        auto large = newest_segment(store);
+        size_t size = store.objects.at(large).size();
+        CHECK(size > 150 * KiB);
+        for (uint64_t i = 1; i <= 20; ++i) {
+            add_snapshot(*repo, i);
+            CHECK(store.objects.at(newest_segment(store)).size() < 64 * KiB);
+        }
+        CHECK(snapshot_seeds(*repo, 30).empty()); // what a run wrote itself is not read back
+    }
+    auto repo = open_repository(store);
+    CHECK(snapshot_seeds(*repo, 30) == seeds_up_to(20));
+    CHECK(repo->snapshots().size() == 21);
+}
+
+TEST_CASE("repository: snapshots come newest first, forgotten ones not at all") {
+    auto store = new_repository();
+    {
+        auto repo = open_repository(store);
+        for (uint64_t i : {3, 1, 2}) add_snapshot(*repo, i);
+        repo->write_segment(record(Record::snapshot_forgotten, sample_snapshot(2).id));
+    }
+    auto repo = open_repository(store);
+    auto all = repo->snapshots();
+    REQUIRE(all.size() == 2);
+    CHECK(all[0]->id == sample_snapshot(3).id);
+    CHECK(all[1]->id == sample_snapshot(1).id);
+}
+
+TEST_CASE("repository: a segment that another names is missed when it is gone, and forgiven when it is back") {
+    auto store = new_repository();
+    std::string lost;
+    {
+        auto repo = open_repository(store);
+        repo->write_segment(bulk(100 * KiB)); // not merged by the next ones
+        lost = newest_segment(store);
+        add_snapshot(*repo, 1);
+    }
+    Captured said;
+    store.hidden.insert(lost);
+    auto name = lost.substr(15, 32);
+    for (int writes = 0; writes < 3; ++writes) { // the next runs say so as well, though they write segments
+        auto repo = open_repository(store);
+        REQUIRE(repo->damage.size() == 1);
+        CHECK_NAMES(repo->damage[0], name);
+        CHECK_NAMES(said.text(), name);
+        CHECK(repo->snapshots().size() == 1 + size_t(writes));
+        repo->refresh();
+        CHECK(repo->damage.size() == 1); // said once
+        add_snapshot(*repo, 2 + uint64_t(writes));
+        repo->remove_superseded();
+    }
+    store.hidden.clear();
+    auto repo = open_repository(store);
+    CHECK(repo->damage.empty());
+    CHECK(repo->doubts.empty());
+    CHECK(repo->snapshots().size() == 5); // with the one in the hidden segment
+}
+
+TEST_CASE("repository: a segment that comes back while a run goes on is read") {
+    auto store = new_repository();
+    {
+        auto repo = open_repository(store);
+        repo->write_segment(bulk(100 * KiB));
+        store.hidden.insert(newest_segment(store));
+        add_snapshot(*repo, 1);
+    }
+    Captured said;
+    auto repo = open_repository(store);
+    CHECK(repo->snapshots().size() == 1);
+    store.hidden.clear();
+    repo->refresh();
+    CHECK(repo->snapshots().size() == 2);
+}
+
+TEST_CASE("repository: an old segment that is brought back revives nothing") {
+    auto store = new_repository();
+    std::map<std::string, Bytes> old;
+    {
+        auto repo = open_repository(store);
+        add_snapshot(*repo, 1);
+        add_snapshot(*repo, 2);
+        old = store.objects;
+        repo->write_segment(record(Record::snapshot_forgotten, sample_snapshot(1).id));
+        for (uint64_t i = 3; i <= 6; ++i) add_snapshot(*repo, i);
+    }
+    open_repository(store)->remove_superseded();
+    size_t before = store.objects.size();
+    store.objects.insert(old.begin(), old.end());
+    CHECK(store.objects.size() > before);
+    auto repo = open_repository(store);
+    CHECK(snapshot_seeds(*repo, 10) == std::set<uint64_t>{2, 3, 4, 5, 6});
+    CHECK(repo->damage.empty());
+    CHECK(repo->doubts.empty());
+}
+
+TEST_CASE("repository: a segment that is not whole and that nobody names is doubtful until a run notes it") {
+    auto store = new_repository();
+    {
+        auto repo = open_repository(store);
+        add_snapshot(*repo, 1);
+        repo->write_segment(bulk(100 * KiB));
+    }
+    auto newest = newest_segment(store);
+    auto whole = store.objects.at(newest);
+    SUBCASE("cut short") { store.objects[newest].resize(whole.size() / 2); }
+    SUBCASE("a byte flipped") { store.objects[newest][5000] ^= 1; }
+    Captured said;
+    {
+        auto repo = open_repository(store);
+        REQUIRE(repo->doubts.size() == 1);
+        CHECK_NAMES(repo->doubts[0], newest);
+        CHECK(repo->damage.empty());
+        CHECK(snapshot_seeds(*repo, 9) == seeds_up_to(1));
+        add_snapshot(*repo, 2);
+    }
+    {
+        auto repo = open_repository(store);
+        CHECK(repo->doubts.empty());
+        CHECK(repo->damage.empty());
+        CHECK(snapshot_seeds(*repo, 9) == seeds_up_to(2));
+    }
+    // Should it be whole after all, it is used.
+    store.objects[newest] = whole;
+    auto repo = open_repository(store);
+    CHECK(repo->snapshots().size() == 3);
+    CHECK(repo->doubts.empty());
+}
+
+TEST_CASE("repository: a broken segment that another names is damage") {
+    auto store = new_repository();
+    std::string broken;
+    {
+        auto repo = open_repository(store);
+        repo->write_segment(bulk(100 * KiB));
+        broken = newest_segment(store);
+        add_snapshot(*repo, 1);
+    }
+    store.objects[broken][5000] ^= 1;
+    Captured said;
+    auto repo = open_repository(store);
+    CHECK(repo->damage.size() == 1);
+    CHECK(repo->doubts.empty());
+    CHECK(snapshot_seeds(*repo, 9) == seeds_up_to(1));
+}
+
+TEST_CASE("repository: a segment under another number than its own is not believed") {
+    auto store = new_repository();
+    add_snapshot(*open_repository(store), 1);
+    auto newest = newest_segment(store);
+    auto forged = newest;
+    forged.replace(6, 8, "00000099");
+    SUBCASE("moved") {
+        store.objects[forged] = store.objects.at(newest);
+        store.objects.erase(newest);
+        Captured said;
+        auto repo = open_repository(store);
+        CHECK(repo->snapshots().empty());
+        CHECK(repo->damage.size() + repo->doubts.size() == 1);
+    }
+    SUBCASE("copied: the true one is still read") {
+        store.objects[forged] = store.objects.at(newest);
+        Captured said;
+        auto repo = open_repository(store);
+        CHECK(repo->snapshots().size() == 1);
+    }
+}
+
+TEST_CASE("repository: a segment seen while another client is writing it is read by the next look") {
+    auto store = new_repository();
+    auto late = open_repository(store), other = open_repository(store);
+    other->write_segment(record(Record::pack_condemned, hash_of(1)));
+    auto newest = newest_segment(store);
+    auto whole = store.objects.at(newest);
+    Captured said;
+    store.objects[newest].resize(whole.size() / 2);
+    late->refresh();
+    CHECK_FALSE(late->index.condemned.contains(hash_of(1)));
+    store.objects[newest] = whole;
+    late->refresh(); // before a segment is written: I5 depends on it
+    CHECK(late->index.condemned.contains(hash_of(1)));
+    add_snapshot(*late, 1);
+    CHECK_FALSE(late->index.torn.contains(short_name(sha256(whole))));
+}
+
+TEST_CASE("repository: a listing that is older than what it lists is made anew") {
+    auto store = new_repository();
+    {
+        auto repo = open_repository(store);
+        for (uint64_t i = 1; i <= 4; ++i) add_snapshot(*repo, i);
+    }
+    std::vector<ObjectInfo> stale = store.list("index");
+    open_repository(store)->remove_superseded();
+    add_snapshot(*open_repository(store), 5);
+    open_repository(store)->remove_superseded();
+    int listings = 0;
+    store.on_list = [&](const std::string& dir, std::vector<ObjectInfo>& found) {
+        if (dir == "index" && listings++ == 0) found = stale;
+    };
+    Captured said;
+    auto repo = open_repository(store);
+    CHECK(listings == 2);
+    CHECK(snapshot_seeds(*repo, 9) == seeds_up_to(5));
+    CHECK(repo->damage.empty());
+}
+
+TEST_CASE("repository: two writers at once keep the snapshots of both") {
+    auto store = new_repository();
+    auto a = open_repository(store), b = open_repository(store);
+    auto write = [](Repository* repo, uint64_t first) {
+        for (uint64_t i = 0; i < 10; ++i) add_snapshot(*repo, first + 2 * i);
+        repo->remove_superseded();
+    };
+    Captured said;
+    std::thread one(write, a.get(), 1), two(write, b.get(), 2);
+    one.join();
+    two.join();
+    CHECK(a->damage.empty());
+    CHECK(b->damage.empty());
+    for (int round = 0; round < 2; ++round) { // the second without what the first took away
+        auto repo = open_repository(store);
+        CHECK(snapshot_seeds(*repo, 30) == seeds_up_to(20));
+        CHECK(repo->damage.empty());
+        CHECK(repo->doubts.empty());
+        repo->remove_superseded();
+    }
+}
+
+TEST_CASE("repository: writers that know nothing of each other's segments lose nothing") {
+    auto store = new_repository();
+    auto a = open_repository(store), b = open_repository(store);
+    for (uint64_t i = 1; i <= 6; i += 2) { // without looking at index/ again
+        a->write_segment(snapshot_added(sample_snapshot(i)));
+        b->write_segment(snapshot_added(sample_snapshot(i + 1)));
+    }
+    auto c = open_repository(store);
+    CHECK(snapshot_seeds(*c, 9) == seeds_up_to(6));
+    c->remove_superseded();
+    add_snapshot(*c, 7);
+    auto d = open_repository(store);
+    CHECK(snapshot_seeds(*d, 9) == seeds_up_to(7));
+    CHECK(d->damage.empty());
+}
+
+TEST_CASE("repository: the first segment survives a write whose outcome nobody knows") {
+    for (auto fault : {TestStore::Fault::absent, TestStore::Fault::torn, TestStore::Fault::whole}) {
+        INFO("fault ", int(fault));
+        auto store = new_repository();
+        auto repo = open_repository(store);
+        std::set<std::string> tried;
+        int faults = 0;
+        store.on_create = [&](const std::string& name) {
+            CHECK(tried.insert(name).second); // never the same name twice
+            return ++faults % 3 == 0 ? TestStore::Fault::none : fault; // two in a row fail
+        };
+        for (uint64_t i = 1; i <= 4; ++i) add_snapshot(*repo, i);
+        CHECK(faults == 12);
+        store.on_create = nullptr;
+        Captured said;
+        auto again = open_repository(store);
+        CHECK(snapshot_seeds(*again, 9) == seeds_up_to(4));
+        CHECK(again->damage.empty());
+        CHECK(again->doubts.empty());
+        CHECK(said.text() == "");
+    }
+}
+
+TEST_CASE("repository: a write that is refused is an error, and the next one goes on from there") {
+    auto store = new_repository();
+    auto repo = open_repository(store);
+    store.on_create = [](const std::string&) { return TestStore::Fault::refused; };
+    CHECK_THROWS_AS(add_snapshot(*repo, 1), Error);
+    store.on_create = nullptr;
+    add_snapshot(*repo, 2);
+    CHECK(snapshot_seeds(*open_repository(store), 9) == std::set<uint64_t>{2});
+}
+
+TEST_CASE("repository: a byte flipped in, or a cut of, the only segment never gives a wrong list quietly") {
+    auto store = new_repository();
+    add_snapshot(*open_repository(store), 1);
+    open_repository(store)->remove_superseded();
+    auto names = store.names("index");
+    REQUIRE(names.size() == 1);
+    auto whole = store.objects.at(names[0]);
+    Captured said;
+    for (size_t at : {size_t(7), kHead + 3, whole.size() - 1}) {
+        INFO(at, " of ", whole.size());
+        store.objects.at(names[0])[at] ^= 0x10;
+        CHECK_THROWS_AS(open_repository(store), Corrupt);
+        store.objects.at(names[0]).resize(at);
+        CHECK_THROWS_AS(open_repository(store), Corrupt);
+        store.objects.at(names[0]) = whole;
+    }
+    CHECK(snapshot_seeds(*open_repository(store), 9) == seeds_up_to(1));
+}

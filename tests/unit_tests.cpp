@@ -1,0 +1,24 @@
+// Unit tests by section of nfreeze.cpp, which is included whole: what it keeps to itself can be
+// called here. Names of tests begin with their section's.
+#include "../nfreeze.cpp"
+
+#include <doctest/doctest.h>
+#include <openssl/evp.h>
+
+#include "support.hpp"
+#include "trees.hpp"
+
+#include "unit/common.hpp"
+
+#include "unit/02_messages.hpp"
+#include "unit/03_handles.hpp"
+#include "unit/04_encoding.hpp"
+#include "unit/05_crypto.hpp"
+#include "unit/06_chunker.hpp"
+#include "unit/07_store.hpp"
+#include "unit/08_objects.hpp"
+#include "unit/08_index.hpp"
+#include "unit/08_repository.hpp"
+#include "unit/08_chunks.hpp"
+#include "unit/09_trees.hpp"
+#include "unit/12_looking.hpp"
