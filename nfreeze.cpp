@@ -89,8 +89,8 @@
 //   8 racy, 16 mount point, 32 has attributes, 64 linked, 128 has holes, 256 continued, 512
 //   continuation); varint length that the path shares with the one before, string rest; then, unless
 //   it is a continuation: mode, uid, gid (varints), mtime less that of the record before, ctime less
-//   mtime, inode less that of the record before (svarints; in a chunk's first record: less 0); if
-//   linked, varint link group; if it has attributes, varint number, each name and value (strings); for
+//   mtime (each seconds and nanoseconds), inode less that of the record before (svarints; in a chunk's
+//   first record: less 0); if linked, varint link group; if it has attributes, varint number, each name and value (strings); for
 //   a symlink, its target (string); for a device, varint number; for a file, varint size, if it has
 //   holes, varint number, each varint distance from the end of the one before and varint length; varint
 //   number of chunks, their ids; if there are any, 8 bytes XXH3-64 of the content without holes. A
@@ -230,7 +230,9 @@ constexpr size_t kFrameTarget = MiB;     // a frame is sealed once it holds this
 constexpr size_t kFrameMax = 16 * MiB;   // and what a reader accepts, raw
 constexpr size_t kPackTarget = 15 * MiB; // a pack is sent once its frames have this size, so
 constexpr size_t kPackMax = 64 * MiB;    // that it ends near 16 MiB; and what a reader accepts
-constexpr size_t kSegmentMax = 512 * MiB;
+constexpr size_t kFrameChunks = 65536;   // chunks in a frame, at most
+constexpr size_t kSegmentMax = 128 * MiB;
+constexpr size_t kRecordsMax = 16 * MiB; // records of new packs that wait for a checkpoint
 constexpr size_t kMergeMax = 32 * MiB;   // larger segments are left alone: a merge is held in memory
 constexpr size_t kKeepRecords = MiB;     // records of a smaller segment are kept for merging
 constexpr size_t kReadAlign = MiB;       // the server sees reads on this grid only
@@ -238,6 +240,7 @@ constexpr size_t kReadRun = 8 * MiB;     // frames that lie together are read in
 constexpr size_t kReadGap = MiB;         // reading through a gap is cheaper than a round trip
 constexpr size_t kReadAhead = 48 * MiB;  // raw bytes of frames that are fetched before use
 constexpr size_t kIdsPerRecord = 4096;   // a longer file continues in another tree record
+constexpr size_t kHolesMax = 65536;      // of a file; beyond that the smallest are stored as zeros
 constexpr size_t kTreePacks = 16;        // a tree that lies in more packs is written anew
 
 // Limits on what is read. Not formats: each may grow without a new version.
@@ -255,13 +258,14 @@ constexpr uint32_t kScryptR = 8, kScryptP = 1, kScryptPMax = 16;
 // Transport (section 7).
 constexpr int kConnections = 4, kConnectionsMax = 16;
 constexpr auto kStallTimeout = std::chrono::seconds(60); // without a byte moved
+constexpr auto kConnectTimeout = std::chrono::seconds(20); // for each address of a host
 constexpr auto kRetryFor = std::chrono::minutes(15);     // reconnecting, before giving up
 constexpr uint64_t kSessionBytes = 800 * MiB; // then a new session: rekeying mid-write can deadlock
 constexpr size_t kWriteWindow = 140 * 30000;  // libssh2 cuts writes into 30,000-byte packets
 constexpr size_t kReadBlock = 4 * MiB;
 
 constexpr auto kCheckpoint = std::chrono::seconds(30);
-constexpr int64_t kRacyNs = 2'000'000'000; // a ctime this fresh may hide a later change (I9)
+constexpr int64_t kRacySeconds = 2; // a ctime this fresh may hide a later change (I9)
 
 // ============================================================================
 // [SECTION] 2. Errors and messages
@@ -334,7 +338,7 @@ std::string show(std::string_view s) {
         size_t n = utf8_length(s);
         auto first = uint8_t(s[0]);
         bool control = first < 0x20 || first == 0x7f || (n == 2 && first == 0xc2 && uint8_t(s[1]) < 0xa0);
-        if (n == 0 || control) {
+        if (n == 0 || control || s.starts_with("\\x")) { // the last, so that unshow() can tell
             n = std::max<size_t>(n, 1);
             for (char c : s.substr(0, n)) {
                 static constexpr char digits[] = "0123456789abcdef";
@@ -396,6 +400,14 @@ void stop_if_asked() {
     if (g_signal.load(std::memory_order_relaxed) != 0) throw Interrupted();
 }
 
+/// Waits; throws Interrupted when a signal comes.
+void pause_for(Clock::duration time) {
+    for (auto until = Clock::now() + time; Clock::now() < until; std::this_thread::sleep_for(std::chrono::milliseconds(20)))
+        stop_if_asked();
+}
+/// How long to wait before attempt number `failed` + 1 at something that failed.
+Clock::duration backoff(int failed) { return std::chrono::milliseconds(250) * (1 << std::min(failed, 7)); }
+
 // ============================================================================
 // [SECTION] 3. OS handles
 // ============================================================================
@@ -451,6 +463,15 @@ std::vector<std::string> read_directory(int directory, std::string_view shown) {
     if (errno != 0) throw system_error("list", shown);
     std::sort(names.begin(), names.end());
     return names;
+}
+
+/// Creates a directory and what leads to it; what is there stays. Throws Error.
+void make_directories(const std::string& path, mode_t mode) {
+    for (size_t slash = path.find('/', 1);; slash = path.find('/', slash + 1)) {
+        std::string part = path.substr(0, slash);
+        if (::mkdir(part.c_str(), mode) != 0 && errno != EEXIST) throw system_error("create the directory", part);
+        if (slash == std::string::npos) return;
+    }
 }
 
 /// What a symbolic link says; throws Error.
@@ -516,6 +537,11 @@ public:
     bool full() {
         std::lock_guard lock(mutex_);
         return queue_.size() >= queue_max_;
+    }
+    /// Throws the exception of a task that failed, if one did.
+    void check() {
+        std::lock_guard lock(mutex_);
+        if (failure_) std::rethrow_exception(failure_);
     }
     void push(std::function<void()> task) {
         std::unique_lock lock(mutex_);
@@ -989,13 +1015,8 @@ public:
         if (::unlink(path(name).c_str()) != 0) fail("remove", path(name));
     }
     void make_directory(const std::string& dir) override {
-        std::string full = path(dir);
-        for (size_t slash = full.find('/', 1);; slash = full.find('/', slash + 1)) {
-            std::string part = full.substr(0, slash);
-            if (::mkdir(part.c_str(), 0700) != 0 && errno != EEXIST) fail("create the directory", part);
-            if (slash == std::string::npos) break;
-        }
-        sync_directory(full);
+        make_directories(path(dir), 0700);
+        sync_directory(path(dir));
     }
 
 private:
@@ -1077,6 +1098,7 @@ std::string ask(const std::string& question, bool echo) {
         tcsetattr(tty.get(), TCSAFLUSH, &silent);
     }
     std::string answer;
+    answer.reserve(kNameMax); // so that no copy is left behind where it grew
     char c = 0;
     ssize_t n = 0;
     while (g_signal == 0 && ((n = ::read(tty.get(), &c, 1)) == 1 || (n < 0 && errno == EINTR)))
@@ -1199,17 +1221,14 @@ void check_host_key(const SshOptions& o, const std::vector<KnownKey>& known, con
                     const std::string& blob, std::string& accepted) {
     std::string print = "SHA256:" + base64(sha256(as_bytes(blob)), false);
     auto refuse = [&](const std::string& why) { throw Error(text(why, " (", type, " ", print, ")"), Exit::network); };
-    if (!o.pinned.empty()) {
-        if (print != o.pinned) refuse(text("the key of ", show(o.host), " is not the one given with --host-key"));
-        return;
-    }
-    bool any = false;
+    bool any = false, same = false;
     for (auto& k : known) {
         if (k.revoked && k.blob == blob) refuse(text("the key of ", show(o.host), " is marked as revoked"));
         any |= !k.revoked;
+        same |= k.blob == blob;
     }
-    for (auto& k : known)
-        if (!k.revoked && k.blob == blob) return;
+    if (!o.pinned.empty() && print != o.pinned) refuse(text("the key of ", show(o.host), " is not the one given with --host-key"));
+    if (same || !o.pinned.empty()) return;
     if (any)
         refuse(text("the key of ", known_host_name(o), " has changed: somebody may be listening in, or the server was "
                     "set up anew; if you know that it was, remove its old key with: ssh-keygen -R '", known_host_name(o), "'"));
@@ -1312,8 +1331,8 @@ private:
         short events = short(POLLIN | (directions & LIBSSH2_SESSION_BLOCK_OUTBOUND ? POLLOUT : 0));
         poll_socket(events, tried);
     }
-    void poll_socket(short events, const std::string& tried) {
-        auto deadline = Clock::now() + kStallTimeout;
+    void poll_socket(short events, const std::string& tried, std::chrono::seconds timeout = kStallTimeout) {
+        auto deadline = Clock::now() + timeout;
         for (;;) {
             if (overdue()) {
                 broken_ = true;
@@ -1325,8 +1344,7 @@ private:
             if (n < 0 && errno != EINTR) throw system_error("wait for", "the network");
             if (Clock::now() <= deadline) continue;
             broken_ = true;
-            throw ConnectionLost(text("cannot ", tried, " on ", show(options_.host), ": nothing moved for ",
-                                          kStallTimeout.count(), " s"));
+            throw ConnectionLost(text("cannot ", tried, " on ", show(options_.host), ": nothing moved for ", timeout.count(), " s"));
         }
     }
 
@@ -1351,10 +1369,12 @@ private:
     }
     bool finish_connect() {
         if (errno != EINPROGRESS) return false;
-        poll_socket(POLLOUT, "connect");
-        socklen_t size = sizeof errno;
-        int error = 0;
-        getsockopt(socket_.get(), SOL_SOCKET, SO_ERROR, &error, &size);
+        int error = ETIMEDOUT;
+        try {
+            poll_socket(POLLOUT, "connect", kConnectTimeout);
+            socklen_t size = sizeof error;
+            getsockopt(socket_.get(), SOL_SOCKET, SO_ERROR, &error, &size);
+        } catch (const ConnectionLost&) { broken_ = false; } // the next address may answer
         errno = error;
         return error == 0;
     }
@@ -1525,92 +1545,76 @@ private:
 class SftpStore : public Store {
     // -- the pool of connections --
 
+    /// A connection of one's own for one call; a broken one does not go back.
+    class Lease {
+    public:
+        explicit Lease(SftpStore& store) : store_(store), session_(store.acquire()) {}
+        ~Lease() { store_.give_back(std::move(session_)); }
+        Lease(const Lease&) = delete;
+        Lease& operator=(const Lease&) = delete;
+        Session& operator*() { return *session_; }
+
+    private:
+        SftpStore& store_;
+        std::unique_ptr<Session> session_;
+    };
+
     /// Runs a call that may be repeated on another connection if one is lost.
     template <class F> auto with_session(F f) {
         auto give_up = Clock::now() + kRetryFor;
-        for (;;) {
-            auto session = acquire();
+        for (int failed = 0;; ++failed) {
             try {
-                if constexpr (std::is_void_v<decltype(f(*session))>) {
-                    f(*session);
-                    return release(std::move(session));
-                } else {
-                    auto result = f(*session);
-                    release(std::move(session));
-                    return result;
-                }
+                Lease lease(*this);
+                return f(*lease);
             } catch (const ConnectionLost&) {
-                drop(std::move(session));
                 if (Clock::now() > give_up) throw;
-            } catch (const Interrupted&) {
-                drop(std::move(session));
-                throw;
-            } catch (const Error&) {
-                release(std::move(session));
-                throw;
             }
+            if (failed > 0) pause_for(backoff(failed));
         }
     }
 
     std::unique_ptr<Session> acquire() {
         std::unique_lock lock(mutex_);
-        for (;;) {
-            if (!idle_.empty()) {
-                auto session = std::move(idle_.back());
-                idle_.pop_back();
-                return session;
-            }
-            if (open_ < limit_) break;
-            changed_.wait(lock);
+        changed_.wait(lock, [&] { return !idle_.empty() || open_ < limit_; });
+        if (idle_.empty()) {
+            ++open_;
+            lock.unlock();
+            return connect();
         }
-        ++open_;
-        lock.unlock();
-        return connect();
+        auto session = std::move(idle_.back());
+        idle_.pop_back();
+        return session;
     }
 
     /// A new connection, counted in open_ already. If others are up, a refusal lowers the limit and
     /// we wait for one of them; else we try again with growing pauses.
     std::unique_ptr<Session> connect() {
         auto give_up = Clock::now() + kRetryFor;
-        for (auto pause = std::chrono::milliseconds(500);; pause = std::min(pause * 2, std::chrono::milliseconds(30000))) {
-            std::string why;
+        for (int failed = 0;; ++failed) {
             try {
                 std::lock_guard lock(memory_.one_at_a_time);
                 return std::make_unique<Session>(options_, memory_);
             } catch (const Error& error) {
                 std::unique_lock lock(mutex_);
-                if (error.exit == Exit::interrupted || (open_ == 1 && (error.exit != Exit::network || Clock::now() > give_up))) {
-                    --open_;
-                    changed_.notify_all();
-                    throw;
-                }
-                if (open_ > 1) {
-                    limit_ = --open_;
-                    lock.unlock();
-                    return acquire();
-                }
-                why = error.what();
+                bool others = open_ > 1, hopeless = !dynamic_cast<const ConnectionLost*>(&error) || Clock::now() > give_up;
+                if (others || hopeless) --open_;
+                changed_.notify_all();
+                if (others && error.exit != Exit::interrupted) limit_ = open_;
+                else if (hopeless) throw;
+                lock.unlock();
+                if (others) return acquire();
+                say(text(error.what(), "; trying again"));
             }
-            say(text(why, "; trying again in ", pause.count(), " ms"));
-            for (auto until = Clock::now() + pause; Clock::now() < until;) {
-                stop_if_asked();
-                std::this_thread::sleep_for(std::chrono::milliseconds(50));
-            }
+            pause_for(backoff(failed));
         }
     }
 
-    void release(std::unique_ptr<Session> session) {
+    void give_back(std::unique_ptr<Session> session) {
+        bool good = !session->broken() && session->moved() < kSessionBytes;
+        if (!good) session.reset();
         std::lock_guard lock(mutex_);
-        if (session->moved() < kSessionBytes)
-            idle_.push_back(std::move(session));
-        else
-            --open_;
-        changed_.notify_all();
-    }
-    void drop(std::unique_ptr<Session> session) {
-        session.reset();
-        std::lock_guard lock(mutex_);
-        --open_;
+        if (good) idle_.push_back(std::move(session));
+        else if (--open_ == 0) limit_ = options_.connections;
         changed_.notify_all();
     }
 
@@ -1635,7 +1639,7 @@ public:
                 if (found.size() >= kListMax) throw Corrupt(text(show(path(dir)), " holds more than ", kListMax, " names"));
                 std::string_view found_name(name.data(), size_t(n));
                 if (found_name != "." && found_name != "..")
-                    found.push_back({std::string(found_name), attrs.flags & LIBSSH2_SFTP_ATTR_SIZE ? attrs.filesize : 0,
+                    found.push_back({std::string(found_name.substr(0, 128)), attrs.flags & LIBSSH2_SFTP_ATTR_SIZE ? attrs.filesize : 0,
                                      attrs.flags & LIBSSH2_SFTP_ATTR_ACMODTIME ? int64_t(attrs.mtime) : 0});
             }
             handle.close();
@@ -1665,37 +1669,32 @@ public:
     }
 
     void create(const std::string& name, View data) override {
-        auto session = acquire();
         try {
-            Handle handle(*session, path(name), "create", LIBSSH2_FXF_WRITE | LIBSSH2_FXF_CREAT | LIBSSH2_FXF_EXCL, 0400,
+            Lease lease(*this);
+            Session& s = *lease;
+            Handle handle(s, path(name), "create", LIBSSH2_FXF_WRITE | LIBSSH2_FXF_CREAT | LIBSSH2_FXF_EXCL, 0400,
                           LIBSSH2_SFTP_OPENFILE);
             // A window that slides over the whole object keeps the pipeline full: libssh2 sends what
             // is new in it and returns when the first packet is acknowledged.
             for (size_t done = 0; done < data.size();) {
                 size_t window = std::min(kWriteWindow, data.size() - done);
-                auto n = session->call("write " + show(path(name)), [&] {
+                auto n = s.call("write " + show(path(name)), [&] {
                     return libssh2_sftp_write(handle.get(), reinterpret_cast<const char*>(&data[done]), window);
                 });
                 done += size_t(n);
-                session->count(size_t(n));
+                s.count(size_t(n));
             }
-            sync(*session, handle);
+            sync(s, handle);
             handle.close();
         } catch (const ConnectionLost& lost) {
-            drop(std::move(session));
             throw Uncertain(lost.what());
-        } catch (const Interrupted&) {
-            drop(std::move(session));
-            throw;
-        } catch (const Error&) {
+        } catch (const Error& refused) {
             // The server said no (full, forbidden): take away what was begun, if it lets us.
-            release(std::move(session));
-            try {
-                remove(name);
-            } catch (const Error&) {}
+            if (refused.exit == Exit::failed) try {
+                    remove(name);
+                } catch (const Error&) {}
             throw;
         }
-        release(std::move(session));
     }
 
     void remove(const std::string& name) override {
@@ -1779,13 +1778,14 @@ private:
         }
     }
 
+    /// Where the very first one fails, the server does not offer it; later it is an error.
     void sync(Session& s, Handle& handle) {
-        if (!can_sync_) return;
+        if (sync_ == Sync::not_offered) return;
         int refused = s.call("write to disk", [&] {
             int r = libssh2_sftp_fsync(handle.get());
-            return r == LIBSSH2_ERROR_SFTP_PROTOCOL && libssh2_sftp_last_error(s.sftp()) == LIBSSH2_FX_OP_UNSUPPORTED ? 1 : r;
+            return r == LIBSSH2_ERROR_SFTP_PROTOCOL && sync_ == Sync::untried ? 1 : r;
         });
-        if (refused) can_sync_ = false;
+        sync_ = refused ? Sync::not_offered : Sync::works;
     }
 
     SshOptions options_;
@@ -1795,7 +1795,8 @@ private:
     std::condition_variable changed_;
     std::vector<std::unique_ptr<Session>> idle_;
     int open_ = 1, limit_; // the first is made by the constructor
-    std::atomic<bool> can_sync_{true};
+    enum class Sync { untried, works, not_offered };
+    std::atomic<Sync> sync_{Sync::untried};
 };
 
 // ============================================================================
@@ -2425,9 +2426,7 @@ public:
             try {
                 store.remove(s.file());
             } catch (const NotThere&) {
-            } catch (const ConnectionLost&) {
-                throw;
-            } catch (const Error&) { return; }
+            } catch (const Error&) { return; } // all that matters is done already
         }
     }
 
@@ -2664,19 +2663,26 @@ public:
     Place pin(const ChunkId& id) {
         auto places = repo_.index.places(id);
         if (places.empty()) throw Corrupt("a part of it is in no pack that is there");
+        uint32_t frame = places[0].frame;
         std::unique_lock lock(mutex_);
-        auto& slot = slots_[places[0].frame];
-        if (slot.pins++ > 0 || slot.data.valid()) {
-            if (slot.pins == 1) make_room(lock, 0), pinned_ += raw(places[0].frame);
-            return places[0];
+        if (!slots_[frame].data.valid()) {
+            lock.unlock();
+            flush_unless_adjacent(frame);
+            lock.lock();
+            make_room(lock, raw(frame));
+            begin_read(frame);
         }
-        if (slot.pins <= 0) return places[0]; // given up before it was asked for
-        lock.unlock();
-        flush_unless_adjacent(places[0].frame);
-        lock.lock();
-        make_room(lock, raw(places[0].frame));
-        begin_read(places[0].frame);
+        if (slots_[frame].pins++ == 0) {
+            pinned_ += raw(frame);
+            std::erase(idle_, frame);
+        }
+        changed_.notify_all();
         return places[0];
+    }
+    /// Whether a planner that unpins as well can pin more without waiting for itself.
+    bool has_room() {
+        std::lock_guard lock(mutex_);
+        return pinned_ + kFrameMax <= budget_;
     }
     /// Sends what pin() has gathered. Planner only, before it waits for anything.
     void flush() {
@@ -2709,16 +2715,20 @@ public:
         }
         throw Corrupt(why);
     }
-    /// Takes back one pin(); may come before it, by an offender that gave up early.
+    /// Takes back one pin(), for which it waits if need be. The last frames stay for a while.
     void unpin(uint32_t frame) {
-        std::lock_guard lock(mutex_);
-        auto& slot = slots_[frame];
-        if (--slot.pins != 0 || !slot.data.valid()) return;
+        std::unique_lock lock(mutex_);
+        changed_.wait(lock, [&] { return aborted_ || slots_[frame].pins > 0; });
+        if (aborted_ || --slots_[frame].pins > 0) return;
         pinned_ -= raw(frame);
         idle_.push_back(frame);
-        idle_bytes_ += raw(frame);
-        while (idle_bytes_ > budget_ / 2 && !idle_.empty()) evict();
-        room_.notify_all();
+        size_t idle = 0;
+        for (uint32_t f : idle_) idle += raw(f);
+        for (; idle > budget_ / 2; idle_.pop_front()) {
+            idle -= raw(idle_.front());
+            slots_.erase(idle_.front());
+        }
+        changed_.notify_all();
     }
     /// pin, flush, get, unpin: for a reader that looks at one chunk at a time. Planner only.
     Bytes read(const ChunkId& id, IdHasher& hasher) {
@@ -2737,7 +2747,7 @@ public:
     void abort() {
         std::lock_guard lock(mutex_);
         aborted_ = true;
-        room_.notify_all();
+        changed_.notify_all();
     }
 
 private:
@@ -2776,13 +2786,14 @@ private:
                         f.offset - run_.end <= kReadGap && f.offset + f.sealed - run_.begin <= kReadRun;
         if (!adjacent) flush();
     }
-    /// Waits until `bytes` more may be pinned; drops frames that nobody has pinned.
+    /// Waits until `bytes` more may be pinned.
     void make_room(std::unique_lock<std::mutex>& lock, size_t bytes) {
-        while (pinned_ > 0 && pinned_ + bytes > budget_ && !aborted_) {
+        auto room = [&] { return aborted_ || pinned_ == 0 || pinned_ + bytes <= budget_; };
+        if (!room()) {
             lock.unlock();
-            flush();
+            flush(); // what the others wait for must be under way
             lock.lock();
-            if (pinned_ > 0 && pinned_ + bytes > budget_ && !aborted_) room_.wait(lock);
+            changed_.wait(lock, room);
         }
         if (aborted_) throw Interrupted();
     }
@@ -2790,18 +2801,10 @@ private:
         run_.add(repo_.index, frame);
         run_.promises.emplace_back();
         slots_[frame].data = run_.promises.back().get_future().share();
-        pinned_ += raw(frame);
-        room_.notify_all();
-    }
-    void evict() {
-        uint32_t oldest = idle_.front();
-        idle_.pop_front();
-        idle_bytes_ -= raw(oldest);
-        if (auto s = slots_.find(oldest); s != slots_.end() && s->second.pins == 0) slots_.erase(s);
     }
     RawFrame wait_for(uint32_t frame) {
         std::unique_lock lock(mutex_);
-        room_.wait(lock, [&] { return aborted_ || slots_[frame].data.valid(); });
+        changed_.wait(lock, [&] { return aborted_ || slots_[frame].data.valid(); });
         if (aborted_) throw Interrupted();
         auto data = slots_[frame].data;
         lock.unlock();
@@ -2834,7 +2837,10 @@ private:
         Bytes sealed;
         try {
             sealed = repo.store.read(name, begin, size_t(end - begin));
-        } catch (const NotThere&) { throw Corrupt(name + " is gone"); }
+        } catch (const Error& e) {
+            if (e.exit != Exit::failed) throw; // the connection, or a signal
+            throw Corrupt(e.what());
+        }
         Aead aead(hkdf(repo.keys.pack.view(), run.salt, "nfreeze object"), kPackLabel.associated());
         std::vector<RawFrame> frames;
         for (auto& [number, f] : run.frames) {
@@ -2848,10 +2854,10 @@ private:
 
     Repository& repo_;
     TaskPool& wire_;
-    size_t budget_, pinned_ = 0, idle_bytes_ = 0;
+    size_t budget_, pinned_ = 0; // raw bytes
     Run run_; // planner only
     std::mutex mutex_;
-    std::condition_variable room_;
+    std::condition_variable changed_;
     std::unordered_map<uint32_t, Slot> slots_;
     std::deque<uint32_t> idle_; // unpinned frames, the oldest first
     bool aborted_ = false;
@@ -2897,7 +2903,13 @@ public:
     /// Every so often: makes what is durable part of the index, so that a run that is killed loses
     /// only what went up since.
     void maybe_checkpoint() {
-        if (Clock::now() - last_checkpoint_ >= checkpoint_every_) checkpoint({});
+        collect();
+        if (Clock::now() - last_checkpoint_ >= checkpoint_every_ || records_.size() > kRecordsMax) checkpoint({});
+    }
+    /// Throws what went wrong in another thread.
+    void check() {
+        wire_.check();
+        crunch_.check();
     }
 
     /// Writes a segment that lists the packs sent since the last one, and `additions`. Where what
@@ -2950,6 +2962,7 @@ private:
     static int processors() { return std::clamp(int(std::thread::hardware_concurrency()), 1, 16); }
 
     void append(Kind kind, const ChunkId& id, View data) {
+        if (data.size() > kChunkMax) throw Error(text("a chunk of ", data.size(), " bytes is beyond what can be read back"));
         auto& s = streams_[kind != Kind::data];
         wrote_tree_ |= kind == Kind::tree;
         if (s.frame != kNone && (s.raw.size() + data.size() > kFrameMax || s.kind != kind)) end_frame(s);
@@ -2960,7 +2973,7 @@ private:
         repo_.index.add_pending(id, s.frame, uint32_t(s.raw.size()), uint32_t(data.size()));
         s.info.chunks.push_back({id, uint32_t(data.size())});
         s.raw.insert(s.raw.end(), data.begin(), data.end());
-        if (s.raw.size() >= kFrameTarget) end_frame(s);
+        if (s.raw.size() >= kFrameTarget || s.info.chunks.size() >= kFrameChunks) end_frame(s);
     }
 
     void end_frame(Stream& s) {
@@ -2975,7 +2988,7 @@ private:
             std::shared_ptr<Pack> full;
             {
                 std::lock_guard lock(s.mutex);
-                s.pack->size += plain.size();
+                s.pack->size += plain.size() + info->chunks.size() * 20; // with its part of the table
                 s.pack->plain.push_back(std::move(plain));
                 s.pack->table.push_back(std::move(*info));
                 s.pack->frames.push_back(number);
@@ -2986,19 +2999,30 @@ private:
     }
 
     void send_later(const std::shared_ptr<Pack>& pack) {
-        wire_.push([this, pack] { send(*pack, Clock::now()); });
+        wire_.push([this, pack] { send(std::move(*pack)); });
     }
-    void send(Pack& pack, Clock::time_point begun) {
-        auto object = seal_object(kPackLabel, repo_.keys.pack, pack.table, std::move(pack.plain));
-        if (!repo_.create(object_name("packs", object.name), object, begun)) {
+    /// Makes a pack durable. One whose upload broke off is sent anew in two halves, so that a
+    /// connection that never lasts for a whole pack gets there, too.
+    void send(Pack whole) {
+        std::vector<Pack> left;
+        left.push_back(std::move(whole));
+        int failed = 0;
+        for (auto begun = Clock::now(); !left.empty();) {
+            Pack pack = std::move(left.back());
+            left.pop_back();
+            auto object = seal_object(kPackLabel, repo_.keys.pack, pack.table, std::move(pack.plain));
+            if (repo_.create(object_name("packs", object.name), object, begun)) {
+                sent(object, pack);
+                continue;
+            }
             pack.plain = open_object(kPackLabel, repo_.keys.pack, object.bytes, "a pack just sealed").frames;
-            Bytes().swap(object.bytes);
-            // In two halves: a connection that never lasts for a whole pack gets there, too.
-            Pack rest = pack.split();
-            send(pack, begun);
-            if (!rest.plain.empty()) send(rest, begun);
-            return;
+            Pack second = pack.split();
+            if (second.plain.empty()) pause_for(backoff(failed++));
+            else left.push_back(std::move(second));
+            left.push_back(std::move(pack));
         }
+    }
+    void sent(const SealedObject& object, Pack& pack) {
         PackInfo done;
         done.name = object.name;
         done.salt = object.salt;
@@ -3056,6 +3080,13 @@ private:
 
 enum class Type : uint8_t { file = 0, directory = 1, symlink = 2, fifo = 3, character = 4, block = 5 };
 
+/// Since 1970. Not one number of nanoseconds: file systems go beyond the years 1677 to 2262.
+struct Time {
+    int64_t seconds = 0;
+    uint32_t ns = 0;
+    bool operator==(const Time&) const = default;
+};
+
 struct Extent {
     uint64_t offset, length;
 };
@@ -3067,7 +3098,7 @@ struct Entry {
     bool mount_point = false; // another file system was mounted here
     uint32_t mode = 0;        // permission bits with setuid, setgid, sticky
     uint32_t uid = 0, gid = 0;
-    int64_t mtime = 0, ctime = 0; // ns
+    Time mtime, ctime;
     uint64_t inode = 0;
     uint64_t link_group = 0; // with the inode it tells which files are hard links; 0: not linked
     uint64_t size = 0;       // of a file, holes included
@@ -3100,7 +3131,7 @@ bool is_safe_path(std::string_view path) {
     for (size_t at = 0; at <= path.size();) {
         size_t slash = std::min(path.find('/', at), path.size());
         auto part = path.substr(at, slash - at);
-        if (part.empty() || part == "." || part == ".." || part.size() > 255 || part.find('\0') != part.npos) return false;
+        if (part.empty() || part == "." || part == ".." || part.find('\0') != part.npos) return false;
         at = slash + 1;
     }
     return true;
@@ -3125,8 +3156,8 @@ public:
         out.varint(e.mode);
         out.varint(e.uid);
         out.varint(e.gid);
-        out.zigzag(e.mtime - before_.mtime);
-        out.zigzag(e.ctime - e.mtime);
+        encode_time(out, e.mtime, before_.mtime);
+        encode_time(out, e.ctime, e.mtime);
         out.zigzag(int64_t(e.inode - before_.inode));
         if (e.link_group) out.varint(e.link_group);
         if (!e.xattrs.empty()) {
@@ -3160,9 +3191,11 @@ public:
         bool more = flags & f::continued;
         std::string path = decode_path(in);
         if (flags & f::continuation) {
-            if (path != e.path) in.fail("a record that continues nothing");
-            decode_ids(in, e);
-            return !more;
+            // What it continues may not have been read: after seek(), or where that was damaged.
+            Entry orphan;
+            bool ours = path == e.path;
+            decode_ids(in, ours ? e : orphan);
+            return ours && !more;
         }
         e = {};
         e.path = std::move(path);
@@ -3173,8 +3206,8 @@ public:
         e.mode = uint32_t(in.count(07777));
         e.uid = uint32_t(in.count(UINT32_MAX));
         e.gid = uint32_t(in.count(UINT32_MAX));
-        e.mtime = int64_t(uint64_t(before_.mtime) + uint64_t(in.zigzag()));
-        e.ctime = int64_t(uint64_t(e.mtime) + uint64_t(in.zigzag()));
+        e.mtime = decode_time(in, before_.mtime);
+        e.ctime = decode_time(in, e.mtime);
         e.inode = before_.inode + uint64_t(in.zigzag());
         if (flags & f::linked) e.link_group = in.varint();
         if (flags & f::xattrs) {
@@ -3204,6 +3237,18 @@ private:
         path += in.string(kPathMax);
         if (path.size() > kPathMax || !is_safe_path(path)) in.fail("a path that no backup can hold");
         return before_.path = path;
+    }
+    static void encode_time(Writer& out, const Time& t, const Time& base) {
+        out.zigzag(int64_t(uint64_t(t.seconds) - uint64_t(base.seconds)));
+        out.zigzag(int64_t(t.ns) - int64_t(base.ns));
+    }
+    static Time decode_time(Reader& in, const Time& base) {
+        Time t;
+        t.seconds = int64_t(uint64_t(base.seconds) + uint64_t(in.zigzag()));
+        uint64_t ns = base.ns + uint64_t(in.zigzag());
+        if (ns >= 1'000'000'000) in.fail("an impossible time");
+        t.ns = uint32_t(ns);
+        return t;
     }
     static void encode_ids(Writer& out, const Entry& e, size_t from, size_t n) {
         out.varint(n);
@@ -3364,10 +3409,11 @@ private:
     bool load_chunk() {
         if (next_chunk_ >= list_.size()) return false;
         stop_if_asked();
-        for (; pinned_upto_ < std::min(list_.size(), next_chunk_ + kChunksAhead); ++pinned_upto_) {
+        while (pinned_upto_ < std::min(list_.size(), next_chunk_ + kChunksAhead) && (pinned_upto_ == next_chunk_ || chunks_.has_room())) {
             try {
                 list_[pinned_upto_].place = chunks_.pin(list_[pinned_upto_].id);
             } catch (const Corrupt&) {}
+            ++pinned_upto_;
         }
         chunks_.flush();
         auto& listed = list_[next_chunk_++];
@@ -3413,13 +3459,9 @@ private:
 // Uses: 3, 6, 8, 9. Provides: Backup. The disk and the tree of the snapshot before are walked
 // side by side in the same order; a new tree comes out. Must hold: I2, I3, I5, I9.
 
-int64_t to_ns(const struct timespec& t) { return int64_t(t.tv_sec) * 1'000'000'000 + t.tv_nsec; }
+Time to_time(const struct timespec& t) { return {int64_t(t.tv_sec), uint32_t(t.tv_nsec)}; }
 
-int64_t now_ns() {
-    struct timespec t;
-    clock_gettime(CLOCK_REALTIME, &t);
-    return to_ns(t);
-}
+int64_t now_ns() { return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch()).count(); }
 
 /// "/proc/self/fd/N/name": for calls that take no directory handle.
 std::string proc_path(int directory, const std::string& name) {
@@ -3606,6 +3648,7 @@ private:
             else
                 visit_special(level, name, path, st);
         } catch (const Error& e) {
+            packer_.check(); // a full server is not the file's fault
             if (e.exit != Exit::failed) throw;
             unreadable(e);
         }
@@ -3708,13 +3751,13 @@ private:
         e.mode = st.st_mode & 07777;
         e.uid = st.st_uid;
         e.gid = st.st_gid;
-        e.mtime = to_ns(st.st_mtim);
-        e.ctime = to_ns(st.st_ctim);
+        e.mtime = to_time(st.st_mtim);
+        e.ctime = to_time(st.st_ctim);
         e.inode = st.st_ino;
         if (e.type == Type::file) e.size = uint64_t(st.st_size);
         if (e.type == Type::character || e.type == Type::block) e.device = st.st_rdev;
         e.link_group = st.st_nlink > 1 && e.type == Type::file ? device_number(st.st_dev) : 0;
-        e.racy = std::abs(now_ns() - e.ctime) < kRacyNs;
+        e.racy = now_ns() / 1'000'000'000 - e.ctime.seconds <= kRacySeconds; // also where it lies in the future
     }
     /// 1 for the first file system met, 2 for the next: unlike st_dev, the same after a reboot.
     uint64_t device_number(dev_t device) {
@@ -3742,11 +3785,11 @@ private:
     }
     /// Attributes change the ctime: where it is the same they are not read again.
     void add_xattrs(Entry& e, const Entry* before, int fd, const std::string& path) {
-        if (before && before->type == e.type && !before->racy && !options_.checksum && !options_.ignore_ctime &&
-            !options_.ignore_inode && before->ctime == e.ctime && before->inode == e.inode)
-            e.xattrs = before->xattrs;
-        else
-            e.xattrs = read_xattrs(fd, path, e.path);
+        bool same = before && before->type == e.type && !before->racy && !options_.checksum && !options_.ignore_ctime &&
+                    !options_.ignore_inode && before->ctime == e.ctime && before->inode == e.inode;
+        try {
+            e.xattrs = same ? before->xattrs : read_xattrs(fd, path, e.path);
+        } catch (const Error& error) { unreadable(error); } // it is stored without
     }
     /// Keeps the content of a file with several links until all of them were met.
     void remember_link(const Entry& e, const struct stat& st) {
@@ -3763,12 +3806,12 @@ private:
             if (fstat(fd, &st) != 0) throw system_error("look at", e.path);
             if (!S_ISREG(st.st_mode)) throw Error(text(in_quotes(e.path), " is no longer a file"));
             take_stat(e, st);
-            e.xattrs = read_xattrs(fd, "", e.path);
+            add_xattrs(e, nullptr, fd, "");
             e.chunks.clear();
             read_content(fd, e, st);
             struct stat after;
             if (fstat(fd, &after) != 0) throw system_error("look at", e.path);
-            if (to_ns(after.st_ctim) == e.ctime && to_ns(after.st_mtim) == e.mtime && after.st_size == st.st_size) break;
+            if (to_time(after.st_ctim) == e.ctime && to_time(after.st_mtim) == e.mtime && after.st_size == st.st_size) break;
             if (attempt == 2) {
                 say(text("warning: ", in_quotes(e.path), " changed while it was read, twice; it is stored as it was read"));
                 e.racy = true;
@@ -3800,6 +3843,7 @@ private:
             ended = n < want;
             if (ended && hole != e.holes.end()) e.holes.erase(hole, e.holes.end()); // it was truncated
             have = put_chunks(e, have, ended);
+            packer_.maybe_checkpoint();
             stop_if_asked();
         }
         e.size = at;
@@ -3834,6 +3878,8 @@ private:
             at = lseek(fd, data, SEEK_HOLE);
             if (at < 0) return {};
         }
+        for (uint64_t least = 4 * KiB; holes.size() > kHolesMax; least *= 2)
+            std::erase_if(holes, [&](auto& h) { return h.length < least; });
         return holes;
     }
 
@@ -3898,6 +3944,7 @@ struct RestoreOptions {
     bool dry_run = false;
     bool verbose = false;
     int connections = kConnections;
+    std::optional<std::pair<dev_t, ino_t>> skip; // the repository's own directory, never removed
     std::vector<std::string> paths; // what to restore; all if empty
 };
 
@@ -3920,6 +3967,10 @@ public:
     /// Makes `destination` what the snapshot is. Throws Error where nothing could be done.
     void run(const std::string& destination, RestoreResult& result) {
         result_ = &result;
+        if (options_.remove && snapshot_.incomplete) {
+            say("the snapshot is incomplete: files that it lacks may be those that could not be read, so nothing is deleted");
+            options_.remove = false;
+        }
         auto root = std::make_shared<Directory>(*this, nullptr, "");
         open_root(*root, destination);
         stack_.push_back(std::move(root));
@@ -3936,9 +3987,13 @@ public:
             });
             chunks_.flush();
             writers_.drain();
-        } catch (...) {
+        } catch (const Interrupted&) {
             tree_damaged_ = true; // the list was not read to its end: nothing is removed
             chunks_.abort();
+            writers_.drain(); // where a writer failed and woke us up, throws that
+            throw;
+        } catch (...) {
+            tree_damaged_ = true;
             throw;
         }
         stack_.clear();
@@ -3969,12 +4024,7 @@ private:
     // ---- directories ----
 
     void open_root(Directory& root, const std::string& destination) {
-        if (!options_.dry_run)
-            for (size_t slash = destination.find('/', 1);; slash = destination.find('/', slash + 1)) {
-                std::string part = destination.substr(0, slash);
-                if (::mkdir(part.c_str(), 0777) != 0 && errno != EEXIST) throw system_error("create the directory", part);
-                if (slash == std::string::npos) break;
-            }
+        if (!options_.dry_run) make_directories(destination, 0777);
         root.fd = Fd(::open(destination.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
         if (!root.fd && !options_.dry_run) throw system_error("open the directory", destination);
     }
@@ -4031,17 +4081,24 @@ private:
         for (auto& name : read_directory(d.fd.get(), d.path)) {
             if (d.names.contains(name)) continue;
             std::string path = d.path.empty() ? name : d.path + "/" + name;
+            struct stat st;
+            if (fstatat(d.fd.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) == 0 && options_.skip == std::pair(st.st_dev, st.st_ino)) continue;
             if (options_.dry_run || options_.verbose) tell(options_.dry_run ? "would delete " : "- ", path);
-            if (!options_.dry_run) remove_tree(d.fd.get(), name, path);
+            if (!options_.dry_run && !remove_tree(d.fd.get(), name, path)) continue;
             ++result_->removed;
         }
     }
-    static void remove_tree(int directory, const std::string& name, const std::string& path) {
-        if (unlinkat(directory, name.c_str(), 0) == 0) return;
+    /// Returns whether all of it went: the repository itself is kept, with what leads to it.
+    bool remove_tree(int directory, const std::string& name, const std::string& path) {
+        if (unlinkat(directory, name.c_str(), 0) == 0) return true;
         if (errno != EISDIR && errno != EPERM) throw system_error("remove", path);
         Fd inner = open_directory(directory, name, path);
-        for (auto& child : read_directory(inner.get(), path)) remove_tree(inner.get(), child, path + "/" + child);
-        if (unlinkat(directory, name.c_str(), AT_REMOVEDIR) != 0) throw system_error("remove", path);
+        struct stat st;
+        bool all = fstat(inner.get(), &st) == 0 && options_.skip != std::pair(st.st_dev, st.st_ino);
+        if (!all) return false;
+        for (auto& child : read_directory(inner.get(), path)) all &= remove_tree(inner.get(), child, path + "/" + child);
+        if (all && unlinkat(directory, name.c_str(), AT_REMOVEDIR) != 0) throw system_error("remove", path);
+        return all;
     }
 
     // ---- one entry ----
@@ -4077,10 +4134,10 @@ private:
         if (options_.dry_run) return would_restore(e);
         if (e.link_group && place_link(*dir, e)) return;
         if (e.link_group) first_links_[{e.link_group, e.inode}] = e;
+        auto entry = std::make_shared<Entry>(e);
         // The planner pins the chunks of a file after its writer was queued: a file larger than the
         // read-ahead is written while its later parts are still being asked for.
         if (writers_.full()) chunks_.flush();
-        auto entry = std::make_shared<Entry>(e);
         writers_.push([this, dir, entry] { write_in_thread(*dir, *entry); });
         for (auto& id : e.chunks) chunks_.pin(id);
     }
@@ -4152,6 +4209,10 @@ private:
             auto& path = first->second.path;
             for (size_t from = 0, slash; (slash = path.find('/', from)) != path.npos; from = slash + 1)
                 at = open_directory(at.get(), path.substr(from, slash - from), path);
+            // It may have failed, and what was there before be there still (I7).
+            Fd there(openat(at.get(), name_of(path).c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
+            struct stat st;
+            if (!there || fstat(there.get(), &st) != 0 || uint64_t(st.st_size) != e.size || !same_content(there.get(), e)) return false;
             Temporary temporary(dir.fd.get());
             if (linkat(at.get(), name_of(path).c_str(), dir.fd.get(), temporary.name.c_str(), 0) != 0) return false;
             publish(temporary, dir, e);
@@ -4209,9 +4270,6 @@ private:
 
     void write_in_thread(Directory& dir, const Entry& e) {
         size_t used = 0; // chunks that were unpinned
-        auto give_back = [&] {
-            for (; used < e.chunks.size(); ++used) chunks_.unpin(repo_.index.places(e.chunks[used]).front().frame);
-        };
         try {
             write_file(dir, e, used);
             ++result_->restored;
@@ -4221,10 +4279,13 @@ private:
             ++result_->damaged;
             say(text("cannot restore ", in_quotes(e.path), ": ", error.what()));
         } catch (const Error& error) {
-            if (error.exit != Exit::failed) throw;
+            if (error.exit != Exit::failed) {
+                chunks_.abort(); // wakes the planner, who may wait for room
+                throw;
+            }
             fail(error);
         }
-        give_back();
+        for (; used < e.chunks.size(); ++used) chunks_.unpin(repo_.index.places(e.chunks[used]).front().frame);
     }
 
     void write_file(Directory& dir, const Entry& e, size_t& used) {
@@ -4264,20 +4325,27 @@ private:
 
     // ---- metadata ----
 
-    /// Sets owner, attributes, mode and times: through `fd`, or by name where that is -1.
+    /// Sets owner, attributes, mode and times: through `fd`, or by name where that is -1. What cannot
+    /// be set is named and counted; the content is restored all the same.
     void set_metadata(int fd, int directory, const std::string& name, const Entry& e) {
-        bool owned = set_owner(fd, directory, name, e);
-        set_xattrs(fd, fd >= 0 ? "" : proc_path(directory, name), e);
+        auto attempt = [&](auto f) {
+            try {
+                return f();
+            } catch (const Error& error) {
+                fail(error);
+                return false;
+            }
+        };
+        bool owned = attempt([&] { return set_owner(fd, directory, name, e); });
+        attempt([&] { return set_xattrs(fd, fd >= 0 ? "" : proc_path(directory, name), e); });
         if (e.type != Type::symlink) {
             mode_t mode = owned ? e.mode : e.mode & ~mode_t(06000); // not setuid for somebody else
-            int bad = fd >= 0 ? fchmod(fd, mode) : fchmodat(directory, name.c_str(), mode, 0);
-            if (bad) throw system_error("set the mode of", e.path);
+            int bad = fd >= 0 ? fchmod(fd, mode) : fchmodat(directory, name.c_str(), mode, AT_SYMLINK_NOFOLLOW);
+            if (bad) fail(system_error("set the mode of", e.path));
         }
-        auto seconds = e.mtime / 1'000'000'000, rest = e.mtime % 1'000'000'000;
-        if (rest < 0) rest += 1'000'000'000, --seconds;
-        struct timespec times[2] = {{0, UTIME_OMIT}, {time_t(seconds), long(rest)}};
+        struct timespec times[2] = {{0, UTIME_OMIT}, {time_t(e.mtime.seconds), long(e.mtime.ns)}};
         int bad = fd >= 0 ? futimens(fd, times) : utimensat(directory, name.c_str(), times, AT_SYMLINK_NOFOLLOW);
-        if (bad) throw system_error("set the time of", e.path);
+        if (bad) fail(system_error("set the time of", e.path));
     }
 
     /// Owners go by name where the name exists here. Returns whether the file has its owner now.
@@ -4304,7 +4372,7 @@ private:
         return at->second;
     }
 
-    void set_xattrs(int fd, const std::string& path, const Entry& e) {
+    bool set_xattrs(int fd, const std::string& path, const Entry& e) {
         auto set = [&](auto& x) {
             return fd >= 0 ? fsetxattr(fd, x.first.c_str(), x.second.data(), x.second.size(), 0)
                            : lsetxattr(path.c_str(), x.first.c_str(), x.second.data(), x.second.size(), 0);
@@ -4317,6 +4385,7 @@ private:
             if (geteuid() == 0 && errno != ENOTSUP) throw system_error(text("set the attribute ", show(x.first), " of"), e.path);
             ++result_->no_xattr;
         }
+        return true;
     }
 
     // ---- words ----
@@ -4361,8 +4430,7 @@ private:
 // ============================================================================
 // Uses: 8, 9. Provides: tables and lists on standard output. Must hold: I10.
 
-std::string local_time(int64_t ns, const char* format) {
-    auto seconds = time_t(ns / 1'000'000'000 - (ns % 1'000'000'000 < 0));
+std::string local_time(time_t seconds, const char* format) {
     struct tm parts{};
     localtime_r(&seconds, &parts);
     char out[64];
@@ -4404,7 +4472,7 @@ void print_snapshots(const std::vector<const Snapshot*>& snapshots) {
         auto& s = **i;
         std::string notes = s.incomplete ? "incomplete" : "";
         for (auto& t : s.tags) notes += (notes.empty() ? "" : " ") + show(t);
-        rows.push_back({hex(s.id).substr(0, 8), local_time(s.time, "%Y-%m-%d %H:%M:%S"), show(s.host), show(s.source),
+        rows.push_back({hex(s.id).substr(0, 8), local_time(s.time / 1'000'000'000, "%Y-%m-%d %H:%M:%S"), show(s.host), show(s.source),
                         text(s.counts.files), human_size(s.counts.bytes), notes});
     }
     print_table(rows, {4, 5});
@@ -4500,7 +4568,7 @@ private:
         std::string size = e.type == Type::character || e.type == Type::block ? text(major(dev_t(e.device)), ",", minor(dev_t(e.device)))
                            : e.type == Type::symlink ? text(e.target.size()) : text(e.size);
         rows_.push_back({mode_string(e), owner(snapshot_.users, e.uid), owner(snapshot_.groups, e.gid), size,
-                         local_time(e.mtime, "%Y-%m-%d %H:%M"), show(e.path) + (e.type == Type::symlink ? " -> " + show(e.target) : "")});
+                         local_time(e.mtime.seconds, "%Y-%m-%d %H:%M"), show(e.path) + (e.type == Type::symlink ? " -> " + show(e.target) : "")});
         if (rows_.size() < 10000) return; // aligned in blocks, so that memory stays bounded
         print_table(rows_, {3});
         rows_.clear();
@@ -4627,7 +4695,9 @@ std::string first_line(std::string s) {
 std::string command_output(const std::string& command) {
     std::unique_ptr<FILE, int (*)(FILE*)> pipe(popen(command.c_str(), "re"), pclose);
     if (!pipe) throw system_error("run", command);
+    setvbuf(pipe.get(), nullptr, _IONBF, 0);
     std::string out;
+    out.reserve(kKeyFileMax);
     for (int c; (c = fgetc(pipe.get())) != EOF && out.size() < kKeyFileMax;) out += char(c);
     int status = pclose(pipe.release());
     if (status != 0) throw Error(text("the password command ", in_quotes(command), " failed with status ", WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status)));
@@ -4741,6 +4811,13 @@ struct Job {
         auto passphrase = get_passphrase(args, true);
         Repository::init(*store, passphrase, cost, now_ns(), user_name() + "@" + host_name());
     }
+    /// Where the repository lies, if on this machine.
+    std::optional<std::pair<dev_t, ino_t>> own_directory() const {
+        struct stat st;
+        auto address = parse_address(repo_name);
+        if (address.remote() || stat(address.path.c_str(), &st) != 0) return {};
+        return std::pair(st.st_dev, st.st_ino);
+    }
     /// The exit code of a verb that only reads: what is lost or doubtful may hide newer snapshots.
     Exit verdict() const { return repo->damage.empty() && repo->doubts.empty() ? Exit::ok : Exit::damaged; }
 };
@@ -4795,9 +4872,7 @@ Exit verb_backup(int argc, char** argv) {
     o.verbose = job.args.flag("verbose");
     o.connections = job.connections();
     if (auto s = environment("NFREEZE_CHECKPOINT_SECONDS"); !s.empty()) o.checkpoint = std::chrono::seconds(std::atoi(s.c_str()));
-    struct stat st;
-    auto address = parse_address(job.repo_name);
-    if (!address.remote() && stat(address.path.c_str(), &st) == 0) o.skip = {st.st_dev, st.st_ino};
+    o.skip = job.own_directory();
     Snapshot record;
     record.host = host_name();
     record.user = user_name();
@@ -4827,6 +4902,7 @@ Exit verb_restore(int argc, char** argv) {
     o.dry_run = job.args.flag("dry-run");
     o.verbose = job.args.flag("verbose");
     o.connections = job.connections();
+    o.skip = job.own_directory();
     for (size_t i = 1; i < job.operands.size(); ++i) o.paths.push_back(clean_path(job.operands[i]));
     RestoreResult r;
     Restore(*job.repo, snapshot, o).run(job.operands[0], r);
@@ -4838,7 +4914,7 @@ Exit verb_restore(int argc, char** argv) {
             std::cout << "for lack of rights or of support by the file system, not set: " << r.no_owner << " owners, " << r.no_device << " devices, "
                       << r.no_xattr << " attributes\n";
         std::cout << "snapshot " << hex(snapshot.id) << " of " << show(snapshot.host) << ':' << show(snapshot.source) << ", "
-                  << local_time(snapshot.time, "%Y-%m-%d %H:%M:%S") << std::endl;
+                  << local_time(snapshot.time / 1'000'000'000, "%Y-%m-%d %H:%M:%S") << std::endl;
     }
     if (r.damaged > 0) return Exit::damaged;
     if (job.verdict() != Exit::ok) return job.verdict();
