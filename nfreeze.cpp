@@ -1191,7 +1191,9 @@ std::vector<KnownKey> known_keys(const std::vector<std::string>& files, const st
             std::string marker, field, type, key;
             if (line.starts_with('@')) words >> marker;
             if (!(words >> field >> type >> key) || field.starts_with('#') || marker == "@cert-authority") continue;
-            if (host_field_matches(field, host)) keys.push_back({type, unbase64(key), marker == "@revoked"});
+            if (!host_field_matches(field, host)) continue;
+            key = unbase64(key);
+            if (key.size() > 4 && key.substr(4).starts_with(type)) keys.push_back({type, key, marker == "@revoked"});
         }
     }
     return keys;
@@ -1208,7 +1210,9 @@ void remember_host(const SshOptions& o, const std::string& type, const std::stri
     std::string line = text(known_host_name(o), " ", type, " ", base64(as_bytes(blob), true), "\n");
     std::string file = o.known_hosts.empty() ? "" : o.known_hosts.front();
     if (size_t slash = file.rfind('/'); slash != file.npos) ::mkdir(file.substr(0, slash).c_str(), 0700);
-    Fd fd(::open(file.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
+    Fd fd(::open(file.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
+    char last = '\n';
+    if (fd && lseek(fd.get(), -1, SEEK_END) >= 0 && ::read(fd.get(), &last, 1) == 1 && last != '\n') line = "\n" + line;
     if (fd)
         write_full(fd.get(), as_bytes(line), file);
     else
@@ -1253,6 +1257,7 @@ void check_host_key(const SshOptions& o, const std::vector<KnownKey>& known, con
 struct LoginMemory {
     std::mutex one_at_a_time;               // connections are made one after the other
     std::string accepted_host_key;          // blob
+    std::string pinned_type;                // of the key that --host-key names
     std::string method;                     // that worked: "agent", "password", a key file
     std::map<std::string, Secret> secrets;  // passphrases of key files, the password
 };
@@ -1279,11 +1284,27 @@ public:
     /// Connects and logs in; throws ConnectionLost when the network failed, Error (exit 6) when the
     /// server or the user said no.
     Session(const SshOptions& options, LoginMemory& memory) : options_(options) {
-        connect_socket();
-        session_.reset(libssh2_session_init_ex(nullptr, nullptr, nullptr, this));
-        if (!session_) throw std::bad_alloc();
-        libssh2_session_set_blocking(session_.get(), 0);
-        handshake(memory);
+        auto known = known_keys(options_.known_hosts, known_host_name(options_));
+        // A pinned key may be of any of the server's types: each is asked for alone, until it is found.
+        auto types = options_.pinned.empty() ? std::vector{host_key_order(known)} : host_key_types();
+        if (!memory.pinned_type.empty()) types = {memory.pinned_type};
+        std::exception_ptr refused;
+        for (auto& type : types) {
+            connect_socket();
+            session_.reset(libssh2_session_init_ex(nullptr, nullptr, nullptr, this));
+            if (!session_) throw std::bad_alloc();
+            libssh2_session_set_blocking(session_.get(), 0);
+            try {
+                handshake(memory, known, type);
+                if (types.size() > 1) memory.pinned_type = type;
+                refused = nullptr;
+                break;
+            } catch (const Error& e) { // the server has no such key, or it is another
+                if (!refused || !dynamic_cast<const ConnectionLost*>(&e)) refused = std::current_exception();
+            }
+        }
+        if (refused) std::rethrow_exception(refused);
+        broken_ = false;
         log_in(memory);
         sftp_ = pointer_call("start SFTP", [&] { return libssh2_sftp_init(session_.get()); });
     }
@@ -1299,6 +1320,12 @@ public:
     uint64_t moved() const { return moved_; } // bytes of content, for recycling
     void count(size_t bytes) { moved_ += bytes; }
     bool broken() const { return broken_; }
+    /// Marks the connection as broken if a pipelined call failed: what else was under way would have to
+    /// be waited for, and libssh2 then waits for ever.
+    template <class N> N spoil_if_failed(N result) {
+        broken_ |= result < 0 && result != LIBSSH2_ERROR_EAGAIN;
+        return result;
+    }
 
 private:
     struct FreeSession {
@@ -1381,10 +1408,12 @@ private:
 
     /// Types of host key in our order, those already known for this host first: a server that has
     /// several then shows one that we can recognise.
+    static std::vector<std::string> host_key_types() {
+        return {"ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521", "rsa-sha2-512", "rsa-sha2-256"};
+    }
     static std::string host_key_order(const std::vector<KnownKey>& known) {
         std::string first, rest;
-        for (std::string_view t : {"ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521",
-                                   "rsa-sha2-512", "rsa-sha2-256"}) {
+        for (const auto& t : host_key_types()) {
             bool have = std::ranges::any_of(known, [&](auto& k) {
                 return !k.revoked && (k.type == t || (k.type == "ssh-rsa" && t.starts_with("rsa-")));
             });
@@ -1395,10 +1424,9 @@ private:
         return first;
     }
 
-    void handshake(LoginMemory& memory) {
+    void handshake(LoginMemory& memory, const std::vector<KnownKey>& known, const std::string& types) {
         auto* s = session_.get();
-        auto known = known_keys(options_.known_hosts, known_host_name(options_));
-        libssh2_session_method_pref(s, LIBSSH2_METHOD_HOSTKEY, host_key_order(known).c_str());
+        libssh2_session_method_pref(s, LIBSSH2_METHOD_HOSTKEY, types.c_str());
         // The order was measured: libssh2 encrypts chacha20 by the packet, AES by the 16-byte block.
         static constexpr const char* ciphers = "chacha20-poly1305@openssh.com,aes128-ctr,aes256-ctr,aes256-gcm@openssh.com,aes128-gcm@openssh.com";
         static constexpr const char* macs = "hmac-sha2-256-etm@openssh.com,hmac-sha2-256,hmac-sha2-512-etm@openssh.com,hmac-sha2-512";
@@ -1657,7 +1685,7 @@ public:
                 // than what is wanted, the buffer is a quarter of the rest.
                 size_t block = std::min(kReadBlock, (length - got + 3) / 4);
                 auto n = s.call("read " + show(path(name)), [&] {
-                    return libssh2_sftp_read(handle.get(), reinterpret_cast<char*>(&out[got]), block);
+                    return s.spoil_if_failed(libssh2_sftp_read(handle.get(), reinterpret_cast<char*>(&out[got]), block));
                 });
                 if (n == 0) throw Corrupt(text(show(path(name)), " is shorter than it was"));
                 got += size_t(n);
@@ -1679,7 +1707,7 @@ public:
             for (size_t done = 0; done < data.size();) {
                 size_t window = std::min(kWriteWindow, data.size() - done);
                 auto n = s.call("write " + show(path(name)), [&] {
-                    return libssh2_sftp_write(handle.get(), reinterpret_cast<const char*>(&data[done]), window);
+                    return s.spoil_if_failed(libssh2_sftp_write(handle.get(), reinterpret_cast<const char*>(&data[done]), window));
                 });
                 done += size_t(n);
                 s.count(size_t(n));
@@ -2378,6 +2406,7 @@ public:
         if (whole.empty()) throw Corrupt("no key object is whole");
         bool some_lost = whole.size() < objects.size();
         Secret words = passphrase();
+        stop_if_asked();
         auto unlocking = std::async(std::launch::async, [&] { return unlock(whole, words, some_lost); });
         Listing listing;
         std::exception_ptr failed;
@@ -2385,9 +2414,11 @@ public:
             listing = list(store);
         } catch (...) { failed = std::current_exception(); }
         Secret master = unlocking.get();
+        stop_if_asked();
         if (failed) std::rethrow_exception(failed);
         std::unique_ptr<Repository> r(new Repository(store, master));
         r->load(std::move(listing));
+        stop_if_asked();
         return r;
     }
 
@@ -3756,8 +3787,9 @@ private:
         e.inode = st.st_ino;
         if (e.type == Type::file) e.size = uint64_t(st.st_size);
         if (e.type == Type::character || e.type == Type::block) e.device = st.st_rdev;
-        e.link_group = st.st_nlink > 1 && e.type == Type::file ? device_number(st.st_dev) : 0;
-        e.racy = now_ns() / 1'000'000'000 - e.ctime.seconds <= kRacySeconds; // also where it lies in the future
+        e.link_group = st.st_nlink > 1 && e.type != Type::directory ? device_number(st.st_dev) : 0;
+        int64_t now = now_ns(), age = now / 1'000'000'000 - e.ctime.seconds; // negative where another clock set it
+        e.racy = age < kRacySeconds || (age == kRacySeconds && now % 1'000'000'000 < e.ctime.ns);
     }
     /// 1 for the first file system met, 2 for the next: unlike st_dev, the same after a reboot.
     uint64_t device_number(dev_t device) {
@@ -4114,10 +4146,7 @@ private:
         if (e.type == Type::directory) return enter(&e, e.path, inside);
         if (dir->blocked || !inside) return;
         try {
-            if (e.type == Type::file)
-                place_file(dir, e);
-            else
-                place_special(*dir, e);
+            place_content(dir, e);
         } catch (const Corrupt& error) {
             ++result_->damaged;
             say(text("cannot restore ", in_quotes(e.path), ": ", error.what()));
@@ -4127,16 +4156,17 @@ private:
         }
     }
 
-    void place_file(const DirectoryPtr& dir, const Entry& e) {
+    void place_content(const DirectoryPtr& dir, const Entry& e) {
         for (auto& id : e.chunks)
             if (repo_.index.places(id).empty()) throw Corrupt("a part of it is in no pack that is there");
         if (already_there(*dir, e)) return;
         if (options_.dry_run) return would_restore(e);
         if (e.link_group && place_link(*dir, e)) return;
         if (e.link_group) first_links_[{e.link_group, e.inode}] = e;
-        auto entry = std::make_shared<Entry>(e);
+        if (e.type != Type::file) return make_special(*dir, e);
         // The planner pins the chunks of a file after its writer was queued: a file larger than the
         // read-ahead is written while its later parts are still being asked for.
+        auto entry = std::make_shared<Entry>(e);
         if (writers_.full()) chunks_.flush();
         writers_.push([this, dir, entry] { write_in_thread(*dir, *entry); });
         for (auto& id : e.chunks) chunks_.pin(id);
@@ -4148,18 +4178,8 @@ private:
         auto name = name_of(e.path);
         struct stat st;
         if (!dir.fd || fstatat(dir.fd.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0) return false;
-        bool same = false;
         Fd fd;
-        if (e.type == Type::file && S_ISREG(st.st_mode) && uint64_t(st.st_size) == e.size) {
-            fd = Fd(openat(dir.fd.get(), name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
-            same = fd && same_content(fd.get(), e);
-        } else if (e.type == Type::symlink && S_ISLNK(st.st_mode)) {
-            same = read_link(dir.fd.get(), name, e.path) == e.target;
-        } else {
-            same = (e.type == Type::fifo && S_ISFIFO(st.st_mode)) ||
-                   (e.type == Type::character && S_ISCHR(st.st_mode) && st.st_rdev == e.device) ||
-                   (e.type == Type::block && S_ISBLK(st.st_mode) && st.st_rdev == e.device);
-        }
+        bool same = is_same(dir.fd.get(), name, st, e, fd);
         if (same) {
             ++result_->in_place;
             if (e.link_group) first_links_.try_emplace({e.link_group, e.inode}, e);
@@ -4171,6 +4191,21 @@ private:
         return true;
     }
 
+    /// Whether what has this name is what `e` says. Leaves a file open.
+    static bool is_same(int directory, const std::string& name, const struct stat& st, const Entry& e, Fd& fd) {
+        switch (e.type) {
+        case Type::file:
+            if (!S_ISREG(st.st_mode) || uint64_t(st.st_size) != e.size) return false;
+            fd = Fd(openat(directory, name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
+            return fd && same_content(fd.get(), e);
+        case Type::symlink: return S_ISLNK(st.st_mode) && read_link(directory, name, e.path) == e.target;
+        case Type::fifo: return S_ISFIFO(st.st_mode);
+        case Type::character: return S_ISCHR(st.st_mode) && st.st_rdev == e.device;
+        case Type::block: return S_ISBLK(st.st_mode) && st.st_rdev == e.device;
+        case Type::directory: break;
+        }
+        return false;
+    }
     /// Compares a file on the disk with the checksum, at the disk's speed.
     static bool same_content(int fd, const Entry& e) {
         XXH3_state_t checksum;
@@ -4210,9 +4245,9 @@ private:
             for (size_t from = 0, slash; (slash = path.find('/', from)) != path.npos; from = slash + 1)
                 at = open_directory(at.get(), path.substr(from, slash - from), path);
             // It may have failed, and what was there before be there still (I7).
-            Fd there(openat(at.get(), name_of(path).c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
             struct stat st;
-            if (!there || fstat(there.get(), &st) != 0 || uint64_t(st.st_size) != e.size || !same_content(there.get(), e)) return false;
+            Fd there;
+            if (fstatat(at.get(), name_of(path).c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0 || !is_same(at.get(), name_of(path), st, e, there)) return false;
             Temporary temporary(dir.fd.get());
             if (linkat(at.get(), name_of(path).c_str(), dir.fd.get(), temporary.name.c_str(), 0) != 0) return false;
             publish(temporary, dir, e);
@@ -4222,9 +4257,7 @@ private:
         return true;
     }
 
-    void place_special(Directory& dir, const Entry& e) {
-        if (already_there(dir, e)) return;
-        if (options_.dry_run) return would_restore(e);
+    void make_special(Directory& dir, const Entry& e) {
         Temporary temporary(dir.fd.get());
         mode_t kind = e.type == Type::fifo ? S_IFIFO : e.type == Type::character ? S_IFCHR : S_IFBLK;
         int made = e.type == Type::symlink ? symlinkat(e.target.c_str(), dir.fd.get(), temporary.name.c_str())
@@ -4487,7 +4520,8 @@ const Snapshot& choose_snapshot(const Repository& repo, const std::string& id, c
                (!source.empty() && s->source != source && s->host + ":" + s->source != source);
     });
     if (all.empty())
-        throw Error(id.empty() && source.empty() ? "the repository holds no snapshot yet" : "no snapshot fits; see: nfreeze snapshots REPO",
+        throw Error(id.empty() && source.empty() ? "the repository holds no snapshot yet"
+                                                 : text("the repository holds no snapshot ", in_quotes(id), source.empty() ? "" : " of ", show(source), "; see: nfreeze snapshots"),
                     repo.damage.empty() && repo.doubts.empty() ? Exit::failed : Exit::damaged);
     if (!id.empty() && id != "latest") {
         if (all.size() > 1) throw Usage(text(all.size(), " snapshots begin with ", show(id), ": give more digits"));
@@ -4754,7 +4788,7 @@ std::unique_ptr<Store> open_store(const Address& a, const Arguments& args) {
     SshOptions o;
     o.host = a.host;
     o.user = a.user.empty() ? user_name() : a.user;
-    o.port = args.number("port", a.port ? a.port : 22, 1, 65535);
+    o.port = a.port ? a.port : 22;
     auto ssh = home_directory() + "/.ssh/";
     if (args.flag("identity")) {
         auto file = args.value("identity");
@@ -4789,12 +4823,18 @@ struct Job {
         }
         repo_name = operands[position].empty() ? environment("NFREEZE_REPOSITORY") : operands[position];
         operands.erase(operands.begin() + long(position));
+        connections(), port(); // wrong numbers are wrong whether they are needed or not
         if (repo_name.empty()) throw Usage(text("REPO is missing and NFREEZE_REPOSITORY is not set; see: nfreeze help ", verb));
     }
     bool quiet() const { return args.flag("quiet"); }
+    int port() const { return args.number("port", 0, 1, 65535); }
     int connections() const { return args.number("connections", kConnections, 1, kConnectionsMax); }
 
-    void open_store() { store = ::open_store(parse_address(repo_name), args); }
+    void open_store() {
+        auto address = parse_address(repo_name);
+        if (port()) address.port = port();
+        store = ::open_store(address, args);
+    }
     void open() {
         open_store();
         try {

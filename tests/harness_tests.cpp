@@ -1,5 +1,5 @@
-// The harness is tested first: a comparison that sees no difference, or a proxy that never cuts, would
-// let every scenario pass.
+// The harness is tested first: a comparison that sees no difference, or a proxy that never cuts,
+// would let every scenario pass.
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -10,151 +10,171 @@ using namespace support;
 
 TEST_SUITE_BEGIN("harness");
 
-TEST_CASE("harness: a faithful copy of an awkward tree compares equal, and every kind of change is seen") {
-  TempDir dir;
-  const AwkwardTree tree(dir / "a");
-  // No tool at hand copies paths longer than PATH_MAX: that part is made twice.
-  fs::rename(dir / "a/deep", dir / "aside");
-  copy_tree(dir / "a", dir / "b");
-  fs::rename(dir / "aside", dir / "a/deep");
-  fs::create_directory(dir / "b/deep");
-  make_deep_file(dir / "b/deep");
-  fs::remove(dir / "b/special/a-socket");
-  const auto undo_time = [&](const std::string& name) {
-    const timespec t = mtime_of(dir / "a" / name);
-    set_mtime(dir / "b" / name, t.tv_sec, t.tv_nsec);
-  };
-  for (const std::string name : {"special", "deep", ""}) undo_time(name);
-  REQUIRE(compare(dir / "a", dir / "b") == "");
+TEST_CASE("harness: a faithful copy of an awkward tree compares equal, and every kind of change is "
+          "seen") {
+    TempDir dir;
+    const AwkwardTree tree(dir / "a");
+    // No tool at hand copies paths longer than PATH_MAX: that part is made twice.
+    fs::rename(dir / "a/deep", dir / "aside");
+    copy_tree(dir / "a", dir / "b");
+    fs::rename(dir / "aside", dir / "a/deep");
+    fs::create_directory(dir / "b/deep");
+    make_deep_file(dir / "b/deep");
+    fs::remove(dir / "b/special/a-socket");
+    const auto undo_time = [&](const std::string& name) {
+        const timespec t = mtime_of(dir / "a" / name);
+        set_mtime(dir / "b" / name, t.tv_sec, t.tv_nsec);
+    };
+    for (const std::string name : {"special", "deep", ""}) undo_time(name);
+    REQUIRE(compare(dir / "a", dir / "b") == "");
 
-  const fs::path b = dir / "b";
-  std::string text = read_file(b / "contents/text");
-  text[1000] ^= 1;
-  write_file(b / "contents/text", text);
-  undo_time("contents/text");
-  set_mtime(b / "times/epoch", 0, 2);
-  set_mtime(b / "times/old-link", 1'000'000'000, 987'654'320);
-  chmod((b / "modes/setuid").c_str(), 0755);
-  fs::remove(b / "a-third-name");  // a hard link that becomes a copy
-  fs::copy_file(b / "links/one/first", b / "a-third-name");
-  undo_time("a-third-name");
-  write_file(b / "sparse/holes", read_file(b / "sparse/holes"));
-  undo_time("sparse/holes");
-  write_file(b / "names/sort/more", "");
-  fs::remove(b / "special/fifo");
-  fs::remove(b / "special/absolute");
-  fs::create_symlink("/etc/hostnam3", b / "special/absolute");
-  undo_time("special/absolute");
-  RunOptions in_b;
-  in_b.cwd = b;
-  must_run({"find", "deep", "-name", "bottom", "-execdir", "truncate", "-s", "11", "{}", ";"}, in_b);
-  const bool takes_xattrs = run({"setfattr", "-n", "user.more", "-v", "1", b / "contents/empty"}).code == 0;
+    const fs::path b = dir / "b";
+    std::string text = read_file(b / "contents/text");
+    text[1000] ^= 1;
+    write_file(b / "contents/text", text);
+    undo_time("contents/text");
+    set_mtime(b / "times/epoch", 0, 2);
+    set_mtime(b / "times/old-link", 1'000'000'000, 987'654'320);
+    chmod((b / "modes/setuid").c_str(), 0755);
+    fs::remove(b / "a-third-name"); // a hard link that becomes a copy
+    fs::copy_file(b / "links/one/first", b / "a-third-name");
+    undo_time("a-third-name");
+    write_file(b / "sparse/holes", read_file(b / "sparse/holes"));
+    undo_time("sparse/holes");
+    write_file(b / "names/sort/more", "");
+    fs::remove(b / "special/fifo");
+    fs::remove(b / "special/absolute");
+    fs::create_symlink("/etc/hostnam3", b / "special/absolute");
+    undo_time("special/absolute");
+    RunOptions in_b;
+    in_b.cwd = b;
+    must_run({"find", "deep", "-name", "bottom", "-execdir", "truncate", "-s", "11", "{}", ";"},
+             in_b);
+    const bool takes_xattrs =
+        run({"setfattr", "-n", "user.more", "-v", "1", b / "contents/empty"}).code == 0;
 
-  const std::string report = compare(dir / "a", dir / "b");
-  for (const std::string name : {"contents/text", "times/epoch", "times/old-link", "modes/setuid", "a-third-name", "sparse/holes",
-                                 "names/sort/more", "special/fifo", "special/absolute", "bottom", "not sparse: ./sparse/holes"})
-    CHECK_NAMES(report, name);
-  CHECK((!takes_xattrs || contains(report, "contents/empty")));
-  CHECK_NOT_NAMED(report, "contents/zeros");
-  const std::string by_rsync = report.substr(report.find("rsync: "), report.find("find, first") - report.find("rsync: "));
-  for (const std::string name : {"contents/text", "modes/setuid", "names/sort/more", "special/absolute"}) CHECK_NAMES(by_rsync, name);
-  CHECK_NAMES(report, "find, second: ./times/epoch");
+    const std::string report = compare(dir / "a", dir / "b");
+    for (const std::string name :
+         {"contents/text", "times/epoch", "times/old-link", "modes/setuid", "a-third-name",
+          "sparse/holes", "names/sort/more", "special/fifo", "special/absolute", "bottom",
+          "not sparse: ./sparse/holes"})
+        CHECK_NAMES(report, name);
+    CHECK((!takes_xattrs || contains(report, "contents/empty")));
+    CHECK_NOT_NAMED(report, "contents/zeros");
+    const std::string by_rsync =
+        report.substr(report.find("rsync: "), report.find("find, first") - report.find("rsync: "));
+    for (const std::string name :
+         {"contents/text", "modes/setuid", "names/sort/more", "special/absolute"})
+        CHECK_NAMES(by_rsync, name);
+    CHECK_NAMES(report, "find, second: ./times/epoch");
 }
 
 TEST_CASE("harness: the same seed makes the same tree and the same changes") {
-  TempDir dir;
-  for (const std::string name : {"a", "b"}) {
-    make_random_tree(dir / name, 42, 60, 20'000);
-    mutate_tree(dir / name, 43, 40);
-  }
-  const auto listing = [&](const std::string& name) {
-    RunOptions options;
-    options.cwd = dir / name;
-    return must_run({"sh", "-c", "find . -type f | LC_ALL=C sort | xargs sha256sum"}, options);
-  };
-  CHECK(listing("a") == listing("b"));
-  CHECK(lines_of(listing("a")).size() > 30);
+    TempDir dir;
+    for (const std::string name : {"a", "b"}) {
+        make_random_tree(dir / name, 42, 60, 20'000);
+        mutate_tree(dir / name, 43, 40);
+    }
+    const auto listing = [&](const std::string& name) {
+        RunOptions options;
+        options.cwd = dir / name;
+        return must_run({"sh", "-c", "find . -type f | LC_ALL=C sort | xargs sha256sum"}, options);
+    };
+    CHECK(listing("a") == listing("b"));
+    CHECK(lines_of(listing("a")).size() > 30);
 }
 
 TEST_CASE("harness: a child is killed at its time limit, and a dialog is held in a terminal") {
-  RunOptions hasty;
-  hasty.timeout = milliseconds(200);
-  const Result slow = run({"sh", "-c", "sleep 30 & sleep 30"}, hasty);
-  CHECK(slow.timed_out);
-  CHECK(slow.seconds < 5);
+    RunOptions hasty;
+    hasty.timeout = milliseconds(200);
+    const Result slow = run({"sh", "-c", "sleep 30 & sleep 30"}, hasty);
+    CHECK(slow.timed_out);
+    CHECK(slow.seconds < 5);
 
-  RunOptions terminal;
-  terminal.pty = true;
-  terminal.dialog = {{"name?", "Ada"}, {"sure?", "yes"}};
-  const Result talk =
-      run({"sh", "-c", "test -t 0 || exit 9; printf 'name? '; read a; printf 'sure? '; read b < /dev/tty; echo \"<$a|$b>\""}, terminal);
-  CHECK_EXIT(talk, 0);
-  CHECK_NAMES(talk.out, "<Ada|yes>");
-  const Result none = run({"sh", "-c", "exec 3</dev/tty"});
-  CHECK_MESSAGE(none.code != 0, "without a terminal of its own a child must not reach the tester's");
+    RunOptions terminal;
+    terminal.pty = true;
+    terminal.dialog = {{"name?", "Ada"}, {"sure?", "yes"}};
+    const Result talk = run({"sh", "-c",
+                             "test -t 0 || exit 9; printf 'name? '; read a; printf 'sure? '; read "
+                             "b < /dev/tty; echo \"<$a|$b>\""},
+                            terminal);
+    CHECK_EXIT(talk, 0);
+    CHECK_NAMES(talk.out, "<Ada|yes>");
+    const Result none = run({"sh", "-c", "exec 3</dev/tty"});
+    CHECK_MESSAGE(none.code != 0,
+                  "without a terminal of its own a child must not reach the tester's");
 }
 
-TEST_CASE("harness: sshd lets the sftp client in, stops with its sessions, and comes back on its port") {
-  Sshd server;
-  Site site(server);
-  write_file(site.dir / "batch", "put " + (site.home / ".ssh/known_hosts").string() + " " + (server.home() / "x").string() + "\n");
-  const auto sftp = [&](int port) {
-    return run({"sftp", "-q", "-b", site.dir / "batch", "-o", "UserKnownHostsFile=" + (site.home / ".ssh/known_hosts").string(), "-i",
-                user_key("ed25519"), "-P", std::to_string(port), server.user() + "@127.0.0.1"});
-  };
-  const Result first = sftp(server.port());
-  CHECK_EXIT(first, 0);
-  CHECK(fs::exists(server.home() / "x"));
-  server.stop();
-  CHECK(sftp(server.port()).code != 0);
-  server.start();
-  const Result second = sftp(server.port());
-  CHECK_EXIT(second, 0);
+TEST_CASE(
+    "harness: sshd lets the sftp client in, stops with its sessions, and comes back on its port") {
+    Sshd server;
+    Site site(server);
+    write_file(site.dir / "batch", "put " + (site.home / ".ssh/known_hosts").string() + " " +
+                                       (server.home() / "x").string() + "\n");
+    const auto sftp = [&](int port) {
+        return run({"sftp", "-q", "-b", site.dir / "batch", "-o",
+                    "UserKnownHostsFile=" + (site.home / ".ssh/known_hosts").string(), "-i",
+                    user_key("ed25519"), "-P", std::to_string(port), server.user() + "@127.0.0.1"});
+    };
+    const Result first = sftp(server.port());
+    CHECK_EXIT(first, 0);
+    CHECK(fs::exists(server.home() / "x"));
+    server.stop();
+    CHECK(sftp(server.port()).code != 0);
+    server.start();
+    const Result second = sftp(server.port());
+    CHECK_EXIT(second, 0);
 }
 
 TEST_CASE("harness: the proxy counts, refuses and cuts") {
-  Sshd& server = shared_sshd();
-  Proxy proxy(server.port());
-  Site site(server, proxy.port());
-  write_random_file(site.dir / "big", 4 << 20, 1);
-  write_file(site.dir / "batch", "put " + (site.dir / "big").string() + " " + (site.repo.parent_path() / "x").string() + "\n");
-  const auto sftp = [&] {
-    return run({"sftp", "-q", "-b", site.dir / "batch", "-o", "UserKnownHostsFile=" + (site.home / ".ssh/known_hosts").string(), "-i",
-                user_key("ed25519"), "-P", std::to_string(proxy.port()), server.user() + "@127.0.0.1"});
-  };
-  const Result whole = sftp();
-  CHECK_EXIT(whole, 0);
-  CHECK(proxy.upstream > 4 << 20);
-  CHECK(proxy.accepted == 1);
-  proxy.cut_after = proxy.upstream + (1 << 20);
-  CHECK(sftp().code != 0);
-  CHECK(proxy.cuts == 1);
-  CHECK(fs::file_size(site.repo.parent_path() / "x") < 4 << 20);
-  proxy.most_connections = 0;
-  CHECK(sftp().code != 0);
-  CHECK(proxy.refused == 1);
-  proxy.most_connections = 1;
-  proxy.upstream_rate = 4 << 20;
-  const Result slow = sftp();
-  CHECK_EXIT(slow, 0);
-  CHECK(slow.seconds > 0.7);
+    Sshd& server = shared_sshd();
+    Proxy proxy(server.port());
+    Site site(server, proxy.port());
+    write_random_file(site.dir / "big", 4 << 20, 1);
+    write_file(site.dir / "batch", "put " + (site.dir / "big").string() + " " +
+                                       (site.repo.parent_path() / "x").string() + "\n");
+    const auto sftp = [&] {
+        return run({"sftp", "-q", "-b", site.dir / "batch", "-o",
+                    "UserKnownHostsFile=" + (site.home / ".ssh/known_hosts").string(), "-i",
+                    user_key("ed25519"), "-P", std::to_string(proxy.port()),
+                    server.user() + "@127.0.0.1"});
+    };
+    const Result whole = sftp();
+    CHECK_EXIT(whole, 0);
+    CHECK(proxy.upstream > 4 << 20);
+    CHECK(proxy.accepted == 1);
+    proxy.cut_after = proxy.upstream + (1 << 20);
+    CHECK(sftp().code != 0);
+    CHECK(proxy.cuts == 1);
+    CHECK(fs::file_size(site.repo.parent_path() / "x") < 4 << 20);
+    proxy.most_connections = 0;
+    CHECK(sftp().code != 0);
+    CHECK(proxy.refused == 1);
+    proxy.most_connections = 1;
+    proxy.upstream_rate = 4 << 20;
+    const Result slow = sftp();
+    CHECK_EXIT(slow, 0);
+    CHECK(slow.seconds > 0.7);
 }
 
-TEST_CASE("harness: an ordinary account logs in with key and password, and what it writes is its own") {
-  Sshd::Options options;
-  options.ordinary_account = true;
-  Sshd server(options);
-  Site site(server);
-  write_file(site.dir / "batch", "pwd\nput " + (site.home / ".ssh/known_hosts").string() + " " + (server.home() / "x").string() + "\n");
-  const Result result =
-      run({"sftp", "-q", "-b", site.dir / "batch", "-o", "UserKnownHostsFile=" + (site.home / ".ssh/known_hosts").string(), "-i",
-           user_key("ed25519"), "-P", std::to_string(server.port()), server.user() + "@127.0.0.1"});
-  CHECK_EXIT(result, 0);
-  CHECK_NAMES(result.out, server.home().string());
-  struct stat st{};
-  REQUIRE(stat((server.home() / "x").c_str(), &st) == 0);
-  CHECK(st.st_uid == server.uid());
-  CHECK((server.uid() != 0));
+TEST_CASE(
+    "harness: an ordinary account logs in with key and password, and what it writes is its own") {
+    Sshd::Options options;
+    options.ordinary_account = true;
+    Sshd server(options);
+    Site site(server);
+    write_file(site.dir / "batch", "pwd\nput " + (site.home / ".ssh/known_hosts").string() + " " +
+                                       (server.home() / "x").string() + "\n");
+    const Result result = run({"sftp", "-q", "-b", site.dir / "batch", "-o",
+                               "UserKnownHostsFile=" + (site.home / ".ssh/known_hosts").string(),
+                               "-i", user_key("ed25519"), "-P", std::to_string(server.port()),
+                               server.user() + "@127.0.0.1"});
+    CHECK_EXIT(result, 0);
+    CHECK_NAMES(result.out, server.home().string());
+    struct stat st {};
+    REQUIRE(stat((server.home() / "x").c_str(), &st) == 0);
+    CHECK(st.st_uid == server.uid());
+    CHECK((server.uid() != 0));
 }
 
 TEST_SUITE_END();

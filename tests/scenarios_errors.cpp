@@ -13,127 +13,132 @@ constexpr std::uint64_t MiB = 1 << 20;
 
 // One line for the user that names what must be named, and no word that only a programmer knows.
 void check_error(const Result& result, int code, const Strings& named) {
-  CHECK_EXIT(result, code);
-  INFO(describe(result));
-  CHECK(result.err.starts_with("nfreeze: "));
-  for (const std::string& part : named) CHECK_NAMES(result.err, part);
-  for (const std::string jargon : {"terminate called", "what():", "std::", "exception", "unexpected"}) CHECK_NOT_NAMED(result.err, jargon);
+    CHECK_EXIT(result, code);
+    INFO(describe(result));
+    CHECK(result.err.starts_with("nfreeze: "));
+    for (const std::string& part : named) CHECK_NAMES(result.err, part);
+    for (const std::string jargon :
+         {"terminate called", "what():", "std::", "exception", "unexpected"})
+        CHECK_NOT_NAMED(result.err, jargon);
 }
 
-}  // namespace
+} // namespace
 
 TEST_SUITE_BEGIN("errors");
 
 TEST_CASE("errors: SRC that does not exist, or may not be opened") {
-  Site site(Site::Kind::local);
-  site.init_or_fail();
-  check_error(site.nfreeze({"backup", site.dir / "no such place", site.url}), 1, {"no such place", "No such file"});
-  const Result table = site.nfreeze({"snapshots", site.url});
-  CHECK(lines_of(table.out).size() <= 1);
-  if (is_root()) {
-    give_to(site.dir.path(), account_uid);
-    site.options.uid = account_uid;
-  }
-  chmod(site.src.c_str(), 0);
-  const Result closed = site.backup();
-  CHECK((closed.code == 1 || closed.code == 3));
-  CHECK_NAMES(closed.err, site.src.string());
-  CHECK_NAMES(closed.err, "Permission denied");
-  chmod(site.src.c_str(), 0700);
+    Site site(Site::Kind::local);
+    site.init_or_fail();
+    check_error(site.nfreeze({"backup", site.dir / "no such place", site.url}), 1,
+                {"no such place", "No such file"});
+    const Result table = site.nfreeze({"snapshots", site.url});
+    CHECK(lines_of(table.out).size() <= 1);
+    if (is_root()) {
+        give_to(site.dir.path(), account_uid);
+        site.options.uid = account_uid;
+    }
+    chmod(site.src.c_str(), 0);
+    const Result closed = site.backup();
+    CHECK((closed.code == 1 || closed.code == 3));
+    CHECK_NAMES(closed.err, site.src.string());
+    CHECK_NAMES(closed.err, "Permission denied");
+    chmod(site.src.c_str(), 0700);
 }
 
 TEST_CASE("errors: a place that is not a repository") {
-  for (const Site::Kind kind : {Site::Kind::ssh, Site::Kind::local}) {
-    Site site(kind);
-    write_file(site.repo / "holiday.jpg", "a folder of photos");
-    check_error(site.restore(), 1, {site.url, "nfreeze init"});
-    check_error(site.nfreeze({"snapshots", site.url}), 1, {site.url});
-    check_error(site.nfreeze({"ls", site.url}), 1, {site.url});
-    CHECK(!fs::exists(site.dest));
-  }
+    for (const Site::Kind kind : {Site::Kind::ssh, Site::Kind::local}) {
+        Site site(kind);
+        write_file(site.repo / "holiday.jpg", "a folder of photos");
+        check_error(site.restore(), 1, {site.url, "nfreeze init"});
+        check_error(site.nfreeze({"snapshots", site.url}), 1, {site.url});
+        check_error(site.nfreeze({"ls", site.url}), 1, {site.url});
+        CHECK(!fs::exists(site.dest));
+    }
 }
 
 TEST_CASE("errors: no space on the server") {
-  if (!can_mount()) return skipped("a server whose disk is full: needs root and mount namespaces");
-  // The server alone sees a small file system at its end of the repository's path.
-  TempDir place;
-  Sshd::Options options;
-  options.mounts = {{"", place.path(), "size=12m,mode=0755"}};
-  Sshd server(options);
-  Site site(server);
-  site.repo = place / "repo";
-  site.url = site.remote(server.port());
-  write_random_file(site.src / "fits", 2 * MiB, 1);
-  site.init_or_fail();
-  site.backup_or_fail();
-  copy_tree(site.src, site.dir / "first");
-  write_random_file(site.src / "does not fit", 40 * MiB, 2);
-  site.options.timeout = milliseconds(20'000);
-  const Result full = site.backup();
-  check_error(full, 1, {"127.0.0.1"});
-  CHECK_MESSAGE((contains(full.err, "full") || contains(full.err, "space")), full.err);
-  site.restore_or_fail();  // what was there before is as good as it was
-  CHECK(compare(site.dir / "first", site.dest) == "");
+    if (!can_mount())
+        return skipped("a server whose disk is full: needs root and mount namespaces");
+    // The server alone sees a small file system at its end of the repository's path.
+    TempDir place;
+    Sshd::Options options;
+    options.mounts = {{"", place.path(), "size=12m,mode=0755"}};
+    Sshd server(options);
+    Site site(server);
+    site.repo = place / "repo";
+    site.url = site.remote(server.port());
+    write_random_file(site.src / "fits", 2 * MiB, 1);
+    site.init_or_fail();
+    site.backup_or_fail();
+    copy_tree(site.src, site.dir / "first");
+    write_random_file(site.src / "does not fit", 40 * MiB, 2);
+    site.options.timeout = milliseconds(20'000);
+    const Result full = site.backup();
+    check_error(full, 1, {"127.0.0.1"});
+    CHECK_MESSAGE((contains(full.err, "full") || contains(full.err, "space")), full.err);
+    site.restore_or_fail(); // what was there before is as good as it was
+    CHECK(compare(site.dir / "first", site.dest) == "");
 }
 
 TEST_CASE("errors: no permission on the server") {
-  Sshd::Options options;
-  options.ordinary_account = true;
-  Sshd server(options);
-  Site site(server);
-  write_file(site.src / "file", "x");
-  chmod(site.repo.parent_path().c_str(), 0555);
-  check_error(site.init(), 1, {"127.0.0.1", "permission"});
-  chmod(site.repo.parent_path().c_str(), 0755);
-  site.init_or_fail();
-  chmod((site.repo / "packs").c_str(), 0555);
-  check_error(site.backup(), 1, {"127.0.0.1", "permission"});
-  chmod((site.repo / "packs").c_str(), 0755);
-  site.backup_or_fail();
-  chmod((site.repo / "packs").c_str(), 0);
-  const Result unreadable = site.restore();
-  CHECK((unreadable.code == 1 || unreadable.code == 5));
-  CHECK_NAMES(unreadable.err, "permission");
-  chmod((site.repo / "packs").c_str(), 0755);
+    Sshd::Options options;
+    options.ordinary_account = true;
+    Sshd server(options);
+    Site site(server);
+    write_file(site.src / "file", "x");
+    chmod(site.repo.parent_path().c_str(), 0555);
+    check_error(site.init(), 1, {"127.0.0.1", "permission"});
+    chmod(site.repo.parent_path().c_str(), 0755);
+    site.init_or_fail();
+    chmod((site.repo / "packs").c_str(), 0555);
+    check_error(site.backup(), 1, {"127.0.0.1", "permission"});
+    chmod((site.repo / "packs").c_str(), 0755);
+    site.backup_or_fail();
+    chmod((site.repo / "packs").c_str(), 0);
+    const Result unreadable = site.restore();
+    CHECK((unreadable.code == 1 || unreadable.code == 5));
+    CHECK_NAMES(unreadable.err, "permission");
+    chmod((site.repo / "packs").c_str(), 0755);
 }
 
 TEST_CASE("errors: no permission, and no space, in a local repository") {
-  Site site(Site::Kind::local);
-  write_random_file(site.src / "file", 20 * MiB, 1);
-  if (can_mount()) {
-    RunOptions small = site.options;
-    fs::create_directory(site.dir / "small");
-    small.mounts = {{"", site.dir / "small", "size=8m,mode=0755"}};
-    // One process for both verbs: the small file system is gone with it.
-    const Result result = run({"sh", "-c", "\"$1\" init \"$3\" > /dev/null && exec \"$1\" backup \"$2\" \"$3\"", "sh", nfreeze_binary(), site.src,
-                               site.dir / "small/repo"},
-                              small);
-    check_error(result, 1, {"small/repo", "No space left"});
-  } else {
-    skipped("a full local disk: needs root and mount namespaces");
-  }
-  if (is_root()) {
-    give_to(site.dir.path(), account_uid);
-    site.options.uid = account_uid;
-  }
-  chmod(site.repo.parent_path().c_str(), 0555);
-  check_error(site.init(), 1, {site.repo.string(), "Permission denied"});
-  chmod(site.repo.parent_path().c_str(), 0755);
+    Site site(Site::Kind::local);
+    write_random_file(site.src / "file", 20 * MiB, 1);
+    if (can_mount()) {
+        RunOptions small = site.options;
+        fs::create_directory(site.dir / "small");
+        small.mounts = {{"", site.dir / "small", "size=8m,mode=0755"}};
+        // One process for both verbs: the small file system is gone with it.
+        const Result result =
+            run({"sh", "-c", "\"$1\" init \"$3\" > /dev/null && exec \"$1\" backup \"$2\" \"$3\"",
+                 "sh", nfreeze_binary(), site.src, site.dir / "small/repo"},
+                small);
+        check_error(result, 1, {"small/repo", "No space left"});
+    } else {
+        skipped("a full local disk: needs root and mount namespaces");
+    }
+    if (is_root()) {
+        give_to(site.dir.path(), account_uid);
+        site.options.uid = account_uid;
+    }
+    chmod(site.repo.parent_path().c_str(), 0555);
+    check_error(site.init(), 1, {site.repo.string(), "Permission denied"});
+    chmod(site.repo.parent_path().c_str(), 0755);
 }
 
 TEST_CASE("errors: DEST that cannot be made, or is a file") {
-  Site site(Site::Kind::local);
-  write_file(site.src / "file", "x");
-  site.init_or_fail();
-  site.backup_or_fail();
-  write_file(site.dir / "in the way", "mine");
-  const Result file = site.nfreeze({"restore", site.url, site.dir / "in the way"});
-  CHECK((file.code == 1 || file.code == 3));
-  CHECK_NAMES(file.err, "in the way");
-  CHECK(read_file(site.dir / "in the way") == "mine");
-  const Result below = site.nfreeze({"restore", site.url, site.dir / "in the way/dest"});
-  CHECK((below.code == 1 || below.code == 3));
-  CHECK_NAMES(below.err, "in the way");
+    Site site(Site::Kind::local);
+    write_file(site.src / "file", "x");
+    site.init_or_fail();
+    site.backup_or_fail();
+    write_file(site.dir / "in the way", "mine");
+    const Result file = site.nfreeze({"restore", site.url, site.dir / "in the way"});
+    CHECK((file.code == 1 || file.code == 3));
+    CHECK_NAMES(file.err, "in the way");
+    CHECK(read_file(site.dir / "in the way") == "mine");
+    const Result below = site.nfreeze({"restore", site.url, site.dir / "in the way/dest"});
+    CHECK((below.code == 1 || below.code == 3));
+    CHECK_NAMES(below.err, "in the way");
 }
 
 TEST_SUITE_END();

@@ -14,327 +14,339 @@ using namespace support;
 namespace {
 
 ino_t inode_of(const fs::path& path) {
-  struct stat st{};
-  REQUIRE_MESSAGE(lstat(path.c_str(), &st) == 0, path.string());
-  return st.st_ino;
+    struct stat st {};
+    REQUIRE_MESSAGE(lstat(path.c_str(), &st) == 0, path.string());
+    return st.st_ino;
 }
 
 // A site whose source has a few files and directories, backed up once.
 struct Filled : Site {
-  explicit Filled(Kind kind = Kind::local) : Site(kind) {
-    write_file(src / "readme", "top level");
-    write_file(src / "docs/letter", "dear all");
-    write_file(src / "docs/old/notes", "notes");
-    write_file(src / "music/song", random_bytes(300'000, 1));
-    write_file(src / "tool", "#!/bin/sh\n");
-    chmod((src / "tool").c_str(), 0751);
-    fs::create_symlink("docs/letter", src / "link");
-    init_or_fail();
-    first = backup_or_fail().snapshot;
-  }
-  std::string first;
+    explicit Filled(Kind kind = Kind::local) : Site(kind) {
+        write_file(src / "readme", "top level");
+        write_file(src / "docs/letter", "dear all");
+        write_file(src / "docs/old/notes", "notes");
+        write_file(src / "music/song", random_bytes(300'000, 1));
+        write_file(src / "tool", "#!/bin/sh\n");
+        chmod((src / "tool").c_str(), 0751);
+        fs::create_symlink("docs/letter", src / "link");
+        init_or_fail();
+        first = backup_or_fail().snapshot;
+    }
+    std::string first;
 };
 
 std::string stripped(const std::string& line) {
-  const std::size_t end = line.find_last_not_of(" \n");
-  return end == std::string::npos ? "" : line.substr(0, end + 1);
+    const std::size_t end = line.find_last_not_of(" \n");
+    return end == std::string::npos ? "" : line.substr(0, end + 1);
 }
 
-}  // namespace
+} // namespace
 
 TEST_SUITE_BEGIN("restore");
 
 TEST_CASE("restore: DEST becomes SRC, its own mode, owner and time as well") {
-  Filled site(Site::Kind::ssh);
-  chmod(site.src.c_str(), 0750);
-  set_mtime(site.src, 1'600'000'000, 123);
-  site.backup_or_fail();
-  SUBCASE("where DEST does not exist") {}
-  SUBCASE("where DEST is empty") { fs::create_directory(site.dest); }
-  SUBCASE("where its parents do not exist either") { site.dest = site.dir / "not/there/yet"; }
-  const Result result = site.restore();
-  REQUIRE_EXIT(result, 0);
-  CHECK_NAMES(result.out, "restored: ");
-  CHECK(compare(site.src, site.dest) == "");
+    Filled site(Site::Kind::ssh);
+    chmod(site.src.c_str(), 0750);
+    set_mtime(site.src, 1'600'000'000, 123);
+    site.backup_or_fail();
+    SUBCASE("where DEST does not exist") {}
+    SUBCASE("where DEST is empty") { fs::create_directory(site.dest); }
+    SUBCASE("where its parents do not exist either") { site.dest = site.dir / "not/there/yet"; }
+    const Result result = site.restore();
+    REQUIRE_EXIT(result, 0);
+    CHECK_NAMES(result.out, "restored: ");
+    CHECK(compare(site.src, site.dest) == "");
 }
 
 TEST_CASE("restore: only the PATHs asked for, as ls prints them") {
-  Filled site;
-  const Result one = site.restore({}, {"docs/letter"});
-  REQUIRE_EXIT(one, 0);
-  CHECK(read_file(site.dest / "docs/letter") == "dear all");
-  CHECK(files_below(site.dest).size() == 1);
+    Filled site;
+    const Result one = site.restore({}, {"docs/letter"});
+    REQUIRE_EXIT(one, 0);
+    CHECK(read_file(site.dest / "docs/letter") == "dear all");
+    CHECK(files_below(site.dest).size() == 1);
 
-  const Result two = site.restore({}, {"docs/old", "link"});
-  REQUIRE_EXIT(two, 0);
-  CHECK(read_file(site.dest / "docs/old/notes") == "notes");
-  CHECK(fs::read_symlink(site.dest / "link") == "docs/letter");
-  CHECK(files_below(site.dest).size() == 2);
+    const Result two = site.restore({}, {"docs/old", "link"});
+    REQUIRE_EXIT(two, 0);
+    CHECK(read_file(site.dest / "docs/old/notes") == "notes");
+    CHECK(fs::read_symlink(site.dest / "link") == "docs/letter");
+    CHECK(files_below(site.dest).size() == 2);
 
-  // Everything that ls lists can be asked for by that name.
-  const Result listed = site.nfreeze({"ls", "-R", site.url});
-  REQUIRE_EXIT(listed, 0);
-  remove_tree(site.dest);
-  Strings paths;
-  for (const std::string& line : lines_of(listed.out)) paths.push_back(line);
-  CHECK(paths.size() >= 8);
-  const Result all = site.restore({}, paths);
-  REQUIRE_EXIT(all, 0);
-  CHECK(files_below(site.dest).size() == files_below(site.src).size());
+    // Everything that ls lists can be asked for by that name.
+    const Result listed = site.nfreeze({"ls", "-R", site.url});
+    REQUIRE_EXIT(listed, 0);
+    remove_tree(site.dest);
+    Strings paths;
+    for (const std::string& line : lines_of(listed.out)) paths.push_back(line);
+    CHECK(paths.size() >= 8);
+    const Result all = site.restore({}, paths);
+    REQUIRE_EXIT(all, 0);
+    CHECK(files_below(site.dest).size() == files_below(site.src).size());
 
-  remove_tree(site.dest);
-  const Result none = site.restore({}, {"docs/no such thing"});
-  CHECK(none.code != 0);
-  CHECK_NAMES(none.err, "docs/no such thing");
-  CHECK(files_below(site.dest).empty());
+    remove_tree(site.dest);
+    const Result none = site.restore({}, {"docs/no such thing"});
+    CHECK(none.code != 0);
+    CHECK_NAMES(none.err, "docs/no such thing");
+    CHECK(files_below(site.dest).empty());
 }
 
-TEST_CASE("restore: a PATH with parents outside the snapshot, or a name that begins like another, takes nothing else along") {
-  Filled site;
-  write_file(site.src / "docs2/other", "begins like docs");
-  write_file(site.src / "docs.txt", "sorts between");
-  site.backup_or_fail();
-  const Result result = site.restore({}, {"docs"});
-  REQUIRE_EXIT(result, 0);
-  CHECK(files_below(site.dest).size() == 2);
-  const Result outside = site.restore({}, {"../src/readme"});
-  CHECK(outside.code != 0);
-  CHECK(files_below(site.dest).size() == 2);
+TEST_CASE("restore: a PATH with parents outside the snapshot, or a name that begins like another, "
+          "takes nothing else along") {
+    Filled site;
+    write_file(site.src / "docs2/other", "begins like docs");
+    write_file(site.src / "docs.txt", "sorts between");
+    site.backup_or_fail();
+    const Result result = site.restore({}, {"docs"});
+    REQUIRE_EXIT(result, 0);
+    CHECK(files_below(site.dest).size() == 2);
+    const Result outside = site.restore({}, {"../src/readme"});
+    CHECK(outside.code != 0);
+    CHECK(files_below(site.dest).size() == 2);
 }
 
 TEST_CASE("restore: the newest snapshot, or the one that --snapshot names") {
-  Filled site;
-  write_file(site.src / "readme", "second version");
-  const std::string second = site.backup_or_fail().snapshot;
-  site.restore_or_fail();
-  CHECK(read_file(site.dest / "readme") == "second version");
-  remove_tree(site.dest);
-  site.restore_or_fail({"--snapshot", site.first});
-  CHECK(read_file(site.dest / "readme") == "top level");
-  remove_tree(site.dest);
-  site.restore_or_fail({"--snapshot", site.first.substr(0, 8)});
-  CHECK(read_file(site.dest / "readme") == "top level");
-  remove_tree(site.dest);
-  const Result unknown = site.restore({"--snapshot", "0123456789abcdef0123456789abcdef"});
-  CHECK((unknown.code == 1 || unknown.code == 2));
-  CHECK_NAMES(unknown.err, "01234567");
-  CHECK(!fs::exists(site.dest / "readme"));
-  const Result listed = site.nfreeze({"ls", "--snapshot", site.first.substr(0, 8), site.url});
-  CHECK_EXIT(listed, 0);
+    Filled site;
+    write_file(site.src / "readme", "second version");
+    const std::string second = site.backup_or_fail().snapshot;
+    site.restore_or_fail();
+    CHECK(read_file(site.dest / "readme") == "second version");
+    remove_tree(site.dest);
+    site.restore_or_fail({"--snapshot", site.first});
+    CHECK(read_file(site.dest / "readme") == "top level");
+    remove_tree(site.dest);
+    site.restore_or_fail({"--snapshot", site.first.substr(0, 8)});
+    CHECK(read_file(site.dest / "readme") == "top level");
+    remove_tree(site.dest);
+    const Result unknown = site.restore({"--snapshot", "0123456789abcdef0123456789abcdef"});
+    CHECK((unknown.code == 1 || unknown.code == 2));
+    CHECK_NAMES(unknown.err, "01234567");
+    CHECK(!fs::exists(site.dest / "readme"));
+    const Result listed = site.nfreeze({"ls", "--snapshot", site.first.substr(0, 8), site.url});
+    CHECK_EXIT(listed, 0);
 }
 
-TEST_CASE("restore: where there are several sources one is named with --source, or the choice is listed, exit code 2") {
-  Filled site;
-  write_file(site.dir / "other source/file", "from elsewhere");
-  const Result backup = site.nfreeze({"backup", site.dir / "other source", site.url});
-  REQUIRE_EXIT(backup, 0);
-  const Result unclear = site.restore();
-  CHECK_EXIT(unclear, 2);
-  CHECK_NAMES(unclear.err, site.src.string());
-  CHECK_NAMES(unclear.err, (site.dir / "other source").string());
-  CHECK_NAMES(unclear.err, "--source");
-  CHECK(!fs::exists(site.dest));
-  site.restore_or_fail({"--source", site.src});
-  CHECK(compare(site.src, site.dest) == "");
-  remove_tree(site.dest);
-  site.restore_or_fail({"--source", site.dir / "other source"});
-  CHECK(read_file(site.dest / "file") == "from elsewhere");
+TEST_CASE("restore: where there are several sources one is named with --source, or the choice is "
+          "listed, exit code 2") {
+    Filled site;
+    write_file(site.dir / "other source/file", "from elsewhere");
+    const Result backup = site.nfreeze({"backup", site.dir / "other source", site.url});
+    REQUIRE_EXIT(backup, 0);
+    const Result unclear = site.restore();
+    CHECK_EXIT(unclear, 2);
+    CHECK_NAMES(unclear.err, site.src.string());
+    CHECK_NAMES(unclear.err, (site.dir / "other source").string());
+    CHECK_NAMES(unclear.err, "--source");
+    CHECK(!fs::exists(site.dest));
+    site.restore_or_fail({"--source", site.src});
+    CHECK(compare(site.src, site.dest) == "");
+    remove_tree(site.dest);
+    site.restore_or_fail({"--source", site.dir / "other source"});
+    CHECK(read_file(site.dest / "file") == "from elsewhere");
 }
 
 TEST_CASE("restore: files in place with the right content are left alone, their metadata is set") {
-  Filled site;
-  site.restore_or_fail();
-  const ino_t song = inode_of(site.dest / "music/song"), tool = inode_of(site.dest / "tool");
-  chmod((site.dest / "tool").c_str(), 0600);
-  set_mtime(site.dest / "music/song", 1, 1);
-  fs::remove(site.dest / "docs/letter");
-  // Not IN_MODIFY, which setting a time alone makes.
-  Watch watch(site.dest, IN_CLOSE_WRITE | IN_MOVED_TO | IN_CREATE);
-  site.restore_or_fail();
-  CHECK(compare(site.src, site.dest) == "");
-  CHECK(inode_of(site.dest / "music/song") == song);
-  CHECK(inode_of(site.dest / "tool") == tool);
-  CHECK(watch.saw("docs/letter", IN_MOVED_TO));
-  CHECK(!watch.saw("music/song", IN_CLOSE_WRITE | IN_MOVED_TO | IN_CREATE));
-  CHECK(!watch.saw("tool", IN_CLOSE_WRITE | IN_MOVED_TO | IN_CREATE));
+    Filled site;
+    site.restore_or_fail();
+    const ino_t song = inode_of(site.dest / "music/song"), tool = inode_of(site.dest / "tool");
+    chmod((site.dest / "tool").c_str(), 0600);
+    set_mtime(site.dest / "music/song", 1, 1);
+    fs::remove(site.dest / "docs/letter");
+    // Not IN_MODIFY, which setting a time alone makes.
+    Watch watch(site.dest, IN_CLOSE_WRITE | IN_MOVED_TO | IN_CREATE);
+    site.restore_or_fail();
+    CHECK(compare(site.src, site.dest) == "");
+    CHECK(inode_of(site.dest / "music/song") == song);
+    CHECK(inode_of(site.dest / "tool") == tool);
+    CHECK(watch.saw("docs/letter", IN_MOVED_TO));
+    CHECK(!watch.saw("music/song", IN_CLOSE_WRITE | IN_MOVED_TO | IN_CREATE));
+    CHECK(!watch.saw("tool", IN_CLOSE_WRITE | IN_MOVED_TO | IN_CREATE));
 }
 
 TEST_CASE("restore: a file that differs is kept and named, exit code 3, unless --overwrite") {
-  Filled site;
-  write_file(site.dest / "readme", "my own");
-  write_file(site.dest / "music/song", random_bytes(300'000, 2));  // of the same size
-  write_file(site.dest / "extra", "not in the snapshot");
-  const Result kept = site.restore();
-  CHECK_EXIT(kept, 3);
-  CHECK_NAMES(kept.err, "readme");
-  CHECK_NAMES(kept.err, "music/song");
-  CHECK_NOT_NAMED(kept.err, "extra");
-  CHECK(read_file(site.dest / "readme") == "my own");
-  CHECK(read_file(site.dest / "docs/letter") == "dear all");
-  const Result overwritten = site.restore({"--overwrite"});
-  CHECK_EXIT(overwritten, 0);
-  CHECK(read_file(site.dest / "extra") == "not in the snapshot");
-  fs::remove(site.dest / "extra");
-  set_mtime(site.dest, mtime_of(site.src).tv_sec, mtime_of(site.src).tv_nsec);
-  CHECK(compare(site.src, site.dest) == "");
+    Filled site;
+    write_file(site.dest / "readme", "my own");
+    write_file(site.dest / "music/song", random_bytes(300'000, 2)); // of the same size
+    write_file(site.dest / "extra", "not in the snapshot");
+    const Result kept = site.restore();
+    CHECK_EXIT(kept, 3);
+    CHECK_NAMES(kept.err, "readme");
+    CHECK_NAMES(kept.err, "music/song");
+    CHECK_NOT_NAMED(kept.err, "extra");
+    CHECK(read_file(site.dest / "readme") == "my own");
+    CHECK(read_file(site.dest / "docs/letter") == "dear all");
+    const Result overwritten = site.restore({"--overwrite"});
+    CHECK_EXIT(overwritten, 0);
+    CHECK(read_file(site.dest / "extra") == "not in the snapshot");
+    fs::remove(site.dest / "extra");
+    set_mtime(site.dest, mtime_of(site.src).tv_sec, mtime_of(site.src).tv_nsec);
+    CHECK(compare(site.src, site.dest) == "");
 }
 
 TEST_CASE("restore: something of another type in the way is kept and named") {
-  Filled site;
-  write_file(site.dest / "readme/a file inside", "a directory where the file belongs");
-  write_file(site.dest / "docs", "a file where the directory belongs");
-  fs::create_symlink("/nowhere", site.dest / "tool");
-  const Result kept = site.restore();
-  CHECK_EXIT(kept, 3);
-  for (const std::string name : {"readme", "docs", "tool"}) CHECK_NAMES(kept.err, name);
-  CHECK(read_file(site.dest / "readme/a file inside") == "a directory where the file belongs");
-  CHECK(read_file(site.dest / "docs") == "a file where the directory belongs");
-  CHECK(fs::read_symlink(site.dest / "tool") == "/nowhere");
-  CHECK(read_file(site.dest / "music/song") == read_file(site.src / "music/song"));
+    Filled site;
+    write_file(site.dest / "readme/a file inside", "a directory where the file belongs");
+    write_file(site.dest / "docs", "a file where the directory belongs");
+    fs::create_symlink("/nowhere", site.dest / "tool");
+    const Result kept = site.restore();
+    CHECK_EXIT(kept, 3);
+    for (const std::string name : {"readme", "docs", "tool"}) CHECK_NAMES(kept.err, name);
+    CHECK(read_file(site.dest / "readme/a file inside") == "a directory where the file belongs");
+    CHECK(read_file(site.dest / "docs") == "a file where the directory belongs");
+    CHECK(fs::read_symlink(site.dest / "tool") == "/nowhere");
+    CHECK(read_file(site.dest / "music/song") == read_file(site.src / "music/song"));
 }
 
 TEST_CASE("restore: --delete removes what the snapshot does not have") {
-  Filled site;
-  site.restore_or_fail();
-  write_file(site.dest / "docs/extra", "x");
-  write_file(site.dest / "extra dir/deep/down", "x");
-  fs::create_symlink(site.src, site.dest / "extra link");  // the link goes, not what it points to
-  site.restore_or_fail();
-  CHECK(fs::exists(site.dest / "extra dir/deep/down"));
-  site.restore_or_fail({"--delete"});
-  CHECK(compare(site.src, site.dest) == "");
-  CHECK(files_below(site.src).size() == 5);
+    Filled site;
+    site.restore_or_fail();
+    write_file(site.dest / "docs/extra", "x");
+    write_file(site.dest / "extra dir/deep/down", "x");
+    fs::create_symlink(site.src, site.dest / "extra link"); // the link goes, not what it points to
+    site.restore_or_fail();
+    CHECK(fs::exists(site.dest / "extra dir/deep/down"));
+    site.restore_or_fail({"--delete"});
+    CHECK(compare(site.src, site.dest) == "");
+    CHECK(files_below(site.src).size() == 5);
 }
 
 TEST_CASE("restore: --delete with PATHs leaves alone what was not asked for") {
-  Filled site;
-  site.restore_or_fail();
-  write_file(site.dest / "docs/extra", "x");
-  write_file(site.dest / "music/extra", "x");
-  const Result result = site.restore({"--delete"}, {"docs"});
-  REQUIRE_EXIT(result, 0);
-  CHECK(!fs::exists(site.dest / "docs/extra"));
-  CHECK(fs::exists(site.dest / "music/extra"));
-  CHECK(fs::exists(site.dest / "readme"));
+    Filled site;
+    site.restore_or_fail();
+    write_file(site.dest / "docs/extra", "x");
+    write_file(site.dest / "music/extra", "x");
+    const Result result = site.restore({"--delete"}, {"docs"});
+    REQUIRE_EXIT(result, 0);
+    CHECK(!fs::exists(site.dest / "docs/extra"));
+    CHECK(fs::exists(site.dest / "music/extra"));
+    CHECK(fs::exists(site.dest / "readme"));
 }
 
 TEST_CASE("restore: -n says what would happen and touches nothing") {
-  Filled site;
-  const Result empty = site.restore({"-n"});
-  REQUIRE_EXIT(empty, 0);
-  CHECK_NAMES(empty.out, "would restore docs/letter\n");
-  CHECK(!fs::exists(site.dest));
+    Filled site;
+    const Result empty = site.restore({"-n"});
+    REQUIRE_EXIT(empty, 0);
+    CHECK_NAMES(empty.out, "would restore docs/letter\n");
+    CHECK(!fs::exists(site.dest));
 
-  site.restore_or_fail();
-  fs::remove(site.dest / "docs/letter");
-  write_file(site.dest / "readme", "my own");
-  write_file(site.dest / "extra", "x");
-  chmod((site.dest / "tool").c_str(), 0600);
-  const std::string before = fingerprint(site.dest);
-  const Result changes = site.restore({"--dry-run", "--delete", "--overwrite"});
-  CHECK(changes.code == 0);
-  CHECK_NAMES(changes.out, "would restore docs/letter\n");
-  CHECK_NAMES(changes.out, "readme");
-  CHECK_NAMES(changes.out, "would delete extra\n");
-  CHECK_NOT_NAMED(changes.out, "song");
-  CHECK(fingerprint(site.dest) == before);
+    site.restore_or_fail();
+    fs::remove(site.dest / "docs/letter");
+    write_file(site.dest / "readme", "my own");
+    write_file(site.dest / "extra", "x");
+    chmod((site.dest / "tool").c_str(), 0600);
+    const std::string before = fingerprint(site.dest);
+    const Result changes = site.restore({"--dry-run", "--delete", "--overwrite"});
+    CHECK(changes.code == 0);
+    CHECK_NAMES(changes.out, "would restore docs/letter\n");
+    CHECK_NAMES(changes.out, "readme");
+    CHECK_NAMES(changes.out, "would delete extra\n");
+    CHECK_NOT_NAMED(changes.out, "song");
+    CHECK(fingerprint(site.dest) == before);
 }
 
 TEST_CASE("restore: a file appears under its name only when it is complete") {
-  Filled site;
-  fs::create_directories(site.dest / "music");
-  Watch watch(site.dest, IN_CREATE | IN_MOVED_TO);
-  site.restore_or_fail();
-  CHECK(watch.saw("music/song", IN_MOVED_TO));
-  CHECK(watch.saw("readme", IN_MOVED_TO));
-  for (const std::string name : {"music/song", "readme", "tool"})
-    CHECK_MESSAGE(!watch.saw(name, IN_CREATE), name << " was created under its own name");
-  CHECK_MESSAGE(compare(site.src, site.dest) == "", "and no other name is left behind");
+    Filled site;
+    fs::create_directories(site.dest / "music");
+    Watch watch(site.dest, IN_CREATE | IN_MOVED_TO);
+    site.restore_or_fail();
+    CHECK(watch.saw("music/song", IN_MOVED_TO));
+    CHECK(watch.saw("readme", IN_MOVED_TO));
+    for (const std::string name : {"music/song", "readme", "tool"})
+        CHECK_MESSAGE(!watch.saw(name, IN_CREATE), name << " was created under its own name");
+    CHECK_MESSAGE(compare(site.src, site.dest) == "", "and no other name is left behind");
 }
 
-TEST_CASE("restore: killed in the middle it leaves no half file under a name, and the next one completes it") {
-  Sshd& server = shared_sshd();
-  Proxy proxy(server.port());
-  Site site(server, proxy.port());
-  for (std::uint64_t i = 0; i < 12; ++i) write_random_file(site.src / ("file" + std::to_string(i)), 3 << 20, i);
-  site.init_or_fail();
-  site.backup_or_fail();
-  proxy.downstream_rate = 24 << 20;
-  for (const int file : {2, 6}) {
-    Child restore({nfreeze_binary(), "restore", site.url, site.dest}, site.options);
-    REQUIRE(wait_until([&] { return files_below(site.dest).size() > static_cast<std::size_t>(file); }, milliseconds(30'000)));
-    REQUIRE_MESSAGE(restore.running(), "it must be killed before it is done");
-    restore.kill(SIGKILL);
-    restore.wait();
-    for (const fs::path& path : files_below(site.dest))
-      if (fs::exists(site.src / path.filename()))
-        CHECK_MESSAGE(read_file(path) == read_file(site.src / path.filename()), path.string() << " is not whole");
-  }
-  proxy.downstream_rate = 0;
-  site.restore_or_fail({"--delete"});  // what the killed runs had begun is not in the snapshot
-  CHECK(compare(site.src, site.dest) == "");
+TEST_CASE("restore: killed in the middle it leaves no half file under a name, and the next one "
+          "completes it") {
+    Sshd& server = shared_sshd();
+    Proxy proxy(server.port());
+    Site site(server, proxy.port());
+    for (std::uint64_t i = 0; i < 12; ++i)
+        write_random_file(site.src / ("file" + std::to_string(i)), 3 << 20, i);
+    site.init_or_fail();
+    site.backup_or_fail();
+    proxy.downstream_rate = 24 << 20;
+    for (const int file : {2, 6}) {
+        Child restore({nfreeze_binary(), "restore", site.url, site.dest}, site.options);
+        REQUIRE(wait_until(
+            [&] { return files_below(site.dest).size() > static_cast<std::size_t>(file); },
+            milliseconds(30'000)));
+        REQUIRE_MESSAGE(restore.running(), "it must be killed before it is done");
+        restore.kill(SIGKILL);
+        restore.wait();
+        for (const fs::path& path : files_below(site.dest))
+            if (fs::exists(site.src / path.filename()))
+                CHECK_MESSAGE(read_file(path) == read_file(site.src / path.filename()),
+                              path.string() << " is not whole");
+    }
+    proxy.downstream_rate = 0;
+    site.restore_or_fail({"--delete"}); // what the killed runs had begun is not in the snapshot
+    CHECK(compare(site.src, site.dest) == "");
 }
 
 TEST_CASE("restore: a symlink in DEST is never followed out of it") {
-  Filled site;
-  const fs::path outside = site.dir / "outside";
-  write_file(outside / "letter", "somebody else's");
-  write_file(outside / "target", "somebody else's");
-  fs::create_directory(site.dest);
-  fs::create_symlink(outside, site.dest / "docs");             // where the snapshot has a directory
-  fs::create_symlink(outside / "target", site.dest / "readme");  // where it has a file
-  const std::string before = fingerprint(outside);
-  const Result plain = site.restore();
-  CHECK_EXIT(plain, 3);
-  CHECK(fingerprint(outside) == before);
-  const Result forced = site.restore({"--overwrite", "--delete"});
-  CHECK((forced.code == 0 || forced.code == 3));
-  CHECK(fingerprint(outside) == before);
-  CHECK(read_file(outside / "target") == "somebody else's");
-  if (forced.code == 0) CHECK(compare(site.src, site.dest) == "");
+    Filled site;
+    const fs::path outside = site.dir / "outside";
+    write_file(outside / "letter", "somebody else's");
+    write_file(outside / "target", "somebody else's");
+    fs::create_directory(site.dest);
+    fs::create_symlink(outside, site.dest / "docs"); // where the snapshot has a directory
+    fs::create_symlink(outside / "target", site.dest / "readme"); // where it has a file
+    const std::string before = fingerprint(outside);
+    const Result plain = site.restore();
+    CHECK_EXIT(plain, 3);
+    CHECK(fingerprint(outside) == before);
+    const Result forced = site.restore({"--overwrite", "--delete"});
+    CHECK((forced.code == 0 || forced.code == 3));
+    CHECK(fingerprint(outside) == before);
+    CHECK(read_file(outside / "target") == "somebody else's");
+    if (forced.code == 0) CHECK(compare(site.src, site.dest) == "");
 }
 
 TEST_CASE("restore: not being root is a line of the summary, not an error") {
-  if (!is_root()) return skipped("a tree with foreign owners and devices: making one needs root");
-  Site site(Site::Kind::local);
-  AwkwardTree tree(site.src);
-  site.init_or_fail();
-  site.backup_or_fail();
-  give_to(site.repo.parent_path(), account_uid);
-  fs::create_directory(site.dir / "theirs");
-  give_to(site.dir / "theirs", account_uid);
-  site.dest = site.dir / "theirs/dest";
-  RunOptions as_account = site.options;
-  as_account.uid = account_uid;
-  const Result result = site.nfreeze({"restore", site.url, site.dest}, as_account);
-  CHECK_EXIT(result, 0);
-  CHECK_MESSAGE((contains(result.out, "owner") || contains(result.err, "owner")), describe(result));
-  CHECK_MESSAGE((contains(result.out, "device") || contains(result.err, "device")), describe(result));
-  CHECK(read_file(site.dest / "contents/random-5M") == read_file(site.src / "contents/random-5M"));
-  CHECK(!fs::exists(site.dest / "special/chardev"));
-  struct stat st{};
-  REQUIRE(lstat((site.dest / "special/foreign").c_str(), &st) == 0);
-  CHECK(st.st_uid == account_uid);
-  REQUIRE(lstat((site.dest / "modes/setuid").c_str(), &st) == 0);
-  CHECK_MESSAGE((st.st_mode & S_ISUID) == 0, "a setuid file of root must not become one of somebody else");
+    if (!is_root()) return skipped("a tree with foreign owners and devices: making one needs root");
+    Site site(Site::Kind::local);
+    AwkwardTree tree(site.src);
+    site.init_or_fail();
+    site.backup_or_fail();
+    give_to(site.repo.parent_path(), account_uid);
+    fs::create_directory(site.dir / "theirs");
+    give_to(site.dir / "theirs", account_uid);
+    site.dest = site.dir / "theirs/dest";
+    RunOptions as_account = site.options;
+    as_account.uid = account_uid;
+    const Result result = site.nfreeze({"restore", site.url, site.dest}, as_account);
+    CHECK_EXIT(result, 0);
+    CHECK_MESSAGE((contains(result.out, "owner") || contains(result.err, "owner")),
+                  describe(result));
+    CHECK_MESSAGE((contains(result.out, "device") || contains(result.err, "device")),
+                  describe(result));
+    CHECK(read_file(site.dest / "contents/random-5M") ==
+          read_file(site.src / "contents/random-5M"));
+    CHECK(!fs::exists(site.dest / "special/chardev"));
+    struct stat st {};
+    REQUIRE(lstat((site.dest / "special/foreign").c_str(), &st) == 0);
+    CHECK(st.st_uid == account_uid);
+    REQUIRE(lstat((site.dest / "modes/setuid").c_str(), &st) == 0);
+    CHECK_MESSAGE((st.st_mode & S_ISUID) == 0,
+                  "a setuid file of root must not become one of somebody else");
 }
 
 TEST_CASE("restore: what cannot be written is named, the rest goes on, exit code 3") {
-  Filled site;
-  if (is_root()) {  // who may write everywhere
-    give_to(site.dir.path(), account_uid);
-    site.options.uid = account_uid;
-  }
-  fs::create_directories(site.dest / "docs");
-  if (is_root()) give_to(site.dest, account_uid);
-  if (is_root()) give_to(site.dest / "docs", 0);  // so that the account cannot open it by chmod
-  chmod((site.dest / "docs").c_str(), 0555);
-  const Result result = site.restore();
-  if (!is_root()) return skipped("a directory that its owner may not open again: needs root to make");
-  CHECK_EXIT(result, 3);
-  CHECK_NAMES(result.err, "docs");
-  CHECK(read_file(site.dest / "readme") == "top level");
-  CHECK(read_file(site.dest / "music/song") == read_file(site.src / "music/song"));
+    Filled site;
+    if (is_root()) { // who may write everywhere
+        give_to(site.dir.path(), account_uid);
+        site.options.uid = account_uid;
+    }
+    fs::create_directories(site.dest / "docs");
+    if (is_root()) give_to(site.dest, account_uid);
+    if (is_root()) give_to(site.dest / "docs", 0); // so that the account cannot open it by chmod
+    chmod((site.dest / "docs").c_str(), 0555);
+    const Result result = site.restore();
+    if (!is_root())
+        return skipped("a directory that its owner may not open again: needs root to make");
+    CHECK_EXIT(result, 3);
+    CHECK_NAMES(result.err, "docs");
+    CHECK(read_file(site.dest / "readme") == "top level");
+    CHECK(read_file(site.dest / "music/song") == read_file(site.src / "music/song"));
 }
 
 TEST_SUITE_END();
@@ -342,165 +354,177 @@ TEST_SUITE_END();
 TEST_SUITE_BEGIN("looking");
 
 TEST_CASE("looking: snapshots prints an aligned table, one line per snapshot, times local") {
-  Filled site;
-  write_file(site.src / "second", "2");
-  const std::string second = site.backup_or_fail().snapshot;
-  const auto table_in = [&](const std::string& zone) {
-    RunOptions there = site.options;
-    there.env["TZ"] = zone;
-    const Result result = site.nfreeze({"snapshots", site.url}, there);
-    REQUIRE_EXIT(result, 0);
-    CHECK(result.err == "");
-    return lines_of(result.out);
-  };
-  const Strings table = table_in("UTC0");
-  REQUIRE(table.size() == 3);
-  CHECK(table[1].substr(0, 8) == site.first.substr(0, 8));
-  CHECK(table[2].substr(0, 8) == second.substr(0, 8));
-  char host[256] = {};
-  gethostname(host, sizeof host - 1);
-  for (const std::size_t line : {1u, 2u}) {
-    CHECK_NAMES(table[line], site.src.string());
-    CHECK_NAMES(table[line], std::string(host));
-    CHECK(table[line].find(host) == table[1].find(host));  // columns
-    CHECK(table[line].find(site.src) == table[1].find(site.src));
-  }
-  // The same moments, five and a half hours later on the wall.
-  const Strings elsewhere = table_in("XXX-5:30");
-  REQUIRE(elsewhere.size() == 3);
-  CHECK(elsewhere[1] != table[1]);
-  CHECK(elsewhere[1].substr(0, 8) == table[1].substr(0, 8));
+    Filled site;
+    write_file(site.src / "second", "2");
+    const std::string second = site.backup_or_fail().snapshot;
+    const auto table_in = [&](const std::string& zone) {
+        RunOptions there = site.options;
+        there.env["TZ"] = zone;
+        const Result result = site.nfreeze({"snapshots", site.url}, there);
+        REQUIRE_EXIT(result, 0);
+        CHECK(result.err == "");
+        return lines_of(result.out);
+    };
+    const Strings table = table_in("UTC0");
+    REQUIRE(table.size() == 3);
+    CHECK(table[1].substr(0, 8) == site.first.substr(0, 8));
+    CHECK(table[2].substr(0, 8) == second.substr(0, 8));
+    char host[256] = {};
+    gethostname(host, sizeof host - 1);
+    for (const std::size_t line : {1u, 2u}) {
+        CHECK_NAMES(table[line], site.src.string());
+        CHECK_NAMES(table[line], std::string(host));
+        CHECK(table[line].find(host) == table[1].find(host)); // columns
+        CHECK(table[line].find(site.src) == table[1].find(site.src));
+    }
+    // The same moments, five and a half hours later on the wall.
+    const Strings elsewhere = table_in("XXX-5:30");
+    REQUIRE(elsewhere.size() == 3);
+    CHECK(elsewhere[1] != table[1]);
+    CHECK(elsewhere[1].substr(0, 8) == table[1].substr(0, 8));
 }
 
 TEST_CASE("looking: an empty repository has no snapshots, and nothing to restore") {
-  Site site(Site::Kind::local);
-  site.init_or_fail();
-  const Result table = site.nfreeze({"snapshots", site.url});
-  CHECK_EXIT(table, 0);
-  CHECK(lines_of(table.out).size() <= 1);
-  const Result restore = site.restore();
-  CHECK_EXIT(restore, 1);
-  CHECK_NAMES(restore.err, "snapshot");
+    Site site(Site::Kind::local);
+    site.init_or_fail();
+    const Result table = site.nfreeze({"snapshots", site.url});
+    CHECK_EXIT(table, 0);
+    CHECK(lines_of(table.out).size() <= 1);
+    const Result restore = site.restore();
+    CHECK_EXIT(restore, 1);
+    CHECK_NAMES(restore.err, "snapshot");
 }
 
 TEST_CASE("looking: ls lists the children of a directory, -R all below") {
-  Filled site;
-  const auto ls = [&](const Strings& arguments) {
-    Strings all{"ls"};
-    all.insert(all.end(), arguments.begin(), arguments.end());
-    const Result result = site.nfreeze(all);
-    REQUIRE_EXIT(result, 0);
-    Strings lines;
-    for (const std::string& line : lines_of(result.out)) lines.push_back(line.ends_with("/") ? line.substr(0, line.size() - 1) : line);
-    return lines;
-  };
-  CHECK(ls({site.url}) == Strings{"docs", "link", "music", "readme", "tool"});
-  CHECK(ls({site.url, "docs"}) == Strings{"docs/letter", "docs/old"});
-  CHECK(ls({site.url, "docs/letter"}) == Strings{"docs/letter"});
-  const Strings all = ls({"-R", site.url});
-  for (const std::string name : {"docs", "docs/letter", "docs/old", "docs/old/notes", "link", "music", "music/song", "readme", "tool"})
-    CHECK_MESSAGE(std::count(all.begin(), all.end(), name) == 1, name);
-  const Result none = site.nfreeze({"ls", site.url, "nowhere"});
-  CHECK(none.code != 0);
-  CHECK_NAMES(none.err, "nowhere");
+    Filled site;
+    const auto ls = [&](const Strings& arguments) {
+        Strings all{"ls"};
+        all.insert(all.end(), arguments.begin(), arguments.end());
+        const Result result = site.nfreeze(all);
+        REQUIRE_EXIT(result, 0);
+        Strings lines;
+        for (const std::string& line : lines_of(result.out))
+            lines.push_back(line.ends_with("/") ? line.substr(0, line.size() - 1) : line);
+        return lines;
+    };
+    CHECK(ls({site.url}) == Strings{"docs", "link", "music", "readme", "tool"});
+    CHECK(ls({site.url, "docs"}) == Strings{"docs/letter", "docs/old"});
+    CHECK(ls({site.url, "docs/letter"}) == Strings{"docs/letter"});
+    const Strings all = ls({"-R", site.url});
+    for (const std::string name : {"docs", "docs/letter", "docs/old", "docs/old/notes", "link",
+                                   "music", "music/song", "readme", "tool"})
+        CHECK_MESSAGE(std::count(all.begin(), all.end(), name) == 1, name);
+    const Result none = site.nfreeze({"ls", site.url, "nowhere"});
+    CHECK(none.code != 0);
+    CHECK_NAMES(none.err, "nowhere");
 }
 
 TEST_CASE("looking: ls -l is like ls -l, with aligned columns and local times") {
-  Filled site;
-  set_mtime(site.src / "tool", 1'500'000'000, 0);  // 2017-07-14 02:40:00 UTC
-  site.backup_or_fail();
-  const auto long_list = [&](const std::string& zone) {
-    RunOptions there = site.options;
-    there.env["TZ"] = zone;
-    const Result result = site.nfreeze({"ls", "-l", site.url}, there);
-    REQUIRE_EXIT(result, 0);
-    return result.out;
-  };
-  const std::string list = long_list("UTC0");
-  for (const std::string& part : {std::string("drwxr-xr-x"), std::string("-rwxr-x--x"), std::string("lrwxrwxrwx"), std::string("link -> docs/letter")})
-    CHECK_NAMES(list, part);
-  CHECK_NAMES(list, "2017-07-14");
-  CHECK_NAMES(list, "02:40");
-  CHECK_NAMES(long_list("XXX-5:30"), "08:10");
-  std::size_t name_column = std::string::npos;
-  for (const std::string& line : lines_of(list)) {
-    CAPTURE(line);
-    for (const std::string name : {"docs", "music", "readme", "tool"})
-      if (stripped(line).ends_with(" " + name) || stripped(line).ends_with(" " + name + "/")) {
-        const std::size_t at = line.rfind(name);
-        if (name_column == std::string::npos) name_column = at;
-        CHECK(at == name_column);
-      }
-    if (line.ends_with("readme")) CHECK_NAMES(line, " 9 ");  // its size
-  }
-  CHECK(name_column != std::string::npos);
+    Filled site;
+    set_mtime(site.src / "tool", 1'500'000'000, 0); // 2017-07-14 02:40:00 UTC
+    site.backup_or_fail();
+    const auto long_list = [&](const std::string& zone) {
+        RunOptions there = site.options;
+        there.env["TZ"] = zone;
+        const Result result = site.nfreeze({"ls", "-l", site.url}, there);
+        REQUIRE_EXIT(result, 0);
+        return result.out;
+    };
+    const std::string list = long_list("UTC0");
+    for (const std::string& part : {std::string("drwxr-xr-x"), std::string("-rwxr-x--x"),
+                                    std::string("lrwxrwxrwx"), std::string("link -> docs/letter")})
+        CHECK_NAMES(list, part);
+    CHECK_NAMES(list, "2017-07-14");
+    CHECK_NAMES(list, "02:40");
+    CHECK_NAMES(long_list("XXX-5:30"), "08:10");
+    std::size_t name_column = std::string::npos;
+    for (const std::string& line : lines_of(list)) {
+        CAPTURE(line);
+        for (const std::string name : {"docs", "music", "readme", "tool"})
+            if (stripped(line).ends_with(" " + name) ||
+                stripped(line).ends_with(" " + name + "/")) {
+                const std::size_t at = line.rfind(name);
+                if (name_column == std::string::npos) name_column = at;
+                CHECK(at == name_column);
+            }
+        if (line.ends_with("readme")) CHECK_NAMES(line, " 9 "); // its size
+    }
+    CHECK(name_column != std::string::npos);
 }
 
-TEST_CASE("looking: control bytes in names are escaped, so that a name cannot write to the terminal") {
-  Site site(Site::Kind::local);
-  write_file(site.src / "bell\a and \x1b[31mred", "x");
-  write_file(site.src / "two\nlines", "x");
-  write_file(site.src / "no utf-8 \xff\xfe", "x");
-  write_file(site.src / "a backslash \\x41 and \\n", "x");
-  site.init_or_fail();
-  const Result backup = site.backup({"-v"});
-  REQUIRE_EXIT(backup, 0);
-  const auto harmless = [](const std::string& text) {
-    return std::all_of(text.begin(), text.end(), [](char c) { return c == '\n' || (static_cast<unsigned char>(c) >= 32 && c != 127); });
-  };
-  CHECK(harmless(backup.out));
-  const Result list = site.nfreeze({"ls", site.url}), details = site.nfreeze({"ls", "-l", site.url});
-  for (const Result* result : {&list, &details}) {
-    REQUIRE_EXIT(*result, 0);
-    CHECK(lines_of(result->out).size() == 4);
-    CHECK(harmless(result->out));
-    for (const std::string word : {"red", "lines", "no utf-8", "a backslash"}) CHECK_NAMES(result->out, word);
-  }
-  // And what was printed can be asked for.
-  const Result restore = site.restore({}, lines_of(list.out));
-  CHECK_EXIT(restore, 0);
-  CHECK(fs::exists(site.dest / "two\nlines"));
-  CHECK(fs::exists(site.dest / "no utf-8 \xff\xfe"));
-  CHECK(fs::exists(site.dest / "a backslash \\x41 and \\n"));
-  CHECK(files_below(site.dest).size() == 4);
+TEST_CASE(
+    "looking: control bytes in names are escaped, so that a name cannot write to the terminal") {
+    Site site(Site::Kind::local);
+    write_file(site.src / "bell\a and \x1b[31mred", "x");
+    write_file(site.src / "two\nlines", "x");
+    write_file(site.src / "no utf-8 \xff\xfe", "x");
+    write_file(site.src / "a backslash \\x41 and \\n", "x");
+    site.init_or_fail();
+    const Result backup = site.backup({"-v"});
+    REQUIRE_EXIT(backup, 0);
+    const auto harmless = [](const std::string& text) {
+        return std::all_of(text.begin(), text.end(), [](char c) {
+            return c == '\n' || (static_cast<unsigned char>(c) >= 32 && c != 127);
+        });
+    };
+    CHECK(harmless(backup.out));
+    const Result list = site.nfreeze({"ls", site.url}),
+                 details = site.nfreeze({"ls", "-l", site.url});
+    for (const Result* result : {&list, &details}) {
+        REQUIRE_EXIT(*result, 0);
+        CHECK(lines_of(result->out).size() == 4);
+        CHECK(harmless(result->out));
+        for (const std::string word : {"red", "lines", "no utf-8", "a backslash"})
+            CHECK_NAMES(result->out, word);
+    }
+    // And what was printed can be asked for.
+    const Result restore = site.restore({}, lines_of(list.out));
+    CHECK_EXIT(restore, 0);
+    CHECK(fs::exists(site.dest / "two\nlines"));
+    CHECK(fs::exists(site.dest / "no utf-8 \xff\xfe"));
+    CHECK(fs::exists(site.dest / "a backslash \\x41 and \\n"));
+    CHECK(files_below(site.dest).size() == 4);
 }
 
 TEST_CASE("looking: restore, ls and snapshots work on a server that only lets itself be read") {
-  Filled site(Site::Kind::ssh);
-  Sshd::Options read_only;
-  read_only.sftp_arguments = "-R";
-  Sshd server(read_only);
-  append_file(site.home / ".ssh/known_hosts", server.known_hosts_lines());
-  site.url = site.remote(server.port());
-  for (const Strings& arguments : {Strings{"snapshots", site.url}, Strings{"ls", "-R", site.url}}) {
-    const Result result = site.nfreeze(arguments);
-    CHECK_EXIT(result, 0);
-  }
-  site.restore_or_fail();
-  CHECK(compare(site.src, site.dest) == "");
-  const Result backup = site.backup();
-  CHECK_EXIT(backup, 1);  // the witness: this server does refuse to be written to
+    Filled site(Site::Kind::ssh);
+    Sshd::Options read_only;
+    read_only.sftp_arguments = "-R";
+    Sshd server(read_only);
+    append_file(site.home / ".ssh/known_hosts", server.known_hosts_lines());
+    site.url = site.remote(server.port());
+    for (const Strings& arguments :
+         {Strings{"snapshots", site.url}, Strings{"ls", "-R", site.url}}) {
+        const Result result = site.nfreeze(arguments);
+        CHECK_EXIT(result, 0);
+    }
+    site.restore_or_fail();
+    CHECK(compare(site.src, site.dest) == "");
+    const Result backup = site.backup();
+    CHECK_EXIT(backup, 1); // the witness: this server does refuse to be written to
 }
 
 TEST_CASE("looking: restore, ls and snapshots do not write to the repository") {
-  Filled site;
-  // A read-only copy on disk: for root, whom modes do not stop, what was written shows afterwards.
-  must_run({"chmod", "-R", "a-w", site.repo});
-  if (is_root()) {
-    must_run({"chmod", "-R", "a+rX", site.repo});
-    fs::create_directory(site.dir / "theirs");
-    give_to(site.dir / "theirs", account_uid);
-    site.dest = site.dir / "theirs/dest";
-    site.options.uid = account_uid;
-  }
-  const std::string before = fingerprint(site.repo);
-  for (const Strings& arguments : {Strings{"snapshots", site.url}, Strings{"ls", "-R", site.url}}) {
-    const Result result = site.nfreeze(arguments);
-    CHECK_EXIT(result, 0);
-  }
-  site.restore_or_fail();
-  CHECK(compare_without_owners(site.src, site.dest) == "");
-  CHECK(fingerprint(site.repo) == before);
+    Filled site;
+    // A read-only copy on disk: for root, whom modes do not stop, what was written shows
+    // afterwards.
+    must_run({"chmod", "-R", "a-w", site.repo});
+    if (is_root()) {
+        must_run({"chmod", "-R", "a+rX", site.repo});
+        fs::create_directory(site.dir / "theirs");
+        give_to(site.dir / "theirs", account_uid);
+        site.dest = site.dir / "theirs/dest";
+        site.options.uid = account_uid;
+    }
+    const std::string before = fingerprint(site.repo);
+    for (const Strings& arguments :
+         {Strings{"snapshots", site.url}, Strings{"ls", "-R", site.url}}) {
+        const Result result = site.nfreeze(arguments);
+        CHECK_EXIT(result, 0);
+    }
+    site.restore_or_fail();
+    CHECK(compare_without_owners(site.src, site.dest) == "");
+    CHECK(fingerprint(site.repo) == before);
 }
 
 TEST_SUITE_END();

@@ -43,19 +43,19 @@ void skipped(const std::string& reason);
 
 // ---- Files -----------------------------------------------------------------------------------
 
-// A fresh directory under $TMPDIR or /var/tmp (not /tmp, which may lack xattrs and room), removed at
-// the end with all that is in it: read-only directories and paths longer than PATH_MAX as well.
+// A fresh directory under $TMPDIR or /var/tmp (not /tmp, which may lack xattrs and room), removed
+// at the end with all that is in it: read-only directories and paths longer than PATH_MAX as well.
 class TempDir {
- public:
-  TempDir();
-  ~TempDir();
-  TempDir(const TempDir&) = delete;
-  TempDir& operator=(const TempDir&) = delete;
-  [[nodiscard]] const fs::path& path() const { return path_; }
-  [[nodiscard]] fs::path operator/(const fs::path& name) const { return path_ / name; }
+  public:
+    TempDir();
+    ~TempDir();
+    TempDir(const TempDir&) = delete;
+    TempDir& operator=(const TempDir&) = delete;
+    [[nodiscard]] const fs::path& path() const { return path_; }
+    [[nodiscard]] fs::path operator/(const fs::path& name) const { return path_ / name; }
 
- private:
-  fs::path path_;
+  private:
+    fs::path path_;
 };
 
 void remove_tree(const fs::path& path);
@@ -63,10 +63,10 @@ void remove_tree(const fs::path& path);
 // Writes the file in place, making the directories above it.
 void write_file(const fs::path& path, std::string_view content);
 void append_file(const fs::path& path, std::string_view content);
-void copy_tree(const fs::path& from, const fs::path& to);  // cp -a
+void copy_tree(const fs::path& from, const fs::path& to); // cp -a
 // Gives path and all below it to an account.
 void give_to(const fs::path& path, uid_t uid);
-[[nodiscard]] std::vector<fs::path> files_below(const fs::path& dir);  // sorted, regular files only
+[[nodiscard]] std::vector<fs::path> files_below(const fs::path& dir); // sorted, regular files only
 [[nodiscard]] std::uint64_t bytes_below(const fs::path& dir);
 // One line per entry with type, mode, owner, size, times and inode: equal only if nobody wrote.
 [[nodiscard]] std::string fingerprint(const fs::path& dir);
@@ -81,41 +81,42 @@ void settle();
 // ---- Child processes -------------------------------------------------------------------------
 
 struct Mount {
-  std::string source;  // bound to target; empty: a tmpfs with these options
-  std::string target;
-  std::string options;
+    std::string source; // bound to target; empty: a tmpfs with these options
+    std::string target;
+    std::string options;
 };
 
-// In a terminal, waits until the output since the last answer contains `expect`, then types `answer`.
+// In a terminal, waits until the output since the last answer contains `expect`, then types
+// `answer`.
 struct Answer {
-  std::string expect;
-  std::string answer;
+    std::string expect;
+    std::string answer;
 };
 
 struct RunOptions {
-  Environment env;                  // on top of this process's environment
-  Strings unset;                    // names taken out of it
-  std::string input;                // standard input; empty is an empty file
-  fs::path cwd;
-  milliseconds timeout{60'000};     // then the child's whole process group is killed
-  std::optional<uid_t> uid;         // run as this user and its group of the same number
-  fs::path chroot;
-  std::vector<Mount> mounts;        // in a mount namespace of its own
-  bool offline = false;             // in a network namespace of its own, with no interface up
-  bool pty = false;                 // in a terminal of its own
-  std::vector<Answer> dialog;       // with pty
-  fs::path stdout_to;               // a file for stdout and stderr instead of Result.out and .err
+    Environment env;   // on top of this process's environment
+    Strings unset;     // names taken out of it
+    std::string input; // standard input; empty is an empty file
+    fs::path cwd;
+    milliseconds timeout{60'000}; // then the child's whole process group is killed
+    std::optional<uid_t> uid;     // run as this user and its group of the same number
+    fs::path chroot;
+    std::vector<Mount> mounts;  // in a mount namespace of its own
+    bool offline = false;       // in a network namespace of its own, with no interface up
+    bool pty = false;           // in a terminal of its own
+    std::vector<Answer> dialog; // with pty
+    fs::path stdout_to;         // a file for stdout and stderr instead of Result.out and .err
 };
 
 struct Result {
-  int code = -1;                    // exit code, or -1 when a signal ended the child
-  int signal = 0;
-  bool timed_out = false;
-  std::string out;                  // with pty: all that the terminal showed
-  std::string err;
-  double seconds = 0;
-  long peak_kib = 0;                // peak resident set size
-  Strings argv;
+    int code = -1; // exit code, or -1 when a signal ended the child
+    int signal = 0;
+    bool timed_out = false;
+    std::string out; // with pty: all that the terminal showed
+    std::string err;
+    double seconds = 0;
+    long peak_kib = 0; // peak resident set size
+    Strings argv;
 };
 
 [[nodiscard]] std::string describe(const Result& result);
@@ -123,32 +124,32 @@ struct Result {
 // A running child, in a session of its own (so that it has no terminal but the one it is given).
 // Killed with its process group when it goes out of scope, and by the kernel if the tests die.
 class Child {
- public:
-  explicit Child(const Strings& argv, const RunOptions& options = {});
-  ~Child();
-  Child(const Child&) = delete;
-  Child& operator=(const Child&) = delete;
+  public:
+    explicit Child(const Strings& argv, const RunOptions& options = {});
+    ~Child();
+    Child(const Child&) = delete;
+    Child& operator=(const Child&) = delete;
 
-  [[nodiscard]] pid_t pid() const { return pid_; }
-  void kill(int signal) const;      // to the child alone
-  [[nodiscard]] bool running();
-  // Waits for the end, within the time limit of the options, counted from the start.
-  Result wait();
-  [[nodiscard]] std::string output_so_far() const;
+    [[nodiscard]] pid_t pid() const { return pid_; }
+    void kill(int signal) const; // to the child alone
+    [[nodiscard]] bool running();
+    // Waits for the end, within the time limit of the options, counted from the start.
+    Result wait();
+    [[nodiscard]] std::string output_so_far() const;
 
- private:
-  bool reap(bool block);
-  void talk();                      // pass on what the terminal shows, answer what it asks
+  private:
+    bool reap(bool block);
+    void talk(); // pass on what the terminal shows, answer what it asks
 
-  Strings argv_;
-  RunOptions options_;
-  pid_t pid_ = -1;
-  int out_ = -1, err_ = -1, terminal_ = -1;
-  bool ended_ = false;
-  Clock::time_point started_;
-  std::string shown_;               // with pty
-  std::size_t answered_to_ = 0, next_answer_ = 0;
-  Result result_;
+    Strings argv_;
+    RunOptions options_;
+    pid_t pid_ = -1;
+    int out_ = -1, err_ = -1, terminal_ = -1;
+    bool ended_ = false;
+    Clock::time_point started_;
+    std::string shown_; // with pty
+    std::size_t answered_to_ = 0, next_answer_ = 0;
+    Result result_;
 };
 
 Result run(const Strings& argv, const RunOptions& options = {});
@@ -164,11 +165,11 @@ void forget_transcript();
 // Keys are made once for each process; `kind` is ed25519, ecdsa or rsa.
 [[nodiscard]] fs::path host_key(const std::string& kind);
 [[nodiscard]] fs::path user_key(const std::string& kind);
-[[nodiscard]] fs::path user_key_with_passphrase();  // ed25519, passphrase below
+[[nodiscard]] fs::path user_key_with_passphrase(); // ed25519, passphrase below
 inline constexpr const char* key_passphrase = "key passphrase";
-[[nodiscard]] std::string public_key_line(const fs::path& key);   // "type base64"
-[[nodiscard]] std::string key_fingerprint(const fs::path& key);   // "SHA256:..."
-void hash_known_hosts(const fs::path& file);                      // as ssh-keygen -H does
+[[nodiscard]] std::string public_key_line(const fs::path& key); // "type base64"
+[[nodiscard]] std::string key_fingerprint(const fs::path& key); // "SHA256:..."
+void hash_known_hosts(const fs::path& file);                    // as ssh-keygen -H does
 
 // A throw-away account with a password: sshd sees it in a private /etc/passwd and /etc/shadow, the
 // machine's own files are not touched.
@@ -178,89 +179,89 @@ inline constexpr const char* account_password = "sesame open";
 
 // OpenSSH's server on 127.0.0.1, with a configuration of its own. The login directory is home().
 class Sshd {
- public:
-  struct Options {
-    Strings config;                 // extra lines; the first mention of a keyword counts
-    Strings host_keys{"ed25519", "ecdsa", "rsa"};
-    Strings authorized{"ed25519", "ecdsa", "rsa", "passphrase"};
-    std::string sftp_arguments;     // of internal-sftp, such as -R
-    // Logs in as an account that is not root: the throw-away account where possible, else an account
-    // of the system, else (when the tests are not run by root) the tester's own.
-    bool ordinary_account = false;
-    bool interactive = false;       // keyboard-interactive in place of password (needs PAM)
-    std::vector<Mount> mounts;      // seen by the server only
-  };
-  explicit Sshd(Options options);
-  Sshd() : Sshd(Options{}) {}
-  ~Sshd();
-  Sshd(const Sshd&) = delete;
-  Sshd& operator=(const Sshd&) = delete;
+  public:
+    struct Options {
+        Strings config; // extra lines; the first mention of a keyword counts
+        Strings host_keys{"ed25519", "ecdsa", "rsa"};
+        Strings authorized{"ed25519", "ecdsa", "rsa", "passphrase"};
+        std::string sftp_arguments; // of internal-sftp, such as -R
+        // Logs in as an account that is not root: the throw-away account where possible, else an
+        // account of the system, else (when the tests are not run by root) the tester's own.
+        bool ordinary_account = false;
+        bool interactive = false;  // keyboard-interactive in place of password (needs PAM)
+        std::vector<Mount> mounts; // seen by the server only
+    };
+    explicit Sshd(Options options);
+    Sshd() : Sshd(Options{}) {}
+    ~Sshd();
+    Sshd(const Sshd&) = delete;
+    Sshd& operator=(const Sshd&) = delete;
 
-  void start();
-  void stop();                      // with all connections
-  void cut_connections();           // the sessions only: the server goes on listening
-  [[nodiscard]] bool has_password() const { return throwaway_; }
-  [[nodiscard]] int port() const { return port_; }
-  [[nodiscard]] pid_t pid() const;
-  [[nodiscard]] const std::string& user() const { return user_; }
-  [[nodiscard]] uid_t uid() const { return uid_; }
-  [[nodiscard]] fs::path home() const { return dir_ / "home"; }
-  [[nodiscard]] std::string log() const;
-  [[nodiscard]] std::string known_hosts_lines(int port = 0) const;
+    void start();
+    void stop();            // with all connections
+    void cut_connections(); // the sessions only: the server goes on listening
+    [[nodiscard]] bool has_password() const { return throwaway_; }
+    [[nodiscard]] int port() const { return port_; }
+    [[nodiscard]] pid_t pid() const;
+    [[nodiscard]] const std::string& user() const { return user_; }
+    [[nodiscard]] uid_t uid() const { return uid_; }
+    [[nodiscard]] fs::path home() const { return dir_ / "home"; }
+    [[nodiscard]] std::string log() const;
+    [[nodiscard]] std::string known_hosts_lines(int port = 0) const;
 
- private:
-  void write_config(const Options& options);
-  bool try_start();
+  private:
+    void write_config(const Options& options);
+    bool try_start();
 
-  TempDir dir_;
-  std::string user_;
-  uid_t uid_ = 0;
-  bool throwaway_ = false;
-  int port_ = 0;
-  RunOptions run_;
-  std::unique_ptr<Child> child_;
+    TempDir dir_;
+    std::string user_;
+    uid_t uid_ = 0;
+    bool throwaway_ = false;
+    int port_ = 0;
+    RunOptions run_;
+    std::unique_ptr<Child> child_;
 };
 
 // One server for all tests that need nothing special, started at the first call.
 [[nodiscard]] Sshd& shared_sshd();
 
 class Agent {
- public:
-  explicit Agent(const fs::path& key);
-  [[nodiscard]] std::string socket() const { return dir_ / "agent"; }
+  public:
+    explicit Agent(const fs::path& key);
+    [[nodiscard]] std::string socket() const { return dir_ / "agent"; }
 
- private:
-  TempDir dir_;
-  std::unique_ptr<Child> child_;
+  private:
+    TempDir dir_;
+    std::unique_ptr<Child> child_;
 };
 
 // ---- A bad line ------------------------------------------------------------------------------
 
 // Forwards TCP connections to a port on loopback, and does what bad lines do.
 class Proxy {
- public:
-  explicit Proxy(int target_port);
-  ~Proxy();
-  Proxy(const Proxy&) = delete;
-  Proxy& operator=(const Proxy&) = delete;
+  public:
+    explicit Proxy(int target_port);
+    ~Proxy();
+    Proxy(const Proxy&) = delete;
+    Proxy& operator=(const Proxy&) = delete;
 
-  [[nodiscard]] int port() const { return port_; }
-  // All may be set at any time, before or while connections are up.
-  std::atomic<std::int64_t> cut_after{-1};       // bytes upstream in all; then every connection breaks
-  std::atomic<bool> dead_after_cut{false};       // and no new one is let through
-  std::atomic<int> delay_ms{0};                  // each way
-  std::atomic<std::int64_t> upstream_rate{0};    // bytes a second over all connections; 0: no limit
-  std::atomic<std::int64_t> downstream_rate{0};
-  std::atomic<int> most_connections{1000};       // one more is closed at once
-  // Counters
-  std::atomic<std::int64_t> upstream{0}, downstream{0};
-  std::atomic<int> accepted{0}, refused{0}, open{0}, cuts{0};
+    [[nodiscard]] int port() const { return port_; }
+    // All may be set at any time, before or while connections are up.
+    std::atomic<std::int64_t> cut_after{-1}; // bytes upstream in all; then every connection breaks
+    std::atomic<bool> dead_after_cut{false}; // and no new one is let through
+    std::atomic<int> delay_ms{0};            // each way
+    std::atomic<std::int64_t> upstream_rate{0}; // bytes a second over all connections; 0: no limit
+    std::atomic<std::int64_t> downstream_rate{0};
+    std::atomic<int> most_connections{1000}; // one more is closed at once
+    // Counters
+    std::atomic<std::int64_t> upstream{0}, downstream{0};
+    std::atomic<int> accepted{0}, refused{0}, open{0}, cuts{0};
 
- private:
-  void loop();
-  int target_, port_ = 0, listener_ = -1;
-  std::atomic<bool> stopping_{false};
-  std::thread thread_;
+  private:
+    void loop();
+    int target_, port_ = 0, listener_ = -1;
+    std::atomic<bool> stopping_{false};
+    std::thread thread_;
 };
 
 // A port of 127.0.0.1 on which nobody listens.
@@ -269,55 +270,58 @@ class Proxy {
 // ---- A site: one client, one repository -------------------------------------------------------
 
 struct Summary {
-  std::uint64_t fresh = 0, changed = 0, unchanged = 0, gone = 0;   // files
-  std::uint64_t read = 0, fresh_bytes = 0, uploaded = 0;           // bytes
-  std::string snapshot;                                            // 32 hex digits
-  bool incomplete = false;
+    std::uint64_t fresh = 0, changed = 0, unchanged = 0, gone = 0; // files
+    std::uint64_t read = 0, fresh_bytes = 0, uploaded = 0;         // bytes
+    std::string snapshot;                                          // 32 hex digits
+    bool incomplete = false;
 };
 // The last lines of a backup's output; a line that is missing ends the test.
 [[nodiscard]] Summary summary_of(const Result& result);
 
 inline constexpr const char* passphrase = "correct horse battery staple";
 
-// A client with a home directory of its own (key and known_hosts in ~/.ssh), a place for a source and
-// a repository, behind sshd or in a local directory.
+// A client with a home directory of its own (key and known_hosts in ~/.ssh), a place for a source
+// and a repository, behind sshd or in a local directory.
 class Site {
- public:
-  enum class Kind { ssh, local };
-  explicit Site(Kind kind = Kind::ssh);
-  explicit Site(Sshd& server, int port = 0);      // port: of a proxy in front of the server
+  public:
+    enum class Kind { ssh, local };
+    explicit Site(Kind kind = Kind::ssh);
+    explicit Site(Sshd& server, int port = 0); // port: of a proxy in front of the server
 
-  TempDir dir;
-  fs::path src, dest, repo, home;
-  std::string url;                                // what the command line calls the repository
-  RunOptions options;                             // of every run
+    TempDir dir;
+    fs::path src, dest, repo, home;
+    std::string url;    // what the command line calls the repository
+    RunOptions options; // of every run
 
-  Result nfreeze(const Strings& arguments) const { return nfreeze(arguments, options); }
-  Result nfreeze(const Strings& arguments, const RunOptions& with) const;
-  Result init() const { return nfreeze({"init", url}); }
-  Result backup(const Strings& flags = {}) const;
-  Result restore(const Strings& flags = {}, const Strings& paths = {}) const;
-  [[nodiscard]] std::string remote(int port) const;     // the repository's address through this port
+    Result nfreeze(const Strings& arguments) const { return nfreeze(arguments, options); }
+    Result nfreeze(const Strings& arguments, const RunOptions& with) const;
+    Result init() const { return nfreeze({"init", url}); }
+    Result backup(const Strings& flags = {}) const;
+    Result restore(const Strings& flags = {}, const Strings& paths = {}) const;
+    [[nodiscard]] std::string remote(int port) const; // the repository's address through this port
 
-  void init_or_fail() const;                      // for tests of something else
-  Summary backup_or_fail(const Strings& flags = {}) const;
-  void restore_or_fail(const Strings& flags = {}) const;
-  [[nodiscard]] std::uint64_t repository_bytes() const { return bytes_below(repo); }
+    void init_or_fail() const; // for tests of something else
+    Summary backup_or_fail(const Strings& flags = {}) const;
+    void restore_or_fail(const Strings& flags = {}) const;
+    [[nodiscard]] std::uint64_t repository_bytes() const { return bytes_below(repo); }
 
- private:
-  void prepare();
-  Sshd* server_ = nullptr;
+  private:
+    void prepare();
+    Sshd* server_ = nullptr;
 };
 
 [[nodiscard]] const std::string& nfreeze_binary();
 
-}  // namespace support
+} // namespace support
 
-// What the failing run printed comes from the transcript (see main.cpp), so tests need not repeat it.
-#define REQUIRE_EXIT(result, wanted) REQUIRE_MESSAGE((result).code == (wanted), support::describe(result))
-#define CHECK_EXIT(result, wanted) CHECK_MESSAGE((result).code == (wanted), support::describe(result))
+// What the failing run printed comes from the transcript (see main.cpp), so tests need not repeat
+// it.
+#define REQUIRE_EXIT(result, wanted)                                                               \
+    REQUIRE_MESSAGE((result).code == (wanted), support::describe(result))
+#define CHECK_EXIT(result, wanted)                                                                 \
+    CHECK_MESSAGE((result).code == (wanted), support::describe(result))
 // The output names it: shows both where it does not.
-#define CHECK_NAMES(text, part) \
-  CHECK_MESSAGE(support::contains((text), (part)), "'" << (part) << "' is not in: " << (text))
-#define CHECK_NOT_NAMED(text, part) \
-  CHECK_MESSAGE(!support::contains((text), (part)), "'" << (part) << "' is in: " << (text))
+#define CHECK_NAMES(text, part)                                                                    \
+    CHECK_MESSAGE(support::contains((text), (part)), "'" << (part) << "' is not in: " << (text))
+#define CHECK_NOT_NAMED(text, part)                                                                \
+    CHECK_MESSAGE(!support::contains((text), (part)), "'" << (part) << "' is in: " << (text))

@@ -31,77 +31,81 @@ namespace {
 
 // Made at the first use and kept for the process: an RSA key takes a while to find.
 const fs::path& key_dir() {
-  static const TempDir dir;
-  return dir.path();
+    static const TempDir dir;
+    return dir.path();
 }
 
 fs::path make_key(const std::string& name, const std::string& kind, const std::string& secret) {
-  const fs::path file = key_dir() / name;
-  if (fs::exists(file)) return file;
-  Strings argv{"ssh-keygen", "-q", "-t", kind, "-N", secret, "-C", "test", "-f", file};
-  if (kind == "rsa") argv.insert(argv.end(), {"-b", "2048"});
-  must_run(argv);
-  return file;
+    const fs::path file = key_dir() / name;
+    if (fs::exists(file)) return file;
+    Strings argv{"ssh-keygen", "-q", "-t", kind, "-N", secret, "-C", "test", "-f", file};
+    if (kind == "rsa") argv.insert(argv.end(), {"-b", "2048"});
+    must_run(argv);
+    return file;
 }
 
 // ---- Sockets ---------------------------------------------------------------------------------
 
 sockaddr_in loopback(int port) {
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_port = htons(static_cast<std::uint16_t>(port));
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  return address;
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_port = htons(static_cast<std::uint16_t>(port));
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    return address;
 }
 
 int listen_on_loopback(int& port) {
-  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  sockaddr_in address = loopback(0);
-  socklen_t size = sizeof address;
-  if (fd < 0 || bind(fd, reinterpret_cast<sockaddr*>(&address), size) != 0 || listen(fd, 64) != 0 ||
-      getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size) != 0)
-    throw std::runtime_error(std::string("test harness: listen on 127.0.0.1: ") + std::strerror(errno));
-  port = ntohs(address.sin_port);
-  return fd;
+    const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    sockaddr_in address = loopback(0);
+    socklen_t size = sizeof address;
+    if (fd < 0 || bind(fd, reinterpret_cast<sockaddr*>(&address), size) != 0 ||
+        listen(fd, 64) != 0 || getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size) != 0)
+        throw std::runtime_error(std::string("test harness: listen on 127.0.0.1: ") +
+                                 std::strerror(errno));
+    port = ntohs(address.sin_port);
+    return fd;
 }
 
 int connect_to_loopback(int port) {
-  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  const sockaddr_in address = loopback(port);
-  if (connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0) return fd;
-  close(fd);
-  return -1;
+    const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    const sockaddr_in address = loopback(port);
+    if (connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0) return fd;
+    close(fd);
+    return -1;
 }
 
-}  // namespace
+} // namespace
 
 fs::path host_key(const std::string& kind) { return make_key("host_" + kind, kind, ""); }
 fs::path user_key(const std::string& kind) { return make_key("user_" + kind, kind, ""); }
-fs::path user_key_with_passphrase() { return make_key("user_passphrase", "ed25519", key_passphrase); }
+fs::path user_key_with_passphrase() {
+    return make_key("user_passphrase", "ed25519", key_passphrase);
+}
 
 std::string public_key_line(const fs::path& key) {
-  std::istringstream words(read_file(key.string() + ".pub"));
-  std::string type, blob;
-  words >> type >> blob;
-  return type + " " + blob;
+    std::istringstream words(read_file(key.string() + ".pub"));
+    std::string type, blob;
+    words >> type >> blob;
+    return type + " " + blob;
 }
 
 std::string key_fingerprint(const fs::path& key) {
-  std::istringstream words(must_run({"ssh-keygen", "-l", "-E", "sha256", "-f", key.string() + ".pub"}));
-  std::string bits, print;
-  words >> bits >> print;
-  return print;
+    std::istringstream words(
+        must_run({"ssh-keygen", "-l", "-E", "sha256", "-f", key.string() + ".pub"}));
+    std::string bits, print;
+    words >> bits >> print;
+    return print;
 }
 
 void hash_known_hosts(const fs::path& file) {
-  must_run({"ssh-keygen", "-H", "-f", file});
-  fs::remove(file.string() + ".old");  // the names in clear
+    must_run({"ssh-keygen", "-H", "-f", file});
+    fs::remove(file.string() + ".old"); // the names in clear
 }
 
 int free_port() {
-  int port = 0;
-  close(listen_on_loopback(port));
-  return port;
+    int port = 0;
+    close(listen_on_loopback(port));
+    return port;
 }
 
 // ---- sshd ------------------------------------------------------------------------------------
@@ -113,197 +117,214 @@ constexpr const char* sshd_program = "/usr/sbin/sshd";
 // sshd of root refuses to start without this directory, which a machine whose ssh service never ran
 // does not have.
 void make_privilege_separation_directory() {
-  struct Guard {
-    bool made = false;
-    Guard() : made(is_root() && mkdir("/run/sshd", 0755) == 0) {}
-    ~Guard() {
-      if (made) rmdir("/run/sshd");
-    }
-  };
-  static const Guard guard;
+    struct Guard {
+        bool made = false;
+        Guard() : made(is_root() && mkdir("/run/sshd", 0755) == 0) {}
+        ~Guard() {
+            if (made) rmdir("/run/sshd");
+        }
+    };
+    static const Guard guard;
 }
 
 pid_t parent_of(const fs::path& proc) {
-  std::ifstream in(proc / "stat");
-  std::string text{std::istreambuf_iterator<char>(in), {}};
-  const std::size_t name_end = text.rfind(')');  // the name may hold anything, blanks too
-  if (name_end == std::string::npos) return -1;
-  std::istringstream rest(text.substr(name_end + 1));
-  std::string state;
-  pid_t parent = -1;
-  rest >> state >> parent;
-  return state == "Z" ? -1 : parent;
+    std::ifstream in(proc / "stat");
+    std::string text{std::istreambuf_iterator<char>(in), {}};
+    const std::size_t name_end = text.rfind(')'); // the name may hold anything, blanks too
+    if (name_end == std::string::npos) return -1;
+    std::istringstream rest(text.substr(name_end + 1));
+    std::string state;
+    pid_t parent = -1;
+    rest >> state >> parent;
+    return state == "Z" ? -1 : parent;
 }
 
 std::vector<pid_t> descendants(pid_t ancestor) {
-  std::multimap<pid_t, pid_t> children;
-  for (const auto& entry : fs::directory_iterator("/proc")) {
-    const std::string name = entry.path().filename();
-    if (name.find_first_not_of("0123456789") == std::string::npos)
-      children.emplace(parent_of(entry.path()), std::stoi(name));
-  }
-  std::vector<pid_t> found{ancestor};
-  for (std::size_t i = 0; i < found.size(); ++i) {
-    const auto [first, last] = children.equal_range(found[i]);
-    for (auto child = first; child != last; ++child) found.push_back(child->second);
-  }
-  found.erase(found.begin());
-  return found;
+    std::multimap<pid_t, pid_t> children;
+    for (const auto& entry : fs::directory_iterator("/proc")) {
+        const std::string name = entry.path().filename();
+        if (name.find_first_not_of("0123456789") == std::string::npos)
+            children.emplace(parent_of(entry.path()), std::stoi(name));
+    }
+    std::vector<pid_t> found{ancestor};
+    for (std::size_t i = 0; i < found.size(); ++i) {
+        const auto [first, last] = children.equal_range(found[i]);
+        for (auto child = first; child != last; ++child) found.push_back(child->second);
+    }
+    found.erase(found.begin());
+    return found;
 }
 
 // Some account of every system that can own files and log in through sshd's own SFTP server. Not
 // nobody: sshd takes it for locked where it cannot read /etc/shadow.
 const passwd* system_account() {
-  for (const char* name : {"games", "backup", "mail", "daemon"})
-    if (const passwd* entry = getpwnam(name)) return entry;
-  return nullptr;
+    for (const char* name : {"games", "backup", "mail", "daemon"})
+        if (const passwd* entry = getpwnam(name)) return entry;
+    return nullptr;
 }
 
 // sha512-crypt of account_password
-constexpr const char* account_hash =
-    "$6$nfreezetest$Q7aWvh3PzN9M25.6WAicwmc1G6tHbWp2S/zhBItDz16R7QVDxuw9NIb4YhMxY/hwknVD6EQ7SByL0a4NEbSwe/";
+constexpr const char* account_hash = "$6$nfreezetest$Q7aWvh3PzN9M25.6WAicwmc1G6tHbWp2S/"
+                                     "zhBItDz16R7QVDxuw9NIb4YhMxY/hwknVD6EQ7SByL0a4NEbSwe/";
 
-}  // namespace
+} // namespace
 
 Sshd::Sshd(Options options) {
-  make_privilege_separation_directory();
-  run_.timeout = std::chrono::hours(1);
-  run_.stdout_to = dir_ / "log";
-  run_.mounts = options.mounts;
-  fs::create_directory(home());
-  const passwd* self = getpwuid(getuid());
-  user_ = self != nullptr ? self->pw_name : "root";
-  uid_ = getuid();
-  if (options.ordinary_account && is_root()) {
-    throwaway_ = can_mount();
-    if (throwaway_) {
-      user_ = account_name;
-      uid_ = account_uid;
-      write_file(dir_ / "passwd", read_file("/etc/passwd") + user_ + ":x:54321:54321::" + home().string() +
-                                      ":/usr/sbin/nologin\n");
-      write_file(dir_ / "shadow", read_file("/etc/shadow") + user_ + ":" + account_hash + ":19000:0:99999:7:::\n");
-      chmod((dir_ / "shadow").c_str(), 0600);
-      run_.mounts.push_back({dir_ / "passwd", "/etc/passwd", ""});
-      run_.mounts.push_back({dir_ / "shadow", "/etc/shadow", ""});
-    } else if (const passwd* account = system_account()) {
-      user_ = account->pw_name;
-      uid_ = account->pw_uid;
-      run_.uid = uid_;  // the whole server, which then lets in nobody else
+    make_privilege_separation_directory();
+    run_.timeout = std::chrono::hours(1);
+    run_.stdout_to = dir_ / "log";
+    run_.mounts = options.mounts;
+    fs::create_directory(home());
+    const passwd* self = getpwuid(getuid());
+    user_ = self != nullptr ? self->pw_name : "root";
+    uid_ = getuid();
+    if (options.ordinary_account && is_root()) {
+        throwaway_ = can_mount();
+        if (throwaway_) {
+            user_ = account_name;
+            uid_ = account_uid;
+            write_file(dir_ / "passwd", read_file("/etc/passwd") + user_ + ":x:54321:54321::" +
+                                            home().string() + ":/usr/sbin/nologin\n");
+            write_file(dir_ / "shadow", read_file("/etc/shadow") + user_ + ":" + account_hash +
+                                            ":19000:0:99999:7:::\n");
+            chmod((dir_ / "shadow").c_str(), 0600);
+            run_.mounts.push_back({dir_ / "passwd", "/etc/passwd", ""});
+            run_.mounts.push_back({dir_ / "shadow", "/etc/shadow", ""});
+        } else if (const passwd* account = system_account()) {
+            user_ = account->pw_name;
+            uid_ = account->pw_uid;
+            run_.uid = uid_; // the whole server, which then lets in nobody else
+        }
     }
-  }
-  if (options.interactive && throwaway_) {
-    write_file(dir_ / "pam", "auth required pam_unix.so\naccount required pam_unix.so\nsession required pam_permit.so\n");
-    run_.mounts.push_back({dir_ / "pam", "/etc/pam.d/sshd", ""});
-  }
-  write_config(options);
-  if (uid_ != getuid()) give_to(throwaway_ ? home() : dir_.path(), uid_);
-  start();
+    if (options.interactive && throwaway_) {
+        write_file(dir_ / "pam", "auth required pam_unix.so\naccount required pam_unix.so\nsession "
+                                 "required pam_permit.so\n");
+        run_.mounts.push_back({dir_ / "pam", "/etc/pam.d/sshd", ""});
+    }
+    write_config(options);
+    if (uid_ != getuid()) give_to(throwaway_ ? home() : dir_.path(), uid_);
+    start();
 }
 
 Sshd::~Sshd() {
-  try {
-    stop();
-  } catch (const std::exception&) {  // the kernel ends it with us
-  }
+    try {
+        stop();
+    } catch (const std::exception&) { // the kernel ends it with us
+    }
 }
 
 void Sshd::write_config(const Options& options) {
-  std::string authorized;
-  for (const std::string& kind : options.authorized)
-    authorized += public_key_line(kind == "passphrase" ? user_key_with_passphrase() : user_key(kind)) + "\n";
-  write_file(dir_ / "authorized_keys", authorized);
+    std::string authorized;
+    for (const std::string& kind : options.authorized)
+        authorized +=
+            public_key_line(kind == "passphrase" ? user_key_with_passphrase() : user_key(kind)) +
+            "\n";
+    write_file(dir_ / "authorized_keys", authorized);
 
-  std::string text;
-  for (const std::string& line : options.config) text += line + "\n";
-  for (const std::string& kind : options.host_keys) {
-    const fs::path own = dir_ / ("host_" + kind);  // a copy: the server's user must own it
-    fs::copy_file(host_key(kind), own);
-    fs::copy_file(host_key(kind).string() + ".pub", own.string() + ".pub");
-    chmod(own.c_str(), 0600);
-    text += "HostKey " + own.string() + "\n";
-  }
-  const std::string interactive = options.interactive ? "yes" : "no";
-  text += "ListenAddress 127.0.0.1\nPidFile none\nStrictModes no\nPermitRootLogin yes\nLogLevel VERBOSE\n"
-          "MaxStartups 100\nPrintMotd no\nAuthorizedKeysFile " + (dir_ / "authorized_keys").string() +
-          "\nUsePAM " + interactive + "\nKbdInteractiveAuthentication " + interactive +
-          "\nPasswordAuthentication " + (options.interactive ? "no" : "yes") +
-          "\n";
-  // Unlike other keywords, this one may not be given twice.
-  if (!contains(text, "Subsystem")) text += "Subsystem sftp internal-sftp -d " + home().string() + " " + options.sftp_arguments + "\n";
-  const fs::path file = dir_ / "sshd_config";
-  write_file(file, text);
-  // Where sshd knows the penalties for failed logins (9.8 and later), they would hit our next test.
-  const std::string calm = "PerSourcePenalties no\n";
-  write_file(dir_ / "probe", calm + text);
-  RunOptions quiet;
-  if (run({sshd_program, "-t", "-f", dir_ / "probe"}, quiet).code == 0) write_file(file, calm + text);
-  forget_transcript();
+    std::string text;
+    for (const std::string& line : options.config) text += line + "\n";
+    for (const std::string& kind : options.host_keys) {
+        const fs::path own = dir_ / ("host_" + kind); // a copy: the server's user must own it
+        fs::copy_file(host_key(kind), own);
+        fs::copy_file(host_key(kind).string() + ".pub", own.string() + ".pub");
+        chmod(own.c_str(), 0600);
+        text += "HostKey " + own.string() + "\n";
+    }
+    const std::string interactive = options.interactive ? "yes" : "no";
+    text += "ListenAddress 127.0.0.1\nPidFile none\nStrictModes no\nPermitRootLogin yes\nLogLevel "
+            "VERBOSE\n"
+            "MaxStartups 100\nPrintMotd no\nAuthorizedKeysFile " +
+            (dir_ / "authorized_keys").string() + "\nUsePAM " + interactive +
+            "\nKbdInteractiveAuthentication " + interactive + "\nPasswordAuthentication " +
+            (options.interactive ? "no" : "yes") + "\n";
+    // Unlike other keywords, this one may not be given twice.
+    if (!contains(text, "Subsystem"))
+        text += "Subsystem sftp internal-sftp -d " + home().string() + " " +
+                options.sftp_arguments + "\n";
+    const fs::path file = dir_ / "sshd_config";
+    write_file(file, text);
+    // Where sshd knows the penalties for failed logins (9.8 and later), they would hit our next
+    // test.
+    const std::string calm = "PerSourcePenalties no\n";
+    write_file(dir_ / "probe", calm + text);
+    RunOptions quiet;
+    if (run({sshd_program, "-t", "-f", dir_ / "probe"}, quiet).code == 0)
+        write_file(file, calm + text);
+    forget_transcript();
 }
 
 pid_t Sshd::pid() const { return child_ ? child_->pid() : -1; }
 
 bool Sshd::try_start() {
-  child_ = std::make_unique<Child>(
-      Strings{sshd_program, "-D", "-e", "-f", dir_ / "sshd_config", "-p", std::to_string(port_)}, run_);
-  const std::string listening = "listening on 127.0.0.1 port " + std::to_string(port_);
-  const std::size_t old = fs::exists(run_.stdout_to) ? read_file(run_.stdout_to).size() : 0;
-  return wait_until([&] { return contains(log().substr(std::min(old, log().size())), listening) || !child_->running(); },
-                    milliseconds(10'000)) &&
-         child_->running();
+    child_ = std::make_unique<Child>(
+        Strings{sshd_program, "-D", "-e", "-f", dir_ / "sshd_config", "-p", std::to_string(port_)},
+        run_);
+    const std::string listening = "listening on 127.0.0.1 port " + std::to_string(port_);
+    const std::size_t old = fs::exists(run_.stdout_to) ? read_file(run_.stdout_to).size() : 0;
+    return wait_until(
+               [&] {
+                   return contains(log().substr(std::min(old, log().size())), listening) ||
+                          !child_->running();
+               },
+               milliseconds(10'000)) &&
+           child_->running();
 }
 
 void Sshd::start() {
-  if (child_) return;
-  const bool again = port_ != 0;  // a server that comes back keeps its port
-  for (int attempt = 0; attempt < 5; ++attempt) {
-    if (!again) port_ = free_port();  // somebody else may take it first
-    if (try_start()) return;
-    child_.reset();
-  }
-  throw std::runtime_error("test harness: sshd does not start: " + log());
+    if (child_) return;
+    const bool again = port_ != 0; // a server that comes back keeps its port
+    for (int attempt = 0; attempt < 5; ++attempt) {
+        if (!again) port_ = free_port(); // somebody else may take it first
+        if (try_start()) return;
+        child_.reset();
+    }
+    throw std::runtime_error("test harness: sshd does not start: " + log());
 }
 
 void Sshd::cut_connections() {
-  for (;;) {
-    const std::vector<pid_t> sessions = descendants(pid());
-    if (sessions.empty()) return;
-    for (const pid_t session : sessions) ::kill(session, SIGKILL);
-    std::this_thread::sleep_for(milliseconds(5));
-  }
+    for (;;) {
+        const std::vector<pid_t> sessions = descendants(pid());
+        if (sessions.empty()) return;
+        for (const pid_t session : sessions) ::kill(session, SIGKILL);
+        std::this_thread::sleep_for(milliseconds(5));
+    }
 }
 
 void Sshd::stop() {
-  if (!child_) return;
-  // The sessions are process groups of their own. The listener is stopped first: it must not start
-  // another one meanwhile, and they must not lose their parent, by which they are found.
-  child_->kill(SIGSTOP);
-  for (const pid_t session : descendants(pid())) ::kill(session, SIGKILL);
-  child_.reset();
+    if (!child_) return;
+    // The sessions are process groups of their own. The listener is stopped first: it must not
+    // start another one meanwhile, and they must not lose their parent, by which they are found.
+    child_->kill(SIGSTOP);
+    for (const pid_t session : descendants(pid())) ::kill(session, SIGKILL);
+    child_.reset();
 }
 
-std::string Sshd::log() const { return fs::exists(run_.stdout_to) ? read_file(run_.stdout_to) : std::string(); }
+std::string Sshd::log() const {
+    return fs::exists(run_.stdout_to) ? read_file(run_.stdout_to) : std::string();
+}
 
 std::string Sshd::known_hosts_lines(int port) const {
-  std::string text;
-  for (const std::string kind : {"ed25519", "ecdsa", "rsa"})
-    text += "[127.0.0.1]:" + std::to_string(port != 0 ? port : port_) + " " + public_key_line(host_key(kind)) + "\n";
-  return text;
+    std::string text;
+    for (const std::string kind : {"ed25519", "ecdsa", "rsa"})
+        text += "[127.0.0.1]:" + std::to_string(port != 0 ? port : port_) + " " +
+                public_key_line(host_key(kind)) + "\n";
+    return text;
 }
 
 Sshd& shared_sshd() {
-  static Sshd server;
-  server.start();
-  return server;
+    static Sshd server;
+    server.start();
+    return server;
 }
 
 Agent::Agent(const fs::path& key) {
-  RunOptions options;
-  options.timeout = std::chrono::hours(1);
-  child_ = std::make_unique<Child>(Strings{"ssh-agent", "-D", "-a", socket()}, options);
-  REQUIRE(wait_until([&] { return fs::exists(socket()); }, milliseconds(5000)));
-  RunOptions with_agent;
-  with_agent.env = {{"SSH_AUTH_SOCK", socket()}};
-  must_run({"ssh-add", "-q", key}, with_agent);
+    RunOptions options;
+    options.timeout = std::chrono::hours(1);
+    child_ = std::make_unique<Child>(Strings{"ssh-agent", "-D", "-a", socket()}, options);
+    REQUIRE(wait_until([&] { return fs::exists(socket()); }, milliseconds(5000)));
+    RunOptions with_agent;
+    with_agent.env = {{"SSH_AUTH_SOCK", socket()}};
+    must_run({"ssh-add", "-q", key}, with_agent);
 }
 
 // ---- Proxy -----------------------------------------------------------------------------------
@@ -311,274 +332,287 @@ Agent::Agent(const fs::path& key) {
 namespace {
 
 struct Packet {
-  std::string bytes;
-  std::size_t sent = 0;
-  Clock::time_point due;
+    std::string bytes;
+    std::size_t sent = 0;
+    Clock::time_point due;
 };
 
 // One direction of one connection.
 struct Flow {
-  int from, to;
-  std::deque<Packet> waiting;
-  std::size_t queued = 0;
-  bool ended = false;     // nothing more will be read
-  bool finished = false;  // and the end has been passed on
+    int from, to;
+    std::deque<Packet> waiting;
+    std::size_t queued = 0;
+    bool ended = false;    // nothing more will be read
+    bool finished = false; // and the end has been passed on
 };
 
 struct Line {
-  Flow up, down;
+    Flow up, down;
 };
 
-// Bytes a second over all connections: what may pass now grows with time, up to a tenth of a second.
+// Bytes a second over all connections: what may pass now grows with time, up to a tenth of a
+// second.
 class Tap {
- public:
-  std::size_t allowance(std::int64_t rate) {
-    if (rate <= 0) return 1 << 20;
-    const auto now = Clock::now();
-    const double seconds = std::chrono::duration<double>(now - last_).count();
-    last_ = now;
-    budget_ = std::min(budget_ + seconds * static_cast<double>(rate), static_cast<double>(rate) / 10);
-    return budget_ < 1 ? 0 : static_cast<std::size_t>(budget_);
-  }
-  void take(std::size_t bytes) { budget_ -= static_cast<double>(bytes); }
+  public:
+    std::size_t allowance(std::int64_t rate) {
+        if (rate <= 0) return 1 << 20;
+        const auto now = Clock::now();
+        const double seconds = std::chrono::duration<double>(now - last_).count();
+        last_ = now;
+        budget_ =
+            std::min(budget_ + seconds * static_cast<double>(rate), static_cast<double>(rate) / 10);
+        return budget_ < 1 ? 0 : static_cast<std::size_t>(budget_);
+    }
+    void take(std::size_t bytes) { budget_ -= static_cast<double>(bytes); }
 
- private:
-  Clock::time_point last_ = Clock::now();
-  double budget_ = 0;
+  private:
+    Clock::time_point last_ = Clock::now();
+    double budget_ = 0;
 };
 
-constexpr std::size_t most_queued = 8 << 20;  // what a long fat line holds
+constexpr std::size_t most_queued = 8 << 20; // what a long fat line holds
 
 // Reads what is there and stamps it with the time at which it may go on. False: the line is broken.
-bool take_in(Flow& flow, Tap& tap, std::int64_t rate, int delay_ms, std::atomic<std::int64_t>& counter) {
-  char buffer[65536];
-  const std::size_t room = std::min({sizeof buffer, tap.allowance(rate), most_queued - flow.queued});
-  if (room == 0) return true;
-  const ssize_t n = recv(flow.from, buffer, room, MSG_DONTWAIT);
-  if (n < 0) return errno == EAGAIN || errno == EINTR;
-  if (n == 0) {
-    flow.ended = true;
+bool take_in(Flow& flow, Tap& tap, std::int64_t rate, int delay_ms,
+             std::atomic<std::int64_t>& counter) {
+    char buffer[65536];
+    const std::size_t room =
+        std::min({sizeof buffer, tap.allowance(rate), most_queued - flow.queued});
+    if (room == 0) return true;
+    const ssize_t n = recv(flow.from, buffer, room, MSG_DONTWAIT);
+    if (n < 0) return errno == EAGAIN || errno == EINTR;
+    if (n == 0) {
+        flow.ended = true;
+        return true;
+    }
+    const auto size = static_cast<std::size_t>(n);
+    tap.take(size);
+    counter += n;
+    flow.queued += size;
+    flow.waiting.push_back({std::string(buffer, size), 0, Clock::now() + milliseconds(delay_ms)});
     return true;
-  }
-  const auto size = static_cast<std::size_t>(n);
-  tap.take(size);
-  counter += n;
-  flow.queued += size;
-  flow.waiting.push_back({std::string(buffer, size), 0, Clock::now() + milliseconds(delay_ms)});
-  return true;
 }
 
 bool pass_on(Flow& flow) {
-  while (!flow.waiting.empty() && flow.waiting.front().due <= Clock::now()) {
-    Packet& packet = flow.waiting.front();
-    const ssize_t n = send(flow.to, packet.bytes.data() + packet.sent, packet.bytes.size() - packet.sent,
-                           MSG_DONTWAIT | MSG_NOSIGNAL);
-    if (n < 0) return errno == EAGAIN || errno == EINTR;
-    packet.sent += static_cast<std::size_t>(n);
-    flow.queued -= static_cast<std::size_t>(n);
-    if (packet.sent == packet.bytes.size()) flow.waiting.pop_front();
-  }
-  if (flow.ended && flow.waiting.empty() && !flow.finished) {
-    shutdown(flow.to, SHUT_WR);
-    flow.finished = true;
-  }
-  return true;
+    while (!flow.waiting.empty() && flow.waiting.front().due <= Clock::now()) {
+        Packet& packet = flow.waiting.front();
+        const ssize_t n = send(flow.to, packet.bytes.data() + packet.sent,
+                               packet.bytes.size() - packet.sent, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (n < 0) return errno == EAGAIN || errno == EINTR;
+        packet.sent += static_cast<std::size_t>(n);
+        flow.queued -= static_cast<std::size_t>(n);
+        if (packet.sent == packet.bytes.size()) flow.waiting.pop_front();
+    }
+    if (flow.ended && flow.waiting.empty() && !flow.finished) {
+        shutdown(flow.to, SHUT_WR);
+        flow.finished = true;
+    }
+    return true;
 }
 
 // Ends a connection as a line that breaks does: no orderly goodbye.
 void break_off(int fd) {
-  const linger now{1, 0};
-  setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof now);
-  close(fd);
+    const linger now{1, 0};
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof now);
+    close(fd);
 }
 
 void break_line(const Line& line) {
-  break_off(line.up.from);
-  break_off(line.up.to);
+    break_off(line.up.from);
+    break_off(line.up.to);
 }
 
 // When to look again although nothing arrives: the next packet that is due, or a tap's next drop.
 int patience(const std::list<Line>& lines, bool limited) {
-  int wait = limited ? 5 : 50;
-  for (const Line& line : lines)
-    for (const Flow* flow : {&line.up, &line.down})
-      if (!flow->waiting.empty()) {
-        const auto left = std::chrono::duration_cast<milliseconds>(flow->waiting.front().due - Clock::now()).count();
-        wait = std::clamp(static_cast<int>(left), 1, wait);
-      }
-  return wait;
+    int wait = limited ? 5 : 50;
+    for (const Line& line : lines)
+        for (const Flow* flow : {&line.up, &line.down})
+            if (!flow->waiting.empty()) {
+                const auto left = std::chrono::duration_cast<milliseconds>(
+                                      flow->waiting.front().due - Clock::now())
+                                      .count();
+                wait = std::clamp(static_cast<int>(left), 1, wait);
+            }
+    return wait;
 }
 
-}  // namespace
+} // namespace
 
 Proxy::Proxy(int target_port) : target_(target_port) {
-  listener_ = listen_on_loopback(port_);
-  thread_ = std::thread([this] { loop(); });
+    listener_ = listen_on_loopback(port_);
+    thread_ = std::thread([this] { loop(); });
 }
 
 Proxy::~Proxy() {
-  stopping_ = true;
-  thread_.join();
-  close(listener_);
+    stopping_ = true;
+    thread_.join();
+    close(listener_);
 }
 
 void Proxy::loop() {
-  std::list<Line> lines;
-  Tap up_tap, down_tap;
-  bool dead = false;
-  const auto accept_one = [&] {
-    const int client = accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC);
-    if (client < 0) return;
-    ++accepted;
-    const bool full = static_cast<int>(lines.size()) >= most_connections;
-    const int server = dead || full ? -1 : connect_to_loopback(target_);
-    if (server < 0) {
-      ++refused;
-      close(client);
-      return;
+    std::list<Line> lines;
+    Tap up_tap, down_tap;
+    bool dead = false;
+    const auto accept_one = [&] {
+        const int client = accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC);
+        if (client < 0) return;
+        ++accepted;
+        const bool full = static_cast<int>(lines.size()) >= most_connections;
+        const int server = dead || full ? -1 : connect_to_loopback(target_);
+        if (server < 0) {
+            ++refused;
+            close(client);
+            return;
+        }
+        const int yes = 1;
+        setsockopt(client, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
+        setsockopt(server, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
+        lines.push_back(
+            {{client, server, {}, 0, false, false}, {server, client, {}, 0, false, false}});
+    };
+    while (!stopping_) {
+        std::vector<pollfd> polled{{listener_, POLLIN, 0}};
+        for (const Line& line : lines)
+            for (const Flow* flow : {&line.up, &line.down}) {
+                const bool wants = !flow->ended && flow->queued < most_queued;
+                const bool limited = (flow == &line.up ? upstream_rate : downstream_rate) > 0;
+                polled.push_back({wants && !limited ? flow->from : -1, POLLIN, 0});
+            }
+        poll(polled.data(), polled.size(),
+             patience(lines, upstream_rate > 0 || downstream_rate > 0));
+        if ((polled[0].revents & POLLIN) != 0) accept_one();
+        for (auto line = lines.begin(); line != lines.end();) {
+            bool alive = true;
+            if (!line->up.ended)
+                alive = take_in(line->up, up_tap, upstream_rate, delay_ms, upstream);
+            if (alive && !line->down.ended)
+                alive = take_in(line->down, down_tap, downstream_rate, delay_ms, downstream);
+            alive = alive && pass_on(line->up) && pass_on(line->down);
+            if (alive && !(line->up.finished && line->down.finished)) {
+                ++line;
+                continue;
+            }
+            if (alive) {
+                close(line->up.from);
+                close(line->up.to);
+            } else {
+                break_line(*line);
+            }
+            line = lines.erase(line);
+        }
+        if (cut_after >= 0 && upstream >= cut_after) {
+            for (const Line& line : lines) break_line(line);
+            lines.clear();
+            cut_after = -1;
+            ++cuts;
+            dead = dead_after_cut;
+        }
+        open = static_cast<int>(lines.size());
     }
-    const int yes = 1;
-    setsockopt(client, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
-    setsockopt(server, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
-    lines.push_back({{client, server, {}, 0, false, false}, {server, client, {}, 0, false, false}});
-  };
-  while (!stopping_) {
-    std::vector<pollfd> polled{{listener_, POLLIN, 0}};
-    for (const Line& line : lines)
-      for (const Flow* flow : {&line.up, &line.down}) {
-        const bool wants = !flow->ended && flow->queued < most_queued;
-        const bool limited = (flow == &line.up ? upstream_rate : downstream_rate) > 0;
-        polled.push_back({wants && !limited ? flow->from : -1, POLLIN, 0});
-      }
-    poll(polled.data(), polled.size(), patience(lines, upstream_rate > 0 || downstream_rate > 0));
-    if ((polled[0].revents & POLLIN) != 0) accept_one();
-    for (auto line = lines.begin(); line != lines.end();) {
-      bool alive = true;
-      if (!line->up.ended) alive = take_in(line->up, up_tap, upstream_rate, delay_ms, upstream);
-      if (alive && !line->down.ended) alive = take_in(line->down, down_tap, downstream_rate, delay_ms, downstream);
-      alive = alive && pass_on(line->up) && pass_on(line->down);
-      if (alive && !(line->up.finished && line->down.finished)) {
-        ++line;
-        continue;
-      }
-      if (alive) {
-        close(line->up.from);
-        close(line->up.to);
-      } else {
-        break_line(*line);
-      }
-      line = lines.erase(line);
-    }
-    if (cut_after >= 0 && upstream >= cut_after) {
-      for (const Line& line : lines) break_line(line);
-      lines.clear();
-      cut_after = -1;
-      ++cuts;
-      dead = dead_after_cut;
-    }
-    open = static_cast<int>(lines.size());
-  }
-  for (const Line& line : lines) break_line(line);
+    for (const Line& line : lines) break_line(line);
 }
 
 // ---- Site ------------------------------------------------------------------------------------
 
 const std::string& nfreeze_binary() {
-  static const std::string path = fs::absolute(NFREEZE_BINARY);
-  return path;
+    static const std::string path = fs::absolute(NFREEZE_BINARY);
+    return path;
 }
 
 Site::Site(Kind kind) {
-  if (kind == Kind::ssh) server_ = &shared_sshd();
-  prepare();
-  url = kind == Kind::ssh ? remote(server_->port()) : repo.string();
+    if (kind == Kind::ssh) server_ = &shared_sshd();
+    prepare();
+    url = kind == Kind::ssh ? remote(server_->port()) : repo.string();
 }
 
 Site::Site(Sshd& server, int port) : server_(&server) {
-  prepare();
-  if (port != 0) append_file(home / ".ssh/known_hosts", server.known_hosts_lines(port));
-  url = remote(port != 0 ? port : server.port());
+    prepare();
+    if (port != 0) append_file(home / ".ssh/known_hosts", server.known_hosts_lines(port));
+    url = remote(port != 0 ? port : server.port());
 }
 
 void Site::prepare() {
-  src = dir / "src";
-  dest = dir / "dest";
-  repo = dir / "server/repo";
-  home = dir / "home";
-  fs::create_directories(src);
-  fs::create_directories(repo.parent_path());
-  fs::create_directories(home / ".ssh");
-  chmod((home / ".ssh").c_str(), 0700);
-  options.env = {{"HOME", home}, {"NFREEZE_PASSWORD", passphrase}};
-  if (server_ == nullptr) return;
-  if (server_->uid() != getuid()) give_to(repo.parent_path(), server_->uid());
-  fs::copy_file(user_key("ed25519"), home / ".ssh/id_ed25519");
-  write_file(home / ".ssh/known_hosts", server_->known_hosts_lines());
+    src = dir / "src";
+    dest = dir / "dest";
+    repo = dir / "server/repo";
+    home = dir / "home";
+    fs::create_directories(src);
+    fs::create_directories(repo.parent_path());
+    fs::create_directories(home / ".ssh");
+    chmod((home / ".ssh").c_str(), 0700);
+    options.env = {{"HOME", home}, {"NFREEZE_PASSWORD", passphrase}};
+    if (server_ == nullptr) return;
+    if (server_->uid() != getuid()) give_to(repo.parent_path(), server_->uid());
+    fs::copy_file(user_key("ed25519"), home / ".ssh/id_ed25519");
+    write_file(home / ".ssh/known_hosts", server_->known_hosts_lines());
 }
 
 std::string Site::remote(int port) const {
-  return "sftp://" + server_->user() + "@127.0.0.1:" + std::to_string(port) + "/" + repo.string();
+    return "sftp://" + server_->user() + "@127.0.0.1:" + std::to_string(port) + "/" + repo.string();
 }
 
 Result Site::nfreeze(const Strings& arguments, const RunOptions& with) const {
-  Strings argv{nfreeze_binary()};
-  argv.insert(argv.end(), arguments.begin(), arguments.end());
-  return run(argv, with);
+    Strings argv{nfreeze_binary()};
+    argv.insert(argv.end(), arguments.begin(), arguments.end());
+    return run(argv, with);
 }
 
 Result Site::backup(const Strings& flags) const {
-  Strings arguments{"backup"};
-  arguments.insert(arguments.end(), flags.begin(), flags.end());
-  arguments.insert(arguments.end(), {src, url});
-  return nfreeze(arguments);
+    Strings arguments{"backup"};
+    arguments.insert(arguments.end(), flags.begin(), flags.end());
+    arguments.insert(arguments.end(), {src, url});
+    return nfreeze(arguments);
 }
 
 Result Site::restore(const Strings& flags, const Strings& paths) const {
-  Strings arguments{"restore"};
-  arguments.insert(arguments.end(), flags.begin(), flags.end());
-  arguments.insert(arguments.end(), {url, dest});
-  arguments.insert(arguments.end(), paths.begin(), paths.end());
-  return nfreeze(arguments);
+    Strings arguments{"restore"};
+    arguments.insert(arguments.end(), flags.begin(), flags.end());
+    arguments.insert(arguments.end(), {url, dest});
+    arguments.insert(arguments.end(), paths.begin(), paths.end());
+    return nfreeze(arguments);
 }
 
 void Site::init_or_fail() const {
-  const Result result = init();
-  REQUIRE_EXIT(result, 0);
+    const Result result = init();
+    REQUIRE_EXIT(result, 0);
 }
 
 Summary Site::backup_or_fail(const Strings& flags) const {
-  const Result result = backup(flags);
-  REQUIRE_EXIT(result, 0);
-  return summary_of(result);
+    const Result result = backup(flags);
+    REQUIRE_EXIT(result, 0);
+    return summary_of(result);
 }
 
 void Site::restore_or_fail(const Strings& flags) const {
-  const Result result = restore(flags);
-  REQUIRE_EXIT(result, 0);
+    const Result result = restore(flags);
+    REQUIRE_EXIT(result, 0);
 }
 
 Summary summary_of(const Result& result) {
-  Summary s;
-  int found = 0;
-  for (const std::string& line : lines_of(result.out)) {
-    const char* text = line.c_str();
-    char id[33] = {};
-    if (std::sscanf(text, "files: %" SCNu64 " new, %" SCNu64 " changed, %" SCNu64 " unchanged, %" SCNu64 " gone", &s.fresh,
-                    &s.changed, &s.unchanged, &s.gone) == 4)
-      ++found;
-    else if (std::sscanf(text, "bytes: %" SCNu64 " read, %" SCNu64 " new, %" SCNu64 " uploaded", &s.read, &s.fresh_bytes, &s.uploaded) == 3)
-      ++found;
-    else if (double seconds = 0; std::sscanf(text, "time: %lf s", &seconds) == 1)
-      ++found;
-    else if (std::sscanf(text, "snapshot %32[0-9a-f]", id) == 1) {
-      ++found;
-      s.snapshot = id;
-      s.incomplete = line.ends_with(" (incomplete)");
+    Summary s;
+    int found = 0;
+    for (const std::string& line : lines_of(result.out)) {
+        const char* text = line.c_str();
+        char id[33] = {};
+        if (std::sscanf(text,
+                        "files: %" SCNu64 " new, %" SCNu64 " changed, %" SCNu64
+                        " unchanged, %" SCNu64 " gone",
+                        &s.fresh, &s.changed, &s.unchanged, &s.gone) == 4)
+            ++found;
+        else if (std::sscanf(text, "bytes: %" SCNu64 " read, %" SCNu64 " new, %" SCNu64 " uploaded",
+                             &s.read, &s.fresh_bytes, &s.uploaded) == 3)
+            ++found;
+        else if (double seconds = 0; std::sscanf(text, "time: %lf s", &seconds) == 1)
+            ++found;
+        else if (std::sscanf(text, "snapshot %32[0-9a-f]", id) == 1) {
+            ++found;
+            s.snapshot = id;
+            s.incomplete = line.ends_with(" (incomplete)");
+        }
     }
-  }
-  REQUIRE_MESSAGE(found == 4, "the summary's four lines are not all there: " << result.out);
-  REQUIRE_MESSAGE(s.snapshot.size() == 32, result.out);
-  return s;
+    REQUIRE_MESSAGE(found == 4, "the summary's four lines are not all there: " << result.out);
+    REQUIRE_MESSAGE(s.snapshot.size() == 32, result.out);
+    return s;
 }
 
-}  // namespace support
+} // namespace support

@@ -4,6 +4,7 @@
 
 #include <doctest/doctest.h>
 #include <openssl/evp.h>
+#include <sys/mman.h>
 
 #include "support.hpp"
 #include "trees.hpp"

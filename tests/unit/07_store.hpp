@@ -111,7 +111,7 @@ TEST_CASE("base64: as the tools of ssh write it") {
     CHECK(base64(as_bytes("a"), false) == "YQ");
     CHECK(base64(as_bytes("abc"), true) == "YWJj");
     CHECK(base64({}, true).empty());
-    for (size_t n : {0, 1, 2, 3, 71, 72, 73, 300}) {
+    for (size_t n : {0u, 1u, 2u, 3u, 71u, 72u, 73u, 300u}) {
         auto bytes = string_of(noise(n, n));
         CHECK(unbase64(base64(as_bytes(bytes), true)) == bytes);
         CHECK(unbase64(base64(as_bytes(bytes), false)) == bytes);

@@ -18,9 +18,9 @@ std::set<std::string> packs_of(Repository& repo, const std::vector<ChunkId>& ids
 
 /// A repository with some chunks in packs of a run that is over.
 struct Stored {
-    explicit Stored(size_t number = 40, size_t largest = 200'000, bool force = false)
+    explicit Stored(size_t number, size_t largest, int copies = 1)
         : store(new_repository()), chunks(sample_chunks(number, largest, number)) {
-        ids = store_chunks(*open_repository(store), chunks, {}, force);
+        for (int i = 0; i < copies; ++i) ids = store_chunks(*open_repository(store), chunks, {}, i > 0);
     }
     TestStore store;
     std::vector<Bytes> chunks;
@@ -38,7 +38,7 @@ Bytes condemn_all(const TestStore& store) {
 }
 
 bool has_text(const std::vector<Bytes>& where, View what) {
-    return std::ranges::any_of(where, [&](auto& w) { return !std::ranges::search(w, what).empty(); });
+    return std::ranges::any_of(where, [&](auto& w) { return std::search(w.begin(), w.end(), what.begin(), what.end()) != w.end(); });
 }
 
 } // namespace
@@ -92,7 +92,7 @@ TEST_CASE("chunks: what goes in comes out, in the same run and the next") {
     packer.flush();
     packer.checkpoint({});
     CHECK(packer.new_bytes == 0);
-    CHECK(store.creates == creates);
+    CHECK(store.creates.load() == creates);
     CHECK(store.on_create == nullptr);
 }
 
@@ -135,16 +135,25 @@ TEST_CASE("chunks: data and trees lie in packs of their own, small chunks togeth
     CHECK(shown(decode_snapshot(decompress(opened.frames[1], kFrameMax))) == shown(s));
 }
 
+TEST_CASE("chunks: very many very small ones") {
+    TestStore store = new_repository();
+    std::vector<Bytes> chunks;
+    for (uint32_t i = 0; i < kFrameChunks + 5000; ++i) chunks.push_back({uint8_t(i), uint8_t(i >> 8), uint8_t(i >> 16)});
+    auto ids = store_chunks(*open_repository(store), chunks);
+    auto repo = open_repository(store);
+    CHECK(repo->index.relies(ids));
+    CHECK(read_chunk(*repo, ids.front()) == chunks.front());
+    CHECK(read_chunk(*repo, ids.back()) == chunks.back());
+    CHECK(unreadable_chunks(*repo, {ids.begin() + 60'000, ids.begin() + 60'500}, {chunks.begin() + 60'000, chunks.begin() + 60'500}) == 0);
+}
+
 TEST_CASE("chunks: one larger than a table can say is refused before it is stored, not after") {
     TestStore store = new_repository();
     auto small = bytes_of("small");
     std::vector<ChunkId> ids;
-    {
-        auto repo = open_repository(store);
-        try {
-            ids = store_chunks(*repo, {small, Bytes(kChunkMax + 1)});
-        } catch (const Error&) { ids = store_chunks(*repo, {small}); }
-    }
+    try {
+        ids = store_chunks(*open_repository(store), {small, Bytes(kChunkMax + 1)});
+    } catch (const Error&) { ids = store_chunks(*open_repository(store), {small}); }
     Captured said;
     auto repo = open_repository(store);
     CHECK(repo->doubts.empty()); // the segment can be read
@@ -153,7 +162,8 @@ TEST_CASE("chunks: one larger than a table can say is refused before it is store
 }
 
 TEST_CASE("chunks: damage in a pack is found, whatever the damage is") {
-    Stored s;
+    static const Stored made(40, 200'000);
+    Stored s = made;
     auto repo = open_repository(s.store);
     auto pack = pack_holding(*repo, s.ids[0]);
     REQUIRE(pack != "");
@@ -180,7 +190,7 @@ TEST_CASE("chunks: damage in a pack is found, whatever the damage is") {
     SUBCASE("gone while the run goes on") {
         s.store.objects.erase(pack);
         CHECK(unreadable_chunks(*repo, s.ids, s.chunks) == s.ids.size());
-        CHECK_NAMES(complaint([&] { read_chunk(*repo, s.ids[0]); }), "is gone");
+        CHECK_THROWS_AS(read_chunk(*repo, s.ids[0]), Corrupt);
     }
     SUBCASE("gone before the run: nothing relies on it") {
         s.store.objects.erase(pack);
@@ -231,11 +241,8 @@ TEST_CASE("chunks: two packs swapped by the server are told apart though their l
 }
 
 TEST_CASE("chunks: a second place serves where the first is damaged") {
-    Stored s;
-    {
-        auto repo = open_repository(s.store);
-        store_chunks(*repo, s.chunks, {}, true);
-    }
+    static const Stored made(40, 200'000, 2);
+    Stored s = made;
     auto repo = open_repository(s.store);
     REQUIRE(s.store.names("packs").size() == 2);
     for (auto& id : s.ids) CHECK(repo->index.places(id).size() == 2);
@@ -278,20 +285,20 @@ TEST_CASE("chunks: reads lie on a grid of 1 MiB, so that frames do not show") {
     auto repo = open_repository(store);
     CHECK(unreadable_chunks(*repo, s.ids, s.chunks) == 0);
     CHECK(store.reads_seen.size() > 1);
-    for (auto& [begin, end, size] : store.reads_seen) {
+    for (auto& seen : store.reads_seen) {
+        uint64_t begin = seen[0], end = seen[1], size = seen[2];
         INFO(begin, " to ", end, " of ", size);
         CHECK(begin % kReadAlign == 0);
         CHECK((end % kReadAlign == 0 || end == size));
     }
 }
 
-TEST_CASE("chunks: frames that lie together are read in one go, within the budget of memory") {
+TEST_CASE("chunks: frames that lie together are read in one go, for many users at once") {
     Stored s(120, 400'000); // about 24 MB
     auto repo = open_repository(s.store);
     TaskPool wire(2, 4), users(3, 200);
-    constexpr size_t budget = 6 * MiB;
-    ChunkReader reader(*repo, wire, budget);
-    std::atomic<size_t> wrong{0}, open_bytes{0}, most{0};
+    ChunkReader reader(*repo, wire, 6 * MiB);
+    std::atomic<size_t> wrong{0};
     s.store.reads = 0;
     for (int round = 0; round < 2; ++round)
         for (size_t i = 0; i < s.ids.size(); ++i) {
@@ -309,45 +316,92 @@ TEST_CASE("chunks: frames that lie together are read in one go, within the budge
     users.drain();
     CHECK(wrong.load() == 0);
     INFO(s.store.reads, " reads");
-    CHECK(s.store.reads <= 40); // about 48 frames, each needed in both rounds
+    CHECK(s.store.reads.load() <= 40); // about 48 frames, each needed in both rounds
+}
+
+TEST_CASE("chunks: no more is read ahead than the budget of memory allows") {
+    Stored s(60, 400'000); // about 12 MB
+    auto repo = open_repository(s.store);
+    TaskPool wire(2, 4);
+    constexpr size_t budget = 5 * MiB;
+    ChunkReader reader(*repo, wire, budget);
+    std::atomic<size_t> pinned{0};
+    auto planner = std::async(std::launch::async, [&] {
+        for (auto& id : s.ids) {
+            reader.pin(id);
+            ++pinned;
+        }
+        reader.flush();
+    });
+    CHECK(planner.wait_for(std::chrono::milliseconds(200)) == std::future_status::timeout); // nobody unpins
+    std::map<uint32_t, size_t> frames;
+    for (size_t i = 0; i < pinned; ++i) {
+        auto frame = repo->index.places(s.ids[i])[0].frame;
+        frames[frame] = repo->index.frame(frame).raw;
+    }
+    size_t bytes = 0;
+    for (auto& [frame, raw] : frames) bytes += raw;
+    INFO(frames.size(), " frames, ", bytes, " bytes");
+    CHECK(bytes <= budget);
+    CHECK(bytes > budget / 2);
+    IdHasher hasher(repo->keys.id);
+    size_t wrong = 0;
+    for (size_t i = 0; i < s.ids.size(); ++i) {
+        auto place = repo->index.places(s.ids[i]).front();
+        wrong += reader.get(s.ids[i], place, hasher) != s.chunks[i];
+        reader.unpin(place.frame);
+    }
+    planner.get();
+    CHECK(wrong == 0);
 }
 
 TEST_CASE("chunks: a user that gave up before its chunk was asked for blocks nobody") {
-    // Each pack, frame and chunk here is one and the same.
     TestStore store = new_repository();
     auto repo = open_repository(store);
-    std::vector<Bytes> chunks;
-    for (uint64_t i = 0; i < 6; ++i) chunks.push_back(noise(kFrameTarget, i));
+    std::vector<Bytes> chunks; // each fills a frame
+    for (uint64_t i = 0; i < 4; ++i) chunks.push_back(noise(kFrameTarget, i));
     auto ids = store_chunks(*repo, chunks);
-    auto frame = [&](size_t i) { return repo->index.places(ids[i]).at(0).frame; };
+    auto place = [&](size_t i) { return repo->index.places(ids[i]).at(0); };
     TaskPool wire(1, 4);
     ChunkReader reader(*repo, wire, kFrameTarget + 1000); // room for one
-    IdHasher hasher(repo->keys.id);
-    auto within = [&](auto f) { // whether f ends; what hangs is woken by abort()
-        auto done = std::async(std::launch::async, f);
-        bool ended = done.wait_for(std::chrono::seconds(3)) == std::future_status::ready;
-        if (!ended) reader.abort();
+    bool right = false;
+    auto ended = [&](std::future<void>& f) { // what hangs is woken
+        bool in_time = f.wait_for(std::chrono::seconds(3)) == std::future_status::ready;
+        if (!in_time) reader.abort();
         try {
-            done.get();
+            f.get();
         } catch (const Error&) {}
-        return ended;
+        return in_time;
+    };
+    auto read_third = [&] {
+        return std::async(std::launch::async, [&] {
+            IdHasher hasher(repo->keys.id);
+            right = reader.read(ids[2], hasher) == chunks[2];
+        });
     };
     SUBCASE("before it was pinned") {
-        reader.unpin(frame(0));
+        auto user = std::async(std::launch::async, [&] { reader.unpin(place(0).frame); });
+        std::this_thread::sleep_for(std::chrono::milliseconds(30));
         reader.pin(ids[0]);
-        CHECK(within([&] { CHECK(reader.read(ids[1], hasher) == chunks[1]); }));
+        reader.flush();
+        CHECK(ended(user));
     }
     SUBCASE("while its pin waited for room") {
         reader.pin(ids[0]);
-        auto second = std::async(std::launch::async, [&] { reader.pin(ids[1]); }); // waits: no room
-        CHECK(second.wait_for(std::chrono::milliseconds(100)) == std::future_status::timeout);
-        reader.unpin(frame(1)); // its user fails for another reason, such as a full disk
-        CHECK(reader.get(ids[0], repo->index.places(ids[0])[0], hasher) == chunks[0]);
-        reader.unpin(frame(0));
-        second.get();
-        INFO("what was pinned for a user that is gone must not count for ever");
-        CHECK(within([&] { CHECK(reader.read(ids[2], hasher) == chunks[2]); }));
+        auto second = std::async(std::launch::async, [&] { reader.pin(ids[1]); });
+        CHECK(second.wait_for(std::chrono::milliseconds(100)) == std::future_status::timeout); // no room
+        auto user = std::async(std::launch::async, [&] { reader.unpin(place(1).frame); }); // a full disk, say
+        std::this_thread::sleep_for(std::chrono::milliseconds(30));
+        IdHasher hasher(repo->keys.id);
+        CHECK(reader.get(ids[0], place(0), hasher) == chunks[0]);
+        reader.unpin(place(0).frame);
+        CHECK(ended(second));
+        CHECK(ended(user));
     }
+    INFO("what was pinned for a user that is gone must not count for ever");
+    auto third = read_third();
+    CHECK(ended(third));
+    CHECK(right);
 }
 
 TEST_CASE("chunks: a reader that is given up wakes everybody") {
@@ -369,7 +423,8 @@ TEST_CASE("chunks: a write whose outcome nobody knows is made again under anothe
     for (auto fault : {TestStore::Fault::absent, TestStore::Fault::torn, TestStore::Fault::whole}) {
         INFO("fault ", int(fault));
         TestStore store = new_repository();
-        auto chunks = sample_chunks(12, 100'000, 7);
+        std::vector<Bytes> chunks; // a frame each: what fails is sent again in halves
+        for (uint64_t i = 0; i < 12; ++i) chunks.push_back(noise(kFrameTarget, i));
         std::vector<ChunkId> ids;
         std::mutex mutex;
         std::set<std::string> tried;
@@ -379,7 +434,7 @@ TEST_CASE("chunks: a write whose outcome nobody knows is made again under anothe
             store.on_create = [&](const std::string& name) {
                 std::lock_guard lock(mutex);
                 twice += !tried.insert(name).second;
-                bool fails = ++count % 5 != 0 && count % 2 == 1; // packs and segments in turn
+                bool fails = ++count % 3 == 1; // packs and segments in turn
                 faults += fails;
                 return fails ? fault : TestStore::Fault::none;
             };
@@ -424,7 +479,7 @@ TEST_CASE("chunks: every single create may be the one that nobody knows about") 
             packer.flush(&s);
             packer.checkpoint(snapshot_added(s));
             INFO("round ", round, ", fault ", int(fault), " at ", k);
-            CHECK(count.load() == 4);
+            CHECK(count.load() >= 4);
         }
     base.on_create = nullptr;
     Captured said;

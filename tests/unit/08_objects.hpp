@@ -310,7 +310,7 @@ TEST_CASE("key object: a flip anywhere is refused") {
         bad[at] ^= 1;
         CHECK_FALSE(open_key_object(bad, passphrase()));
     }
-    for (size_t at : {0, 1, 2, 3, 4, 5, 6}) {
+    for (size_t at = 0; at < 7; ++at) {
         auto bad = object;
         bad[at] ^= 1;
         CHECK_THROWS_AS(open_key_object(bad, passphrase()), Corrupt);

@@ -217,8 +217,6 @@ ScryptCost cheap() {
     cost.log_n = kScryptLogNMin;
     return cost;
 }
-std::unique_ptr<Repository> open_repository(Store& store) { return Repository::open(store, passphrase); }
-
 /// A copy of an empty repository, which is made once.
 TestStore new_repository() {
     static const auto made = [] {
@@ -228,6 +226,79 @@ TestStore new_repository() {
     }();
     return *made;
 }
+
+// Opening a repository costs a derivation of a tenth of a second, on purpose. Tests whose subject is
+// not the opening use repositories that were opened once: emptied, pointed at another store with the
+// same key, and loaded again. For that they need what Repository keeps to itself; an explicit
+// instantiation may name it.
+auto& segments_of(Repository& repo);
+auto& highest_seq_of(Repository& repo);
+void load(Repository& repo);
+template <auto Segments, auto HighestSeq, auto Load> struct OpenedRepository {
+    friend auto& segments_of(Repository& repo) { return repo.*Segments; }
+    friend auto& highest_seq_of(Repository& repo) { return repo.*HighestSeq; }
+    friend void load(Repository& repo) { (repo.*Load)(); }
+};
+template struct OpenedRepository<&Repository::segments_, &Repository::highest_seq_,
+                                 static_cast<void (Repository::*)()>(&Repository::load)>;
+
+/// Passes everything on to another store.
+struct Forward : Store {
+    Store* to = nullptr;
+    std::vector<ObjectInfo> list(const std::string& dir) override { return to->list(dir); }
+    Bytes read(const std::string& name, uint64_t offset, size_t length) override { return to->read(name, offset, length); }
+    void create(const std::string& name, View data) override { to->create(name, data); }
+    void remove(const std::string& name) override { to->remove(name); }
+    void make_directory(const std::string& dir) override { to->make_directory(dir); }
+};
+
+struct Reusable {
+    Forward store;
+    std::unique_ptr<Repository> repo;
+};
+/// Those that no test uses just now.
+std::vector<std::unique_ptr<Reusable>>& spare_repositories() {
+    static std::vector<std::unique_ptr<Reusable>> all;
+    return all;
+}
+
+/// An open repository, as from Repository::open(); goes back to the spare ones.
+class OpenRepository {
+public:
+    explicit OpenRepository(Store& store) {
+        auto& spare = spare_repositories();
+        if (spare.empty()) {
+            static TestStore base = new_repository();
+            mine_ = std::make_unique<Reusable>();
+            mine_->store.to = &base;
+            mine_->repo = Repository::open(mine_->store, passphrase);
+        } else {
+            mine_ = std::move(spare.back());
+            spare.pop_back();
+        }
+        auto& repo = *mine_->repo;
+        mine_->store.to = &store;
+        repo.index = Index();
+        repo.damage.clear();
+        repo.doubts.clear();
+        repo.uploaded = 0;
+        segments_of(repo).clear();
+        highest_seq_of(repo) = 0;
+        load(repo);
+    }
+    ~OpenRepository() {
+        if (mine_) spare_repositories().push_back(std::move(mine_));
+    }
+    OpenRepository(OpenRepository&&) = default;
+    OpenRepository& operator=(OpenRepository&&) = delete;
+    Repository& operator*() const { return *mine_->repo; }
+    Repository* operator->() const { return mine_->repo.get(); }
+    Repository* get() const { return mine_->repo.get(); }
+
+private:
+    std::unique_ptr<Reusable> mine_;
+};
+OpenRepository open_repository(Store& store) { return OpenRepository(store); }
 
 Snapshot sample_snapshot(uint64_t seed) {
     Snapshot s;
