@@ -258,7 +258,7 @@ constexpr uint32_t kScryptR = 8, kScryptP = 1, kScryptPMax = 16;
 // Transport (section 7).
 constexpr int kConnections = 4, kConnectionsMax = 16;
 constexpr auto kStallTimeout = std::chrono::seconds(60); // without a byte moved
-constexpr auto kConnectTimeout = std::chrono::seconds(20); // for each address of a host
+constexpr auto kConnectTimeout = std::chrono::seconds(15); // the same, until SFTP has begun
 constexpr auto kRetryFor = std::chrono::minutes(15);     // reconnecting, before giving up
 constexpr uint64_t kSessionBytes = 800 * MiB; // then a new session: rekeying mid-write can deadlock
 constexpr size_t kWriteWindow = 140 * 30000;  // libssh2 cuts writes into 30,000-byte packets
@@ -1289,6 +1289,7 @@ public:
         auto types = options_.pinned.empty() ? std::vector{host_key_order(known)} : host_key_types();
         if (!memory.pinned_type.empty()) types = {memory.pinned_type};
         std::exception_ptr refused;
+        bool mismatch = false;
         for (auto& type : types) {
             connect_socket();
             session_.reset(libssh2_session_init_ex(nullptr, nullptr, nullptr, this));
@@ -1299,14 +1300,19 @@ public:
                 if (types.size() > 1) memory.pinned_type = type;
                 refused = nullptr;
                 break;
-            } catch (const Error& e) { // the server has no such key, or it is another
-                if (!refused || !dynamic_cast<const ConnectionLost*>(&e)) refused = std::current_exception();
+            } catch (const Error& e) { // the server has no such key, or it is another; the first of these is told
+                bool other = !dynamic_cast<const ConnectionLost*>(&e);
+                if (!refused || (other && !mismatch)) refused = std::current_exception();
+                mismatch |= other;
             }
         }
         if (refused) std::rethrow_exception(refused);
         broken_ = false;
+        stall_timeout_ = kStallTimeout;
         log_in(memory);
+        stall_timeout_ = kConnectTimeout; // libssh2 does not notice a subsystem that ends at once
         sftp_ = pointer_call("start SFTP", [&] { return libssh2_sftp_init(session_.get()); });
+        stall_timeout_ = kStallTimeout;
     }
     ~Session() {
         // The socket goes first: without it libssh2's own farewell cannot wait for the server.
@@ -1352,14 +1358,14 @@ private:
         throw ConnectionLost(why);
     }
 
-    /// Waits until the socket can go on; throws ConnectionLost after kStallTimeout without a byte.
+    /// Waits until the socket can go on; throws ConnectionLost after stall_timeout_ without a byte.
     void wait(const std::string& tried) {
         int directions = libssh2_session_block_directions(session_.get());
         short events = short(POLLIN | (directions & LIBSSH2_SESSION_BLOCK_OUTBOUND ? POLLOUT : 0));
         poll_socket(events, tried);
     }
-    void poll_socket(short events, const std::string& tried, std::chrono::seconds timeout = kStallTimeout) {
-        auto deadline = Clock::now() + timeout;
+    void poll_socket(short events, const std::string& tried) {
+        auto deadline = Clock::now() + stall_timeout_;
         for (;;) {
             if (overdue()) {
                 broken_ = true;
@@ -1371,7 +1377,7 @@ private:
             if (n < 0 && errno != EINTR) throw system_error("wait for", "the network");
             if (Clock::now() <= deadline) continue;
             broken_ = true;
-            throw ConnectionLost(text("cannot ", tried, " on ", show(options_.host), ": nothing moved for ", timeout.count(), " s"));
+            throw ConnectionLost(text("cannot ", tried, " on ", show(options_.host), ": nothing moved for ", stall_timeout_.count(), " s"));
         }
     }
 
@@ -1398,7 +1404,7 @@ private:
         if (errno != EINPROGRESS) return false;
         int error = ETIMEDOUT;
         try {
-            poll_socket(POLLOUT, "connect", kConnectTimeout);
+            poll_socket(POLLOUT, "connect");
             socklen_t size = sizeof error;
             getsockopt(socket_.get(), SOL_SOCKET, SO_ERROR, &error, &size);
         } catch (const ConnectionLost&) { broken_ = false; } // the next address may answer
@@ -1565,6 +1571,7 @@ private:
     LIBSSH2_SFTP* sftp_ = nullptr; // freed by the destructor, before session_
     const char* password_ = "";    // owned by LoginMemory
     uint64_t moved_ = 0;
+    std::chrono::seconds stall_timeout_ = kConnectTimeout;
     bool broken_ = false; // libssh2's state is undefined after a failure: nothing may be sent any more
 };
 
@@ -2438,21 +2445,21 @@ public:
             gone.insert(short_name(s->name));
         }
         for (auto& name : gone) put_record(out, Record::segment_superseded, name);
-        for (auto& [name, s] : segments_) {
-            auto shortened = short_name(name);
+        for (auto& [key, s] : segments_) {
+            auto shortened = short_name(s.name);
             if (live(s) && !gone.contains(shortened)) put_record(out, Record::segment_parent, shortened);
             if (s.state == Segment::broken && !index.torn.contains(shortened)) put_record(out, Record::segment_torn, shortened);
         }
         out.raw(additions);
         auto done = send_segment(out);
         for (auto& name : gone) index.superseded.insert(name);
-        segments_[done.name] = std::move(done);
+        segments_[{done.name, done.seq}] = std::move(done);
     }
 
     /// Deletes the segments that were superseded already when this run began. A server that does
     /// not let us is left alone.
     void remove_superseded() {
-        for (auto& [name, s] : segments_) {
+        for (auto& [key, s] : segments_) {
             if (!s.superseded_at_start) continue;
             try {
                 store.remove(s.file());
@@ -2530,7 +2537,7 @@ private:
         read_segments(std::move(listing.index));
         if (std::ranges::none_of(segments_, [](auto& s) { return s.second.state == Segment::whole; }))
             throw Corrupt("index/ holds no segment that is whole");
-        for (auto& [name, s] : segments_) s.superseded_at_start = index.superseded.contains(short_name(name));
+        for (auto& [key, s] : segments_) s.superseded_at_start = index.superseded.contains(short_name(s.name));
         index.listed_packs.clear(); // packs of later segments count as absent, which costs little
     }
 
@@ -2553,8 +2560,8 @@ private:
         }
         for (auto& p : missing_parents())
             note(damage, text("index segment ", hex(p), " was lost or is withheld by the server: what it listed is unknown"));
-        for (auto& [name, s] : segments_) {
-            auto shortened = short_name(name);
+        for (auto& [key, s] : segments_) {
+            auto shortened = short_name(s.name);
             if (s.state == Segment::broken && !index.superseded.contains(shortened) && !index.torn.contains(shortened) &&
                 !index.parents.contains(shortened))
                 note(doubts, text(s.file(), " is not whole: an interrupted upload, or damage; the next backup notes it"));
@@ -2562,8 +2569,8 @@ private:
     }
     std::vector<ShortName> missing_parents() const {
         std::set<ShortName> whole;
-        for (auto& [name, s] : segments_)
-            if (s.state == Segment::whole) whole.insert(short_name(name));
+        for (auto& [key, s] : segments_)
+            if (s.state == Segment::whole) whole.insert(short_name(s.name));
         std::vector<ShortName> missing;
         for (auto& p : index.parents)
             if (!whole.contains(p) && !index.superseded.contains(p)) missing.push_back(p);
@@ -2577,8 +2584,8 @@ private:
             auto name = o.name.size() == 73 && o.name[8] == '-' ? parse_hash(std::string_view(o.name).substr(9)) : std::nullopt;
             uint32_t seq = 0;
             if (!name || std::from_chars(&o.name[0], &o.name[8], seq, 16).ptr != &o.name[8]) continue;
-            auto& s = segments_[*name];
-            if (s.state != Segment::unread) continue;
+            auto& s = segments_[{*name, seq}];
+            if (s.state == Segment::whole || (s.state == Segment::broken && s.size == o.size)) continue;
             s.name = *name;
             s.seq = seq;
             s.size = o.size;
@@ -2620,7 +2627,7 @@ private:
     /// that there are O(log n) segments and each record is merged O(log n) times.
     std::vector<Segment*> choose_merge(size_t size) {
         std::vector<Segment*> all, chosen;
-        for (auto& [name, s] : segments_)
+        for (auto& [key, s] : segments_)
             if (live(s)) all.push_back(&s);
         std::ranges::sort(all, std::greater{}, [](auto* s) { return s->seq; });
         size_t sum = std::max<size_t>(size, 4 * KiB);
@@ -2641,7 +2648,7 @@ private:
             View body = in.bytes(kSegmentMax);
             if (type == Record::segment_parent) {
                 auto parent = Reader(body, "a parent").array<16>();
-                bool known = std::ranges::any_of(segments_, [&](auto& k) { return short_name(k.first) == parent && k.second.state == Segment::whole; });
+                bool known = std::ranges::any_of(segments_, [&](auto& k) { return short_name(k.second.name) == parent && k.second.state == Segment::whole; });
                 if (known || index.superseded.contains(parent)) continue; // a lost one is carried on
             }
             put_record(out, type, body);
@@ -2676,7 +2683,7 @@ private:
         return done;
     }
 
-    std::map<Hash, Segment> segments_;
+    std::map<std::pair<Hash, uint32_t>, Segment> segments_; // by name and number, which a server may make up
     uint32_t highest_seq_ = 0; // among those that authenticated
 };
 
@@ -3139,6 +3146,12 @@ struct Entry {
     uint64_t checksum = 0;       // XXH3-64 of a file's bytes without its holes
     std::vector<Extent> holes;   // ascending
     std::vector<ChunkId> chunks; // of a file's bytes without its holes
+
+    /// Whether a user would call both the same: in all but what identifies the inode.
+    bool looks_like(const Entry& o) const {
+        auto visible = [](const Entry& e) { return std::tie(e.type, e.mode, e.uid, e.gid, e.mtime, e.size, e.device, e.target, e.xattrs, e.checksum); };
+        return visible(*this) == visible(o);
+    }
 };
 
 /// Walk order: as bytes, but a slash comes before everything, so that a directory's content
@@ -3723,7 +3736,7 @@ private:
         }
         add_xattrs(e, before, -1, proc_path(level.fd.get(), name));
         ++result_.snapshot.counts.others;
-        count_change(e, before, before && before->target == e.target && before->device == e.device);
+        count_change(e, before);
         tree_->add(e);
     }
 
@@ -3750,15 +3763,15 @@ private:
         ++result_.snapshot.counts.files;
         result_.snapshot.counts.bytes += e.size;
         if (e.link_group) remember_link(e, st);
-        count_change(e, before, unchanged);
+        count_change(e, before);
         tree_->add(e);
     }
 
-    void count_change(const Entry& e, const Entry* before, bool unchanged) {
+    void count_change(const Entry& e, const Entry* before) {
         if (!before || before->type != e.type) {
             ++result_.snapshot.counts.new_files;
             tell('+', e.path);
-        } else if (unchanged) {
+        } else if (e.looks_like(*before)) {
             ++result_.unchanged;
         } else {
             ++result_.snapshot.counts.changed_files;
@@ -3943,7 +3956,6 @@ template <class F> std::vector<std::string> for_selected(TreeReader& tree, std::
     if (tops.empty()) tops.push_back("");
     std::ranges::sort(tops, order);
     for (auto& top : tops) {
-        if (std::ranges::any_of(wanted, [&](auto& w) { return w.second.top && is_within(top, w.first); })) continue;
         for (size_t slash = top.find('/'); !top.empty() && slash != top.npos; slash = top.find('/', slash + 1))
             wanted.try_emplace(top.substr(0, slash), Wanted{false});
         if (!top.empty()) wanted.try_emplace("", Wanted{false});
@@ -3955,6 +3967,7 @@ template <class F> std::vector<std::string> for_selected(TreeReader& tree, std::
         while (e && path_before(e->path, path)) e = tree.next();
         for (; e && (w.top ? is_within(e->path, path) : e->path == path); e = tree.next()) {
             f(*e, w.top);
+            if (auto also = wanted.find(e->path); also != wanted.end()) also->second.found = true;
             w.found = true;
         }
     }

@@ -501,11 +501,11 @@ void Proxy::loop() {
             line = lines.erase(line);
         }
         if (cut_after >= 0 && upstream >= cut_after) {
+            cut_after = -1;
+            ++cuts; // before anybody can notice
+            dead = dead_after_cut;
             for (const Line& line : lines) break_line(line);
             lines.clear();
-            cut_after = -1;
-            ++cuts;
-            dead = dead_after_cut;
         }
         open = static_cast<int>(lines.size());
     }

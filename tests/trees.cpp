@@ -159,7 +159,7 @@ std::string acl_for_one_more_user(std::uint16_t permissions) {
     };
     constexpr std::uint32_t none = 0xffffffff;
     const std::array<Entry, 5> entries{
-        {{1, 6, none}, {2, permissions, 12345}, {4, 4, none}, {16, 7, none}, {32, 4, none}}};
+        {{1, 7, none}, {2, permissions, 12345}, {4, 4, none}, {16, 7, none}, {32, 4, none}}};
     const std::uint32_t version = 2;
     std::string bytes(sizeof version + sizeof entries, '\0');
     std::memcpy(bytes.data(), &version, sizeof version);

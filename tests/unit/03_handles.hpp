@@ -25,11 +25,13 @@ TEST_CASE("handles: a descriptor is closed once, by whoever owns it last") {
 
 TEST_CASE("handles: a directory is listed in byte order without its dots, and not through a link") {
     support::TempDir dir;
-    for (const char* name : {"b", "a", "B", "\xff", ".hidden", "a.b"}) support::write_file(dir / name, "x");
+    for (const char* name : {"b", "a", "B", "\xff", ".hidden", "a.b"})
+        support::write_file(dir / name, "x");
     support::fs::create_directory(dir / "sub");
     support::fs::create_directory_symlink("sub", dir / "link");
     Fd fd = open_directory(AT_FDCWD, dir.path(), "dir");
-    CHECK(read_directory(fd.get(), "dir") == std::vector<std::string>{".hidden", "B", "a", "a.b", "b", "link", "sub", "\xff"});
+    CHECK(read_directory(fd.get(), "dir") ==
+          std::vector<std::string>{".hidden", "B", "a", "a.b", "b", "link", "sub", "\xff"});
     CHECK(read_directory(fd.get(), "dir").size() == 8); // a second time from the start
     CHECK_NOTHROW(open_directory(fd.get(), "sub", "sub"));
     CHECK_THROWS_AS(open_directory(fd.get(), "link", "link"), Error);
@@ -65,7 +67,8 @@ TEST_CASE("handles: a pool runs every task, on as many threads as it was told") 
     for (int i = 0; i < 60; ++i)
         pool.push([&] {
             int now = ++running;
-            for (int m = most; now > m && !most.compare_exchange_weak(m, now);) {}
+            for (int m = most; now > m && !most.compare_exchange_weak(m, now);) {
+            }
             std::this_thread::sleep_for(std::chrono::milliseconds(1));
             --running;
             ++ran;

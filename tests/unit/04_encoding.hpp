@@ -2,8 +2,21 @@
 
 namespace {
 
-constexpr uint64_t kEdges[] = {0, 1, 0x7f, 0x80, 0xff, 0x3fff, 0x4000, 0x7fffffff, 0x80000000, 0xffffffff, 0x100000000,
-                               0x7fffffffffffffff, 0x8000000000000000, 0xfffffffffffffffe, 0xffffffffffffffff};
+constexpr uint64_t kEdges[] = {0,
+                               1,
+                               0x7f,
+                               0x80,
+                               0xff,
+                               0x3fff,
+                               0x4000,
+                               0x7fffffff,
+                               0x80000000,
+                               0xffffffff,
+                               0x100000000,
+                               0x7fffffffffffffff,
+                               0x8000000000000000,
+                               0xfffffffffffffffe,
+                               0xffffffffffffffff};
 
 Reader reader_of(const Bytes& b) { return {View(b), "a test"}; }
 
@@ -97,8 +110,9 @@ TEST_CASE("encoding: a composite cut short anywhere is refused") {
 }
 
 TEST_CASE("encoding: a varint cut short or too large is refused") {
-    for (std::string_view bad : {"", "80", "ffffff", "ffffffffffffffffff02", "ffffffffffffffffff7f", "ffffffffffffffffffff01",
-                                 "8080808080808080808000", "80808080808080808080"}) {
+    for (std::string_view bad :
+         {"", "80", "ffffff", "ffffffffffffffffff02", "ffffffffffffffffff7f",
+          "ffffffffffffffffffff01", "8080808080808080808000", "80808080808080808080"}) {
         INFO(std::string(bad));
         auto bytes = from_hex(bad);
         CHECK_THROWS_AS(reader_of(bytes).varint(), Corrupt);

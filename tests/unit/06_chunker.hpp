@@ -4,7 +4,8 @@ namespace {
 
 std::vector<size_t> cut_all(const Chunker& chunker, View data) {
     std::vector<size_t> lengths;
-    for (View rest = data; !rest.empty(); rest = rest.subspan(lengths.back())) lengths.push_back(chunker.cut(rest));
+    for (View rest = data; !rest.empty(); rest = rest.subspan(lengths.back()))
+        lengths.push_back(chunker.cut(rest));
     return lengths;
 }
 /// Where the chunks end, counted from the end of the data: comparable after an insertion.
@@ -106,7 +107,8 @@ TEST_CASE("chunker: an insertion near the front changes the chunks near it only"
 
 TEST_CASE("chunker: another key cuts elsewhere") {
     View data = View(large_data()).first(32 * MiB);
-    auto a = ends_from_the_back(Chunker(secret_of(noise(32, 1))), data), b = ends_from_the_back(Chunker(secret_of(noise(32, 2))), data);
+    auto a = ends_from_the_back(Chunker(secret_of(noise(32, 1))), data),
+         b = ends_from_the_back(Chunker(secret_of(noise(32, 2))), data);
     size_t common = 0;
     for (size_t end : a) common += b.contains(end);
     CHECK(common <= 2); // the end itself, which all have in common
@@ -132,8 +134,10 @@ TEST_CASE("chunker: a tree is cut by the path alone, about once in a thousand re
 TEST_CASE("compression: what goes in comes out") {
     Bytes zeros(3 * MiB), random = noise(3 * MiB, 1), mixed = noise(MiB, 2);
     mixed.resize(2 * MiB, 'x');
-    for (const Bytes* raw : {&zeros, &random, &mixed}) CHECK(decompress(compress(*raw), raw->size()) == *raw);
-    for (size_t size : {size_t(0), size_t(1), size_t(2), size_t(127), size_t(128), size_t(129), size_t(16383), size_t(16384)}) {
+    for (const Bytes* raw : {&zeros, &random, &mixed})
+        CHECK(decompress(compress(*raw), raw->size()) == *raw);
+    for (size_t size : {size_t(0), size_t(1), size_t(2), size_t(127), size_t(128), size_t(129),
+                        size_t(16383), size_t(16384)}) {
         INFO(size);
         CHECK(decompress(compress(noise(size, 3)), size) == noise(size, 3));
         CHECK(decompress(compress(Bytes(size, 'z')), size) == Bytes(size, 'z'));
@@ -158,7 +162,8 @@ TEST_CASE("compression: a bomb is refused before it goes off") {
     };
     View packed = View(bomb).subspan(5); // behind the codec and a length of four bytes
     REQUIRE(decompress(frame(1, 8 * MiB, packed), kFrameMax).size() == 8 * MiB);
-    for (uint64_t lie : {uint64_t(0), uint64_t(1), uint64_t(8 * MiB - 1), uint64_t(8 * MiB + 1), uint64_t(kFrameMax)}) {
+    for (uint64_t lie : {uint64_t(0), uint64_t(1), uint64_t(8 * MiB - 1), uint64_t(8 * MiB + 1),
+                         uint64_t(kFrameMax)}) {
         INFO("says ", lie, " bytes");
         CHECK_THROWS_AS(decompress(frame(1, lie, packed), kFrameMax), Corrupt);
     }
@@ -171,7 +176,8 @@ TEST_CASE("compression: a bomb is refused before it goes off") {
 }
 
 TEST_CASE("compression: a frame cut short anywhere or longer than it was is refused") {
-    Bytes raw = bytes_of("some words, some words, some words, some words and some more of these words");
+    Bytes raw =
+        bytes_of("some words, some words, some words, some words and some more of these words");
     auto packed = compress(raw), stored = compress(noise(50, 1));
     REQUIRE(packed[0] == uint8_t(Codec::zstd));
     REQUIRE(stored[0] == uint8_t(Codec::stored));

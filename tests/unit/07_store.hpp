@@ -7,7 +7,9 @@ std::string parsed(const std::string& s) {
     try {
         Address a = parse_address(s);
         return text(a.user, "|", a.host, "|", a.port, "|", a.path, a.remote() ? "" : " (local)");
-    } catch (const Usage&) { return "refused"; }
+    } catch (const Usage&) {
+        return "refused";
+    }
 }
 
 /// A public key of one of the test's own key files, as known_hosts has it: type and raw key.
@@ -25,13 +27,15 @@ struct PublicKey {
 
 /// Standard input that is no terminal, so that nothing is asked whoever runs the tests.
 class NoTerminal {
-public:
-    NoTerminal() : before_(dup(0)), null_(::open("/dev/null", O_RDONLY | O_CLOEXEC)) { dup2(null_.get(), 0); }
+  public:
+    NoTerminal() : before_(dup(0)), null_(::open("/dev/null", O_RDONLY | O_CLOEXEC)) {
+        dup2(null_.get(), 0);
+    }
     ~NoTerminal() { dup2(before_.get(), 0); }
     NoTerminal(const NoTerminal&) = delete;
     NoTerminal& operator=(const NoTerminal&) = delete;
 
-private:
+  private:
     Fd before_, null_;
 };
 
@@ -48,7 +52,8 @@ std::string verdict_on(const SshOptions& o, const PublicKey& key) {
     NoTerminal nobody_to_ask;
     std::string accepted;
     try {
-        check_host_key(o, known_keys(o.known_hosts, known_host_name(o)), key.type, key.blob, accepted);
+        check_host_key(o, known_keys(o.known_hosts, known_host_name(o)), key.type, key.blob,
+                       accepted);
         return "";
     } catch (const Error& e) {
         CHECK(e.exit == Exit::network);
@@ -71,7 +76,9 @@ TEST_CASE("address: a colon before the first slash means another machine") {
 }
 
 TEST_CASE("address: everything else is a local path") {
-    for (std::string s : {"dir", "./a:b", "/a:b", "../x:y", "dir/a:b", "dir/user@host:path", "/", ".", "a b"}) CHECK(parsed(s) == "||0|" + s + " (local)");
+    for (std::string s :
+         {"dir", "./a:b", "/a:b", "../x:y", "dir/a:b", "dir/user@host:path", "/", ".", "a b"})
+        CHECK(parsed(s) == "||0|" + s + " (local)");
 }
 
 TEST_CASE("address: IPv6 stands in brackets") {
@@ -98,9 +105,11 @@ TEST_CASE("address: sftp URLs") {
 }
 
 TEST_CASE("address: what makes no sense is wrong usage") {
-    for (std::string s : {":path", "user@:path", "sftp://", "sftp:///path", "sftp://user@/path", "sftp://:22/path", "sftp://host:/p",
-                          "sftp://host:0/p", "sftp://host:65536/p", "sftp://host:99999999999/p", "sftp://host:-1/p", "sftp://host:2x/p",
-                          "sftp://host: 22/p", "-oProxyCommand=x:path", "u@-x:path", "sftp://-x/p", "[]:path"}) {
+    for (std::string s :
+         {":path", "user@:path", "sftp://", "sftp:///path", "sftp://user@/path", "sftp://:22/path",
+          "sftp://host:/p", "sftp://host:0/p", "sftp://host:65536/p", "sftp://host:99999999999/p",
+          "sftp://host:-1/p", "sftp://host:2x/p", "sftp://host: 22/p", "-oProxyCommand=x:path",
+          "u@-x:path", "sftp://-x/p", "[]:path"}) {
         INFO(s);
         CHECK(parsed(s) == "refused");
     }
@@ -164,7 +173,8 @@ TEST_CASE("known hosts: names hashed by ssh-keygen -H are found") {
     support::TempDir dir;
     auto file = (dir / "known_hosts").string();
     PublicKey key("ed25519");
-    support::write_file(file, "plain.example.com " + key.words + "\n[ported.example.com]:2222 " + key.words + "\n");
+    support::write_file(file, "plain.example.com " + key.words + "\n[ported.example.com]:2222 " +
+                                  key.words + "\n");
     support::hash_known_hosts(file);
     auto hashed = support::read_file(file);
     CHECK(hashed.find("example") == std::string::npos);
@@ -184,13 +194,21 @@ TEST_CASE("known hosts: markers, comments and lines that nobody understands") {
     support::TempDir dir;
     auto file = (dir / "known_hosts").string(), other = (dir / "system").string();
     PublicKey one("ed25519"), two("ecdsa"), three("rsa");
-    support::write_file(file, "# a comment " + one.words + "\n\n   \n#host " + one.words + "\n"
-                              "host\nhost ssh-ed25519\n"
-                              "@cert-authority host " + one.words + "\n"
-                              "@revoked * " + two.words + "\n"
-                              "  host " + one.words + " a comment\r\n"
-                              "\xff\xfe\x01 binary \n"
-                              "elsewhere " + three.words + "\n");
+    support::write_file(file, "# a comment " + one.words + "\n\n   \n#host " + one.words +
+                                  "\n"
+                                  "host\nhost ssh-ed25519\n"
+                                  "@cert-authority host " +
+                                  one.words +
+                                  "\n"
+                                  "@revoked * " +
+                                  two.words +
+                                  "\n"
+                                  "  host " +
+                                  one.words +
+                                  " a comment\r\n"
+                                  "\xff\xfe\x01 binary \n"
+                                  "elsewhere " +
+                                  three.words + "\n");
     support::write_file(other, "host " + three.words); // no newline at its end
     auto keys = known_keys({file, (dir / "missing").string(), other}, "host");
     REQUIRE(keys.size() == 3);
@@ -208,7 +226,8 @@ TEST_CASE("known hosts: a line whose key is no key does not make a new host look
     auto file = (dir / "known_hosts").string();
     PublicKey key("ed25519");
     // A key of SSH 1 (bits, exponent, modulus) as old files have it, and words.
-    support::write_file(file, "host 1024 35 1234567890123456789\nhost some words here\nhost ssh-ed25519 AAAA\n");
+    support::write_file(
+        file, "host 1024 35 1234567890123456789\nhost some words here\nhost ssh-ed25519 AAAA\n");
     INFO(verdict_on(ssh_options("host", file), key));
     CHECK(known_keys({file}, "host").empty());
 }

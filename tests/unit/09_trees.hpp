@@ -3,9 +3,11 @@
 namespace {
 
 std::string shown(const Entry& e) {
-    std::string s = text(show(e.path), " ", int(e.type), " ", e.racy, e.mount_point, " ", std::oct, e.mode, std::dec, " ", e.uid, ":", e.gid, " ",
-                         e.mtime.seconds, ".", e.mtime.ns, " ", e.ctime.seconds, ".", e.ctime.ns, " i", e.inode, " l", e.link_group, " s", e.size,
-                         " d", e.device, " c", e.checksum, " ->", show(e.target), " x");
+    std::string s =
+        text(show(e.path), " ", int(e.type), " ", e.racy, e.mount_point, " ", std::oct, e.mode,
+             std::dec, " ", e.uid, ":", e.gid, " ", e.mtime.seconds, ".", e.mtime.ns, " ",
+             e.ctime.seconds, ".", e.ctime.ns, " i", e.inode, " l", e.link_group, " s", e.size,
+             " d", e.device, " c", e.checksum, " ->", show(e.target), " x");
     for (auto& [name, value] : e.xattrs) s += show(name) + "=" + hex(as_bytes(value)) + ",";
     s += " h";
     for (auto& h : e.holes) s += text(h.offset, "+", h.length, ",");
@@ -55,11 +57,13 @@ std::vector<Entry> all_sorts() {
     e.ctime = {INT64_MIN, 0};
     all.push_back(e);
     e = file("c", 3);
-    e.mtime = {-1, 999'999'999};     // just before 1970
-    e.ctime = {13'569'465'600, 1};   // the year 2400
+    e.mtime = {-1, 999'999'999};   // just before 1970
+    e.ctime = {13'569'465'600, 1}; // the year 2400
     e.holes = {{0, 4096}, {8192, 1}, {INT64_MAX - 5, 5}};
     e.size = INT64_MAX;
-    e.xattrs = {{"security.selinux", std::string("label\0", 6)}, {"user.empty", ""}, {"user.large", std::string(70'000, '\xff')}};
+    e.xattrs = {{"security.selinux", std::string("label\0", 6)},
+                {"user.empty", ""},
+                {"user.large", std::string(70'000, '\xff')}};
     all.push_back(e);
     e = file("d", kIdsPerRecord); // just one record
     all.push_back(e);
@@ -100,7 +104,8 @@ Bytes encode_entries(const std::vector<Entry>& entries) {
     for (auto& e : entries) {
         codec.encode(out, e);
         size_t done = std::min(e.chunks.size(), kIdsPerRecord);
-        while (codec.encode_more(out, e, done)) {}
+        while (codec.encode_more(out, e, done)) {
+        }
     }
     return out.take();
 }
@@ -118,12 +123,16 @@ std::vector<Entry> synthetic_entries(size_t number) {
     support::Random random(9);
     std::vector<std::string> directories{""};
     std::set<std::string> paths;
-    auto below = [](const std::string& dir, const std::string& name) { return dir.empty() ? name : dir + "/" + name; };
-    static constexpr const char* odd[] = {"a", "a-b", "a b", "a\x01", "a.b", "\xff\xfe", "A", "~", "a\n", " ", "\xc3\xa9"};
+    auto below = [](const std::string& dir, const std::string& name) {
+        return dir.empty() ? name : dir + "/" + name;
+    };
+    static constexpr const char* odd[] = {"a", "a-b", "a b", "a\x01", "a.b",     "\xff\xfe",
+                                          "A", "~",   "a\n", " ",     "\xc3\xa9"};
     std::set<std::string> is_directory{""};
     while (paths.size() < number) {
         auto& dir = directories[random.below(directories.size())];
-        std::string name = random.below(10) == 0 ? odd[random.below(std::size(odd))] : text("name-", random.below(100'000));
+        std::string name = random.below(10) == 0 ? odd[random.below(std::size(odd))]
+                                                 : text("name-", random.below(100'000));
         auto path = below(dir, name);
         if (!paths.insert(path).second) continue;
         if (random.below(20) == 0 && std::ranges::count(path, '/') < 4) {
@@ -154,7 +163,8 @@ std::vector<Entry> synthetic_entries(size_t number) {
 
 /// Stores a tree in a run of its own. `scattered`: other chunks of 1 MiB lie between its chunks, so
 /// that each is alone in its frame.
-Snapshot store_tree(Repository& repo, const std::vector<Entry>& entries, bool scattered = false, bool anew = false) {
+Snapshot store_tree(Repository& repo, const std::vector<Entry>& entries, bool scattered = false,
+                    bool anew = false) {
     Packer packer(repo, 2, kCheckpoint);
     Chunker chunker(repo.keys.gear);
     TreeWriter tree(packer, chunker, anew);
@@ -189,7 +199,8 @@ std::vector<ListedChunk> list_of(Repository& repo, const Snapshot& s) {
 }
 
 /// Stores a tree whose chunks hold just these bytes.
-Snapshot store_raw_tree(Repository& repo, const std::vector<std::pair<std::string, Bytes>>& chunks) {
+Snapshot store_raw_tree(Repository& repo,
+                        const std::vector<std::pair<std::string, Bytes>>& chunks) {
     Packer packer(repo, 1, kCheckpoint);
     Writer list;
     for (auto& [first, bytes] : chunks) {
@@ -236,7 +247,11 @@ void check_same(const std::vector<std::string>& got, const std::vector<std::stri
 
 /// One large tree for the tests that only read it.
 struct LargeTree {
-    LargeTree() : entries(synthetic_entries(20'000)), store(new_repository()), repo(open_repository(store)) { snapshot = store_tree(*repo, entries); }
+    LargeTree()
+        : entries(synthetic_entries(20'000)), store(new_repository()),
+          repo(open_repository(store)) {
+        snapshot = store_tree(*repo, entries);
+    }
     std::vector<Entry> entries;
     TestStore store;
     OpenRepository repo;
@@ -250,7 +265,9 @@ LargeTree& large_tree() {
 } // namespace
 
 TEST_CASE("paths: walk order puts a directory's content right behind it") {
-    const std::vector<std::string> in_order{"", "A", "a", "a/", "a/\x01", "a/b", "a/b/c", "a/b\x01", "a/c", "a\x01", "a b", "a-b", "a.b", "a0", "ab", "b", "\xc3\xa9", "\xff"};
+    const std::vector<std::string> in_order{"",      "A",       "a",   "a/",    "a/\x01",   "a/b",
+                                            "a/b/c", "a/b\x01", "a/c", "a\x01", "a b",      "a-b",
+                                            "a.b",   "a0",      "ab",  "b",     "\xc3\xa9", "\xff"};
     for (size_t i = 0; i < in_order.size(); ++i)
         for (size_t j = 0; j < in_order.size(); ++j) {
             INFO("'", show(in_order[i]), "' and '", show(in_order[j]), "'");
@@ -266,7 +283,9 @@ TEST_CASE("paths: walk order is a total order that a walk through sorted directo
         std::string p;
         for (auto parts = 1 + random.below(3); parts > 0; --parts) {
             if (!p.empty()) p += '/';
-            for (auto n = 1 + random.below(2); n > 0; --n) p += "\x01 -/.0a\xff"[random.below(8)] == '/' ? 'b' : "\x01 -/.0a\xff"[random.below(8)];
+            for (auto n = 1 + random.below(2); n > 0; --n)
+                p += "\x01 -/.0a\xff"[random.below(8)] == '/' ? 'b'
+                                                              : "\x01 -/.0a\xff"[random.below(8)];
         }
         paths.push_back(p);
     }
@@ -274,8 +293,10 @@ TEST_CASE("paths: walk order is a total order that a walk through sorted directo
     auto parts = [](const std::string& p) {
         std::vector<std::vector<uint8_t>> all(1);
         for (char c : p) {
-            if (c == '/') all.emplace_back();
-            else all.back().push_back(uint8_t(c));
+            if (c == '/')
+                all.emplace_back();
+            else
+                all.back().push_back(uint8_t(c));
         }
         return all;
     };
@@ -301,12 +322,14 @@ TEST_CASE("paths: what lies within what") {
 }
 
 TEST_CASE("paths: what no backup can hold") {
-    for (std::string_view good : {"", "a", "a/b", "...", "a..", "..a", "a/.b", ".a", "~", "-rf", "\xff", "a\nb", "\\", " "}) {
+    for (std::string_view good : {"", "a", "a/b", "...", "a..", "..a", "a/.b", ".a", "~", "-rf",
+                                  "\xff", "a\nb", "\\", " "}) {
         INFO(show(good));
         CHECK(is_safe_path(good));
     }
     CHECK(is_safe_path(std::string(255, 'n') + "/" + std::string(255, 'n')));
-    for (std::string_view bad : {"/", "/a", "//", "a/", "a//b", ".", "..", "./a", "../a", "a/.", "a/..", "a/../b", "a/./b", "../../etc/passwd"}) {
+    for (std::string_view bad : {"/", "/a", "//", "a/", "a//b", ".", "..", "./a", "../a", "a/.",
+                                 "a/..", "a/../b", "a/./b", "../../etc/passwd"}) {
         INFO(show(bad));
         CHECK_FALSE(is_safe_path(bad));
     }
@@ -330,7 +353,8 @@ TEST_CASE("tree codec: records after reset() need nothing before them") {
         writer.reset();
         writer.encode(out, e);
         size_t done = std::min(e.chunks.size(), kIdsPerRecord);
-        while (writer.encode_more(out, e, done)) {}
+        while (writer.encode_more(out, e, done)) {
+        }
         auto all = decode_entries(out.view().subspan(first));
         REQUIRE(all.size() == 1);
         CHECK(shown(all[0]) == shown(e));
@@ -363,9 +387,11 @@ TEST_CASE("tree codec: a list cut short anywhere gives an error or fewer entries
         try {
             auto got = shown_all(decode_entries(cut));
             ++ends;
-            bool beginning = got.size() <= wanted.size() && std::equal(got.begin(), got.end(), wanted.begin());
+            bool beginning =
+                got.size() <= wanted.size() && std::equal(got.begin(), got.end(), wanted.begin());
             CHECK_MESSAGE(beginning, "cut to ", n);
-        } catch (const Corrupt&) {}
+        } catch (const Corrupt&) {
+        }
     }
     CHECK(ends == entries.size() + 1);
     check_mutilations(whole, 20'000, [](View v) { decode_entries(v); });
@@ -410,9 +436,12 @@ TEST_CASE("tree codec: a hostile record is refused") {
         try {
             decode_entries(r.bytes());
             return false;
-        } catch (const Corrupt&) { return true; }
+        } catch (const Corrupt&) {
+            return true;
+        }
     };
-    for (std::string_view path : {"..", "../x", "/etc/passwd", "a/../../b", "a/", "a//b", ".", "./a", "nul\0"}) {
+    for (std::string_view path :
+         {"..", "../x", "/etc/passwd", "a/../../b", "a/", "a//b", ".", "./a", "nul\0"}) {
         Raw r;
         r.rest = path == "nul" ? std::string("nul\0", 4) : path;
         INFO(show(path));
@@ -440,7 +469,9 @@ TEST_CASE("tree codec: a hostile record is refused") {
     CHECK(refused(with([](Raw& r) { r.ids = UINT64_MAX; })));
     CHECK(refused(with([](Raw& r) { r.flags = tree_flags::xattrs, r.size = 1000; })));
     auto holes = [&](uint64_t size, std::vector<uint64_t> list, uint64_t count = UINT64_MAX) {
-        return with([&](Raw& r) { r.flags = tree_flags::holes, r.size = size, r.holes = list, r.hole_count = count; });
+        return with([&](Raw& r) {
+            r.flags = tree_flags::holes, r.size = size, r.holes = list, r.hole_count = count;
+        });
     };
     CHECK_FALSE(refused(holes(10, {0, 5, 0, 5})));
     CHECK(refused(holes(10, {0, 11})));
@@ -482,12 +513,15 @@ TEST_CASE("tree: the largest records there can be are stored so that they can be
     TestStore store = new_repository();
     auto repo = open_repository(store);
     std::vector<Entry> entries;
-    for (int i = 0; i < 8; ++i) entries.push_back(file(text("a", i), kIdsPerRecord)); // the chunk is nearly full
+    for (int i = 0; i < 8; ++i)
+        entries.push_back(file(text("a", i), kIdsPerRecord)); // the chunk is nearly full
     entries.pop_back();
     auto e = file("b/" + std::string(kPathMax - 2, 'p'), kIdsPerRecord);
     e.size = INT64_MAX;
     for (uint64_t i = 0; i < kHolesMax; ++i) e.holes.push_back({i << 47, uint64_t(1) << 46});
-    for (int i = 0; i < 16; ++i) e.xattrs.emplace_back(text("user.", i, std::string(200, 'n')), std::string(kXattrMax / 16, 'v'));
+    for (int i = 0; i < 16; ++i)
+        e.xattrs.emplace_back(text("user.", i, std::string(200, 'n')),
+                              std::string(kXattrMax / 16, 'v'));
     entries.push_back(e);
     entries.push_back(file("c"));
     auto s = store_tree(*repo, entries);
@@ -537,7 +571,8 @@ TEST_CASE("tree: seek finds every path without reading from the start") {
     for (int i = 0; i < 40; ++i) some.push_back(random.below(t.entries.size()));
     auto list = list_of(*t.repo, t.snapshot);
     for (size_t c = 1; c < list.size(); c += 4) { // the first and the last entry of chunks
-        auto at = std::ranges::lower_bound(t.entries, list[c].first, path_before, &Entry::path) - t.entries.begin();
+        auto at = std::ranges::lower_bound(t.entries, list[c].first, path_before, &Entry::path) -
+                  t.entries.begin();
         some.push_back(size_t(at));
         some.push_back(size_t(at) - 1);
     }
@@ -584,9 +619,14 @@ TEST_CASE("tree: a selection gives what a filter over everything gives") {
         for (auto n = random.below(6); n > 0; --n) {
             auto path = t.entries[random.below(t.entries.size())].path;
             switch (random.below(4)) {
-            case 0: path = path.substr(0, path.rfind('/')); break; // its directory
-            case 1: path += random.below(2) ? "/not-there" : "-not-there"; break;
-            default: break;
+            case 0:
+                path = path.substr(0, path.rfind('/'));
+                break; // its directory
+            case 1:
+                path += random.below(2) ? "/not-there" : "-not-there";
+                break;
+            default:
+                break;
             }
             if (path != "" || random.below(10) == 0) tops.push_back(path);
         }
@@ -598,9 +638,13 @@ TEST_CASE("tree: a selection gives what a filter over everything gives") {
             if (inside || leads) wanted.push_back((inside ? "in " : "to ") + shown(e));
         }
         for (auto& top : tops)
-            if (!top.empty() && std::ranges::none_of(t.entries, [&](auto& e) { return is_within(e.path, top); })) missing.push_back(top);
+            if (!top.empty() &&
+                std::ranges::none_of(t.entries, [&](auto& e) { return is_within(e.path, top); }))
+                missing.push_back(top);
         TreeReader tree(*t.repo, wire, t.snapshot);
-        auto lost = for_selected(tree, tops, [&](const Entry& e, bool inside) { got.push_back((inside ? "in " : "to ") + shown(e)); });
+        auto lost = for_selected(tree, tops, [&](const Entry& e, bool inside) {
+            got.push_back((inside ? "in " : "to ") + shown(e));
+        });
         INFO("round ", round);
         std::string asked;
         for (auto& top : tops) asked += show(top) + " | ";
@@ -608,7 +652,9 @@ TEST_CASE("tree: a selection gives what a filter over everything gives") {
         check_same(got, wanted);
         std::ranges::sort(lost);
         std::ranges::sort(missing);
-        std::erase_if(missing, [&](auto& m) { return any([&](auto& top) { return top != m && is_within(m, top); }); }); // see the next test
+        std::erase_if(missing, [&](auto& m) {
+            return any([&](auto& top) { return top != m && is_within(m, top); });
+        }); // see the next test
         missing.erase(std::unique(missing.begin(), missing.end()), missing.end());
         CHECK(lost == missing);
     }
@@ -617,7 +663,8 @@ TEST_CASE("tree: a selection gives what a filter over everything gives") {
 TEST_CASE("tree: a path that is not there is named, also below one that is selected") {
     auto& t = large_tree();
     TaskPool wire(2, 4);
-    auto directory = std::ranges::find_if(t.entries, [](auto& e) { return e.type == Type::directory && !e.path.empty(); });
+    auto directory = std::ranges::find_if(
+        t.entries, [](auto& e) { return e.type == Type::directory && !e.path.empty(); });
     auto top = directory->path;
     TreeReader tree(*t.repo, wire, t.snapshot);
     auto missing = for_selected(tree, {top, top + "/\x01not-there"}, [](const Entry&, bool) {});
@@ -627,7 +674,8 @@ TEST_CASE("tree: a path that is not there is named, also below one that is selec
 TEST_CASE("tree: a file of more chunks than a record holds, and what stands behind it") {
     TestStore store = new_repository();
     auto repo = open_repository(store);
-    std::vector<Entry> entries{file("a"), file("big", 20 * kIdsPerRecord + 3), file("c"), file("d/e")};
+    std::vector<Entry> entries{file("a"), file("big", 20 * kIdsPerRecord + 3), file("c"),
+                               file("d/e")};
     auto s = store_tree(*repo, entries, true);
     auto list = list_of(*repo, s);
     REQUIRE(list.size() == 3);
@@ -694,7 +742,8 @@ TEST_CASE("tree: a damaged part is named, and all other entries come") {
         s = store_tree(*repo, t.entries, true);
         list = list_of(*repo, s);
         REQUIRE(list.size() > 5);
-        for (size_t broken : {size_t(2), list.size() - 2}) { // the list itself lies with the last chunk
+        for (size_t broken :
+             {size_t(2), list.size() - 2}) { // the list itself lies with the last chunk
             auto& object = store.objects.at(pack_holding(*repo, list[broken].id));
             object[frame_offset(*repo, list[broken].id) + 500] ^= 1;
         }
@@ -704,8 +753,11 @@ TEST_CASE("tree: a damaged part is named, and all other entries come") {
     std::vector<std::string> wanted;
     auto& late = list[list.size() - 2].first;
     for (auto& e : t.entries) {
-        auto between = [&](auto& a, auto& b) { return !path_before(e.path, a) && path_before(e.path, b); };
-        if (!between(list[2].first, list[3].first) && !between(late, list.back().first)) wanted.push_back(shown(e));
+        auto between = [&](auto& a, auto& b) {
+            return !path_before(e.path, a) && path_before(e.path, b);
+        };
+        if (!between(list[2].first, list[3].first) && !between(late, list.back().first))
+            wanted.push_back(shown(e));
     }
     CHECK(wanted.size() < t.entries.size() - 100);
     check_same(r.entries, wanted);
@@ -728,31 +780,40 @@ TEST_CASE("tree: hostile trees are refused in parts, and the parts that are soun
     auto repo = open_repository(store);
     Entry evil = file("../../etc/cron.d/evil"), absolute = file("/etc/passwd"), doubled = file("a");
     SUBCASE("a path that leads out") {
-        auto s = store_raw_tree(*repo, {{"a", encode_entries({file("a")})}, {"b", encode_entries({evil})}, {"c", encode_entries({file("c"), absolute})}, {"d", encode_entries({file("d")})}});
+        auto s = store_raw_tree(*repo, {{"a", encode_entries({file("a")})},
+                                        {"b", encode_entries({evil})},
+                                        {"c", encode_entries({file("c"), absolute})},
+                                        {"d", encode_entries({file("d")})}});
         auto r = read_tree(*repo, s);
         CHECK(r.paths == std::vector<std::string>{"a", "c", "d"});
         CHECK(r.damage.size() == 2);
     }
     SUBCASE("entries out of order") {
-        auto s = store_raw_tree(*repo, {{"a", encode_entries({file("a"), file("c"), file("b")})}, {"d", encode_entries({file("d")})}});
+        auto s = store_raw_tree(*repo, {{"a", encode_entries({file("a"), file("c"), file("b")})},
+                                        {"d", encode_entries({file("d")})}});
         auto r = read_tree(*repo, s);
         CHECK(r.paths == std::vector<std::string>{"a", "c", "d"});
         CHECK(r.damage.size() == 1);
     }
     SUBCASE("chunks out of order") {
-        auto s = store_raw_tree(*repo, {{"c", encode_entries({file("c")})}, {"a", encode_entries({file("a")})}, {"d", encode_entries({file("d")})}});
+        auto s = store_raw_tree(*repo, {{"c", encode_entries({file("c")})},
+                                        {"a", encode_entries({file("a")})},
+                                        {"d", encode_entries({file("d")})}});
         auto r = read_tree(*repo, s);
         CHECK(r.paths == std::vector<std::string>{"c", "d"});
         CHECK(r.damage.size() == 1);
     }
     SUBCASE("an entry twice") {
-        auto s = store_raw_tree(*repo, {{"a", encode_entries({file("a")})}, {"a", encode_entries({doubled, file("b")})}, {"c", encode_entries({file("c")})}});
+        auto s = store_raw_tree(*repo, {{"a", encode_entries({file("a")})},
+                                        {"a", encode_entries({doubled, file("b")})},
+                                        {"c", encode_entries({file("c")})}});
         auto r = read_tree(*repo, s);
         CHECK(r.paths == std::vector<std::string>{"a", "c"});
         CHECK(r.damage.size() == 1);
     }
     SUBCASE("no records at all") {
-        auto s = store_raw_tree(*repo, {{"a", {}}, {"b", noise(1000, 1)}, {"c", encode_entries({file("c")})}});
+        auto s = store_raw_tree(
+            *repo, {{"a", {}}, {"b", noise(1000, 1)}, {"c", encode_entries({file("c")})}});
         auto r = read_tree(*repo, s);
         CHECK(r.paths == std::vector<std::string>{"c"});
         CHECK(r.damage.size() == 1);
@@ -782,11 +843,13 @@ TEST_CASE("tree: hostile trees are refused in parts, and the parts that are soun
     }
 }
 
-TEST_CASE("tree: one that is scattered over many frames is read within the budget, without waiting for itself") {
+TEST_CASE("tree: one that is scattered over many frames is read within the budget, without waiting "
+          "for itself") {
     TestStore store = new_repository();
     auto repo = open_repository(store);
     std::vector<Entry> entries;
-    for (int i = 0; i < 240; ++i) entries.push_back(file(text("file-", 1000 + i), kIdsPerRecord)); // 8 to a chunk
+    for (int i = 0; i < 240; ++i)
+        entries.push_back(file(text("file-", 1000 + i), kIdsPerRecord)); // 8 to a chunk
     auto s = store_tree(*repo, entries, true);
     auto list = list_of(*repo, s);
     REQUIRE(list.size() >= 30); // each in a frame of 1.5 MiB: more than the read-ahead
@@ -831,7 +894,8 @@ TEST_CASE("tree: a reader that goes while its reads are under way takes nothing 
     CHECK(in_child(20, [&] {
               TaskPool wire(1, 8);
               size_t size = (sizeof(TreeReader) + 4095) / 4096 * 4096;
-              void* memory = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+              void* memory =
+                  mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
               auto* tree = new (memory) TreeReader(*repo, wire, t.snapshot);
               if (!tree->next()) throw Error("no entry");
               tree->~TreeReader();

@@ -36,7 +36,8 @@ template <class F> void check_every_truncation(const Bytes& whole, F decode) {
     CHECK_NOTHROW(decode(View(whole)));
     for (size_t n = 0; n < whole.size(); ++n) {
         INFO("cut to ", n, " of ", whole.size(), " bytes");
-        // A copy that ends where the input does, so that a sanitizer sees every byte read beyond it.
+        // A copy that ends where the input does, so that a sanitizer sees every byte read beyond
+        // it.
         Bytes cut(whole.begin(), whole.begin() + long(n));
         cut.shrink_to_fit();
         CHECK_THROWS_AS(decode(View(cut)), Corrupt);
@@ -53,17 +54,27 @@ template <class F> void check_mutilations(const Bytes& whole, int rounds, F deco
         for (auto n = 1 + random.below(4); n > 0; --n) {
             size_t at = random.below(bad.size());
             switch (random.below(4)) {
-            case 0: bad[at] = uint8_t(random.next()); break;
-            case 1: bad[at] ^= uint8_t(1u << random.below(8)); break;
-            case 2: bad[at] = 0xff; break;
-            default: bad.erase(bad.begin() + long(at), bad.begin() + long(std::min(bad.size(), at + 1 + random.below(8))));
+            case 0:
+                bad[at] = uint8_t(random.next());
+                break;
+            case 1:
+                bad[at] ^= uint8_t(1u << random.below(8));
+                break;
+            case 2:
+                bad[at] = 0xff;
+                break;
+            default:
+                bad.erase(bad.begin() + long(at),
+                          bad.begin() + long(std::min(bad.size(), at + 1 + random.below(8))));
             }
             if (bad.empty()) bad.push_back(0);
         }
         bad.shrink_to_fit();
         try {
             decode(View(bad));
-        } catch (const Error&) { ++refused; }
+        } catch (const Error&) {
+            ++refused;
+        }
     }
     INFO(refused, " of ", rounds, " refused");
     CHECK(refused > rounds / 10);
@@ -73,14 +84,15 @@ template <class F> void check_mutilations(const Bytes& whole, int rounds, F deco
 
 /// Keeps what is said on standard error (or out) while it lives, and out of the test's output.
 class Captured {
-public:
-    explicit Captured(std::ostream& stream = std::cerr) : stream_(stream), before_(stream.rdbuf(buffer_.rdbuf())) {}
+  public:
+    explicit Captured(std::ostream& stream = std::cerr)
+        : stream_(stream), before_(stream.rdbuf(buffer_.rdbuf())) {}
     ~Captured() { stream_.rdbuf(before_); }
     Captured(const Captured&) = delete;
     Captured& operator=(const Captured&) = delete;
     std::string text() const { return buffer_.str(); }
 
-private:
+  private:
     std::ostringstream buffer_;
     std::ostream& stream_;
     std::streambuf* before_;
@@ -90,7 +102,9 @@ private:
 template <class F> std::string complaint(F f) {
     try {
         f();
-    } catch (const Error& e) { return e.what(); }
+    } catch (const Error& e) {
+        return e.what();
+    }
     return "";
 }
 
@@ -110,24 +124,29 @@ template <class F> std::string in_child(unsigned seconds, F f) {
         std::string what;
         try {
             f();
-        } catch (const std::exception& e) { what = text("exception: ", e.what()); }
+        } catch (const std::exception& e) {
+            what = text("exception: ", e.what());
+        }
         if (!what.empty()) (void)!::write(to.get(), what.data(), what.size());
         _exit(0);
     }
     (void)to.close();
     std::string said(4096, '\0');
-    said.resize(read_full(from.get(), {reinterpret_cast<uint8_t*>(said.data()), said.size()}, "the child"));
+    said.resize(
+        read_full(from.get(), {reinterpret_cast<uint8_t*>(said.data()), said.size()}, "the child"));
     int status = 0;
     waitpid(child, &status, 0);
     if (WIFSIGNALED(status))
-        return WTERMSIG(status) == SIGALRM ? text("still at it after ", seconds, " s") : text("signal ", WTERMSIG(status));
-    return WIFEXITED(status) && WEXITSTATUS(status) != 0 ? text("exit code ", WEXITSTATUS(status)) : said;
+        return WTERMSIG(status) == SIGALRM ? text("still at it after ", seconds, " s")
+                                           : text("signal ", WTERMSIG(status));
+    return WIFEXITED(status) && WEXITSTATUS(status) != 0 ? text("exit code ", WEXITSTATUS(status))
+                                                         : said;
 }
 
 // ---- a store in memory ------------------------------------------------------------------------
 
 class TestStore : public Store {
-public:
+  public:
     /// What becomes of a create().
     enum class Fault {
         none,
@@ -138,15 +157,17 @@ public:
     };
     std::map<std::string, Bytes> objects;
     std::set<std::string> directories;
-    std::set<std::string> hidden;                                             // not listed, not found
-    std::function<Fault(const std::string&)> on_create;                       // none if not set
-    std::function<void(const std::string&)> on_read;                          // before the object is looked for
-    std::function<void(const std::string&, std::vector<ObjectInfo>&)> on_list; // may change the listing
+    std::set<std::string> hidden;                       // not listed, not found
+    std::function<Fault(const std::string&)> on_create; // none if not set
+    std::function<void(const std::string&)> on_read;    // before the object is looked for
+    std::function<void(const std::string&, std::vector<ObjectInfo>&)>
+        on_list; // may change the listing
     std::atomic<int> reads{0}, creates{0}, removes{0};
 
     TestStore() = default;
     /// A copy of the objects alone.
-    TestStore(const TestStore& other) : Store(), objects(other.objects), directories(other.directories) {}
+    TestStore(const TestStore& other)
+        : Store(), objects(other.objects), directories(other.directories) {}
     TestStore& operator=(const TestStore&) = delete;
 
     std::vector<ObjectInfo> list(const std::string& dir) override {
@@ -180,9 +201,12 @@ public:
         if (fault == Fault::refused) throw Error("no space for " + name);
         {
             std::lock_guard lock(mutex_);
-            if (!directories.contains(name.substr(0, name.rfind('/')))) throw NotThere("no directory for " + name);
+            if (!directories.contains(name.substr(0, name.rfind('/'))))
+                throw NotThere("no directory for " + name);
             if (objects.contains(name)) throw Error(name + " exists");
-            size_t part = fault == Fault::absent ? 0 : fault == Fault::torn ? data.size() / 2 : data.size();
+            size_t part = fault == Fault::absent ? 0
+                          : fault == Fault::torn ? data.size() / 2
+                                                 : data.size();
             if (part > 0) objects[name] = Bytes(data.begin(), data.begin() + long(part));
         }
         if (fault != Fault::none) throw Uncertain("the line broke while " + name + " was written");
@@ -204,7 +228,7 @@ public:
         return found;
     }
 
-private:
+  private:
     std::mutex mutex_;
 };
 
@@ -227,9 +251,9 @@ TestStore new_repository() {
     return *made;
 }
 
-// Opening a repository costs a derivation of a tenth of a second, on purpose. Tests whose subject is
-// not the opening use repositories that were opened once: emptied, pointed at another store with the
-// same key, and loaded again. For that they need what Repository keeps to itself; an explicit
+// Opening a repository costs a derivation of a tenth of a second, on purpose. Tests whose subject
+// is not the opening use repositories that were opened once: emptied, pointed at another store with
+// the same key, and loaded again. For that they need what Repository keeps to itself; an explicit
 // instantiation may name it.
 auto& segments_of(Repository& repo);
 auto& highest_seq_of(Repository& repo);
@@ -246,7 +270,9 @@ template struct OpenedRepository<&Repository::segments_, &Repository::highest_se
 struct Forward : Store {
     Store* to = nullptr;
     std::vector<ObjectInfo> list(const std::string& dir) override { return to->list(dir); }
-    Bytes read(const std::string& name, uint64_t offset, size_t length) override { return to->read(name, offset, length); }
+    Bytes read(const std::string& name, uint64_t offset, size_t length) override {
+        return to->read(name, offset, length);
+    }
     void create(const std::string& name, View data) override { to->create(name, data); }
     void remove(const std::string& name) override { to->remove(name); }
     void make_directory(const std::string& dir) override { to->make_directory(dir); }
@@ -264,7 +290,7 @@ std::vector<std::unique_ptr<Reusable>>& spare_repositories() {
 
 /// An open repository, as from Repository::open(); goes back to the spare ones.
 class OpenRepository {
-public:
+  public:
     explicit OpenRepository(Store& store) {
         auto& spare = spare_repositories();
         if (spare.empty()) {
@@ -295,7 +321,7 @@ public:
     Repository* operator->() const { return mine_->repo.get(); }
     Repository* get() const { return mine_->repo.get(); }
 
-private:
+  private:
     std::unique_ptr<Reusable> mine_;
 };
 OpenRepository open_repository(Store& store) { return OpenRepository(store); }
@@ -315,7 +341,9 @@ Bytes record(Record type, View body) {
     put_record(out, type, body);
     return out.take();
 }
-Bytes snapshot_added(const Snapshot& s) { return record(Record::snapshot_added, encode_snapshot(s)); }
+Bytes snapshot_added(const Snapshot& s) {
+    return record(Record::snapshot_added, encode_snapshot(s));
+}
 
 /// The ids of a repository's snapshots, as seeds of sample_snapshot() from 1 to `most`.
 std::set<uint64_t> snapshot_seeds(const Repository& repo, uint64_t most) {
@@ -335,13 +363,14 @@ std::set<uint64_t> seeds_up_to(uint64_t most) {
 std::vector<Bytes> sample_chunks(size_t number, size_t largest, uint64_t seed) {
     std::vector<Bytes> chunks;
     support::Random random(seed);
-    for (size_t i = 0; i < number; ++i) chunks.push_back(noise(1 + random.below(largest), random.next()));
+    for (size_t i = 0; i < number; ++i)
+        chunks.push_back(noise(1 + random.below(largest), random.next()));
     return chunks;
 }
 
 /// Stores chunks in a run of its own, which ends with a segment that holds `additions`.
-std::vector<ChunkId> store_chunks(Repository& repo, const std::vector<Bytes>& chunks, View additions = {},
-                                  bool force = false) {
+std::vector<ChunkId> store_chunks(Repository& repo, const std::vector<Bytes>& chunks,
+                                  View additions = {}, bool force = false) {
     Packer packer(repo, 2, kCheckpoint);
     std::vector<ChunkId> ids;
     for (auto& c : chunks) ids.push_back(packer.put(Kind::data, c, force));
@@ -359,7 +388,8 @@ Bytes read_chunk(Repository& repo, const ChunkId& id) {
 }
 
 /// How many of the chunks are not read back as they were stored; what throws is counted too.
-size_t unreadable_chunks(Repository& repo, const std::vector<ChunkId>& ids, const std::vector<Bytes>& chunks) {
+size_t unreadable_chunks(Repository& repo, const std::vector<ChunkId>& ids,
+                         const std::vector<Bytes>& chunks) {
     TaskPool wire(2, 4);
     ChunkReader reader(repo, wire, kReadAhead);
     IdHasher hasher(repo.keys.id);
@@ -367,7 +397,9 @@ size_t unreadable_chunks(Repository& repo, const std::vector<ChunkId>& ids, cons
     for (size_t i = 0; i < ids.size(); ++i) {
         try {
             if (reader.read(ids[i], hasher) != chunks[i]) ++bad;
-        } catch (const Corrupt&) { ++bad; }
+        } catch (const Corrupt&) {
+            ++bad;
+        }
     }
     return bad;
 }

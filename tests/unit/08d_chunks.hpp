@@ -5,10 +5,14 @@ namespace {
 /// The object that holds a chunk, as the index says; its first place.
 std::string pack_holding(Repository& repo, const ChunkId& id) {
     auto places = repo.index.places(id);
-    return places.empty() ? "" : object_name("packs", repo.index.pack(repo.index.frame(places[0].frame)).name);
+    return places.empty()
+               ? ""
+               : object_name("packs", repo.index.pack(repo.index.frame(places[0].frame)).name);
 }
 /// Where the chunk's frame begins in that object.
-size_t frame_offset(Repository& repo, const ChunkId& id) { return repo.index.frame(repo.index.places(id).at(0).frame).offset; }
+size_t frame_offset(Repository& repo, const ChunkId& id) {
+    return repo.index.frame(repo.index.places(id).at(0).frame).offset;
+}
 
 std::set<std::string> packs_of(Repository& repo, const std::vector<ChunkId>& ids) {
     std::set<std::string> names;
@@ -20,7 +24,8 @@ std::set<std::string> packs_of(Repository& repo, const std::vector<ChunkId>& ids
 struct Stored {
     explicit Stored(size_t number, size_t largest, int copies = 1)
         : store(new_repository()), chunks(sample_chunks(number, largest, number)) {
-        for (int i = 0; i < copies; ++i) ids = store_chunks(*open_repository(store), chunks, {}, i > 0);
+        for (int i = 0; i < copies; ++i)
+            ids = store_chunks(*open_repository(store), chunks, {}, i > 0);
     }
     TestStore store;
     std::vector<Bytes> chunks;
@@ -38,7 +43,9 @@ Bytes condemn_all(const TestStore& store) {
 }
 
 bool has_text(const std::vector<Bytes>& where, View what) {
-    return std::ranges::any_of(where, [&](auto& w) { return std::search(w.begin(), w.end(), what.begin(), what.end()) != w.end(); });
+    return std::ranges::any_of(where, [&](auto& w) {
+        return std::search(w.begin(), w.end(), what.begin(), what.end()) != w.end();
+    });
 }
 
 } // namespace
@@ -46,8 +53,8 @@ bool has_text(const std::vector<Bytes>& where, View what) {
 TEST_CASE("chunks: what goes in comes out, in the same run and the next") {
     TestStore store = new_repository();
     auto chunks = sample_chunks(150, 500'000, 1); // about 37 MB: several packs
-    chunks.push_back({});                        // an empty one
-    chunks.push_back(Bytes(kChunkMax));          // zeros, the largest there is
+    chunks.push_back({});                         // an empty one
+    chunks.push_back(Bytes(kChunkMax));           // zeros, the largest there is
     chunks.push_back(noise(kChunkMax, 99));
     std::vector<ChunkId> ids;
     {
@@ -81,7 +88,8 @@ TEST_CASE("chunks: what goes in comes out, in the same run and the next") {
             CHECK(bytes.size() <= kPackMax);
             CHECK(bytes.size() == padme(bytes.size()));
             auto opened = open_object(kPackLabel, repo->keys.pack, bytes, "a pack");
-            for (auto& frame : opened.frames) CHECK(decompress(frame, kFrameMax).size() <= kFrameMax);
+            for (auto& frame : opened.frames)
+                CHECK(decompress(frame, kFrameMax).size() <= kFrameMax);
         }
     }
     auto repo = open_repository(store);
@@ -128,7 +136,8 @@ TEST_CASE("chunks: data and trees lie in packs of their own, small chunks togeth
     for (auto& id : data) frames.insert(repo->index.places(id)[0].frame);
     CHECK(frames.size() == 1);
     // The snapshot's record rides with its tree, marked as such: packs/ alone tells everything.
-    auto opened = open_object(kPackLabel, repo->keys.pack, store.objects.at(*packs_of(*repo, tree).begin()), "a pack");
+    auto opened = open_object(kPackLabel, repo->keys.pack,
+                              store.objects.at(*packs_of(*repo, tree).begin()), "a pack");
     REQUIRE(opened.table.size() == 2);
     CHECK(opened.table[0].kind == Kind::tree);
     CHECK(opened.table[1].kind == Kind::snapshot);
@@ -138,13 +147,15 @@ TEST_CASE("chunks: data and trees lie in packs of their own, small chunks togeth
 TEST_CASE("chunks: very many very small ones") {
     TestStore store = new_repository();
     std::vector<Bytes> chunks;
-    for (uint32_t i = 0; i < kFrameChunks + 5000; ++i) chunks.push_back({uint8_t(i), uint8_t(i >> 8), uint8_t(i >> 16)});
+    for (uint32_t i = 0; i < kFrameChunks + 5000; ++i)
+        chunks.push_back({uint8_t(i), uint8_t(i >> 8), uint8_t(i >> 16)});
     auto ids = store_chunks(*open_repository(store), chunks);
     auto repo = open_repository(store);
     CHECK(repo->index.relies(ids));
     CHECK(read_chunk(*repo, ids.front()) == chunks.front());
     CHECK(read_chunk(*repo, ids.back()) == chunks.back());
-    CHECK(unreadable_chunks(*repo, {ids.begin() + 60'000, ids.begin() + 60'500}, {chunks.begin() + 60'000, chunks.begin() + 60'500}) == 0);
+    CHECK(unreadable_chunks(*repo, {ids.begin() + 60'000, ids.begin() + 60'500},
+                            {chunks.begin() + 60'000, chunks.begin() + 60'500}) == 0);
 }
 
 TEST_CASE("chunks: one larger than a table can say is refused before it is stored, not after") {
@@ -153,7 +164,9 @@ TEST_CASE("chunks: one larger than a table can say is refused before it is store
     std::vector<ChunkId> ids;
     try {
         ids = store_chunks(*open_repository(store), {small, Bytes(kChunkMax + 1)});
-    } catch (const Error&) { ids = store_chunks(*open_repository(store), {small}); }
+    } catch (const Error&) {
+        ids = store_chunks(*open_repository(store), {small});
+    }
     Captured said;
     auto repo = open_repository(store);
     CHECK(repo->doubts.empty()); // the segment can be read
@@ -221,7 +234,8 @@ TEST_CASE("chunks: damage in a pack is found, whatever the damage is") {
     SUBCASE("frames swapped by the server") {
         std::vector<uint8_t> bytes = whole;
         auto& first = repo->index.frame(repo->index.places(s.ids[0])[0].frame);
-        std::rotate(bytes.begin() + long(kHead), bytes.begin() + long(kHead + first.sealed), bytes.end() - 1000);
+        std::rotate(bytes.begin() + long(kHead), bytes.begin() + long(kHead + first.sealed),
+                    bytes.end() - 1000);
         s.store.objects[pack] = bytes;
         CHECK(unreadable_chunks(*repo, s.ids, s.chunks) == s.ids.size());
     }
@@ -240,6 +254,38 @@ TEST_CASE("chunks: two packs swapped by the server are told apart though their l
     CHECK_THROWS_AS(read_chunk(*repo, b[0]), Corrupt);
 }
 
+TEST_CASE("chunks: what a chunk's id says is the last word on what it holds") {
+    // A pack that authenticates and an index that tells lies about it, as a broken client might
+    // write.
+    TestStore store = new_repository();
+    auto repo = open_repository(store);
+    auto wanted = noise(100, 1), other = noise(100, 2);
+    IdHasher hasher(repo->keys.id);
+    auto id = hasher(wanted);
+    auto store_as = [&](View content, uint32_t length) {
+        Table table(1);
+        table[0].chunks = {{id, length}};
+        auto object = seal_object(kPackLabel, repo->keys.pack, table, {compress(content)});
+        store.create(object_name("packs", object.name), object.bytes);
+        PackInfo p;
+        p.name = object.name;
+        p.salt = object.salt;
+        p.size = object.bytes.size();
+        p.table = table;
+        repo->write_segment(pack_added(p));
+    };
+    store_as(other, 100);
+    CHECK_THROWS_AS(read_chunk(*open_repository(store), id), Corrupt);
+    store_as(wanted, 99); // too short
+    CHECK_THROWS_AS(read_chunk(*open_repository(store), id), Corrupt);
+    store_as(wanted, 101); // beyond the frame's end
+    CHECK_THROWS_AS(read_chunk(*open_repository(store), id), Corrupt);
+    store_as(wanted, 100);
+    CHECK(read_chunk(*open_repository(store), id) == wanted);
+    store_as(other, 100); // the newest place lies, an older one does not
+    CHECK(read_chunk(*open_repository(store), id) == wanted);
+}
+
 TEST_CASE("chunks: a second place serves where the first is damaged") {
     static const Stored made(40, 200'000, 2);
     Stored s = made;
@@ -250,7 +296,8 @@ TEST_CASE("chunks: a second place serves where the first is damaged") {
     REQUIRE(newest.size() == 1); // the newest place comes first
     auto whole = s.store.objects.at(*newest.begin());
     SUBCASE("flipped") {
-        for (size_t at = kHead; at < whole.size(); at += 100'000) s.store.objects.at(*newest.begin())[at] ^= 1;
+        for (size_t at = kHead; at < whole.size(); at += 100'000)
+            s.store.objects.at(*newest.begin())[at] ^= 1;
         CHECK(unreadable_chunks(*repo, s.ids, s.chunks) == 0);
     }
     SUBCASE("gone") {
@@ -302,7 +349,8 @@ TEST_CASE("chunks: frames that lie together are read in one go, for many users a
     s.store.reads = 0;
     for (int round = 0; round < 2; ++round)
         for (size_t i = 0; i < s.ids.size(); ++i) {
-            // As a restore does: whoever writes the file is told first, then its chunks are asked for.
+            // As a restore does: whoever writes the file is told first, then its chunks are asked
+            // for.
             if (users.full()) reader.flush();
             users.push([&, i] {
                 thread_local IdHasher hasher(repo->keys.id);
@@ -333,7 +381,8 @@ TEST_CASE("chunks: no more is read ahead than the budget of memory allows") {
         }
         reader.flush();
     });
-    CHECK(planner.wait_for(std::chrono::milliseconds(200)) == std::future_status::timeout); // nobody unpins
+    CHECK(planner.wait_for(std::chrono::milliseconds(200)) ==
+          std::future_status::timeout); // nobody unpins
     std::map<uint32_t, size_t> frames;
     for (size_t i = 0; i < pinned; ++i) {
         auto frame = repo->index.places(s.ids[i])[0].frame;
@@ -370,7 +419,8 @@ TEST_CASE("chunks: a user that gave up before its chunk was asked for blocks nob
         if (!in_time) reader.abort();
         try {
             f.get();
-        } catch (const Error&) {}
+        } catch (const Error&) {
+        }
         return in_time;
     };
     auto read_third = [&] {
@@ -389,8 +439,10 @@ TEST_CASE("chunks: a user that gave up before its chunk was asked for blocks nob
     SUBCASE("while its pin waited for room") {
         reader.pin(ids[0]);
         auto second = std::async(std::launch::async, [&] { reader.pin(ids[1]); });
-        CHECK(second.wait_for(std::chrono::milliseconds(100)) == std::future_status::timeout); // no room
-        auto user = std::async(std::launch::async, [&] { reader.unpin(place(1).frame); }); // a full disk, say
+        CHECK(second.wait_for(std::chrono::milliseconds(100)) ==
+              std::future_status::timeout); // no room
+        auto user = std::async(std::launch::async,
+                               [&] { reader.unpin(place(1).frame); }); // a full disk, say
         std::this_thread::sleep_for(std::chrono::milliseconds(30));
         IdHasher hasher(repo->keys.id);
         CHECK(reader.get(ids[0], place(0), hasher) == chunks[0]);
@@ -439,7 +491,8 @@ TEST_CASE("chunks: a write whose outcome nobody knows is made again under anothe
                 return fails ? fault : TestStore::Fault::none;
             };
             for (size_t i = 0; i < chunks.size(); i += 3) // four runs' worth of packs and segments
-                for (auto& id : store_chunks(*repo, {chunks[i], chunks[i + 1], chunks[i + 2]}, snapshot_added(sample_snapshot(1 + i / 3))))
+                for (auto& id : store_chunks(*repo, {chunks[i], chunks[i + 1], chunks[i + 2]},
+                                             snapshot_added(sample_snapshot(1 + i / 3))))
                     ids.push_back(id);
             CHECK(unreadable_chunks(*repo, ids, chunks) == 0);
         }
@@ -460,7 +513,8 @@ TEST_CASE("chunks: every single create may be the one that nobody knows about") 
     TestStore base = new_repository();
     auto chunks = sample_chunks(6, 50'000, 8);
     auto repo = open_repository(base);
-    // In one repository, one after the other: each round stores something new, and its k-th create fails.
+    // In one repository, one after the other: each round stores something new, and its k-th create
+    // fails.
     uint64_t round = 0;
     std::vector<ChunkId> ids;
     std::vector<Bytes> all;
@@ -468,7 +522,9 @@ TEST_CASE("chunks: every single create may be the one that nobody knows about") 
         for (int k = 1; k <= 3; ++k) { // the data's pack, the tree's pack, the segment
             ++round;
             std::atomic<int> count{0};
-            base.on_create = [&](const std::string&) { return ++count == k ? fault : TestStore::Fault::none; };
+            base.on_create = [&](const std::string&) {
+                return ++count == k ? fault : TestStore::Fault::none;
+            };
             Packer packer(*repo, 1, kCheckpoint);
             auto data = noise(3000, 100 + round), tree = noise(2000, 200 + round);
             ids.push_back(packer.put(Kind::data, data));

@@ -41,10 +41,12 @@ struct SegmentOf {
     Bytes records;
 };
 
-/// All that the index answers about chunks 1 to `most`, as text; `best`: with the preferred place first.
+/// All that the index answers about chunks 1 to `most`, as text; `best`: with the preferred place
+/// first.
 std::string answers(Index& index, uint64_t most, bool best) {
     std::string s;
-    for (auto& [id, snapshot] : index.snapshots) s += text("snapshot ", hex(id), " ", hex(encode_snapshot(snapshot)), "\n");
+    for (auto& [id, snapshot] : index.snapshots)
+        s += text("snapshot ", hex(id), " ", hex(encode_snapshot(snapshot)), "\n");
     for (auto& id : index.forgotten) s += "forgotten " + hex(id) + "\n";
     for (auto& name : index.condemned) s += "condemned " + hex(name) + "\n";
     for (auto& name : index.deleted) s += "deleted " + hex(name) + "\n";
@@ -56,11 +58,13 @@ std::string answers(Index& index, uint64_t most, bool best) {
         for (auto& p : index.places(chunk_id(c))) {
             auto& f = index.frame(p.frame);
             auto& pack = index.pack(f);
-            places.push_back(text(hex(short_name(pack.name)), pack.condemned ? "!" : "", " #", f.number, " ", f.offset, "+", f.sealed, " ",
-                                  p.offset, "+", p.length, " of ", f.raw));
+            places.push_back(text(hex(short_name(pack.name)), pack.condemned ? "!" : "", " #",
+                                  f.number, " ", f.offset, "+", f.sealed, " ", p.offset, "+",
+                                  p.length, " of ", f.raw));
         }
         if (!best) std::ranges::sort(places);
-        s += text("chunk ", c, index.knows(chunk_id(c)) ? " known" : "", index.rely_on(chunk_id(c)) ? " reliable" : "");
+        s += text("chunk ", c, index.knows(chunk_id(c)) ? " known" : "",
+                  index.rely_on(chunk_id(c)) ? " reliable" : "");
         for (auto& p : places) s += "; " + p;
         s += "\n";
     }
@@ -68,7 +72,8 @@ std::string answers(Index& index, uint64_t most, bool best) {
 }
 
 /// Applies the segments in every order; all orders must give the same answers, which are returned.
-std::string in_every_order(const std::vector<SegmentOf>& segments, const std::vector<PackInfo>& listed, uint64_t chunks, bool best) {
+std::string in_every_order(const std::vector<SegmentOf>& segments,
+                           const std::vector<PackInfo>& listed, uint64_t chunks, bool best) {
     std::vector<size_t> order(segments.size());
     for (size_t i = 0; i < order.size(); ++i) order[i] = i;
     std::string first;
@@ -111,7 +116,8 @@ TEST_CASE("place map: finds each of 100,000 ids, no other, in at most 48 bytes f
     size_t wrong = 0, phantoms = 0;
     for (uint32_t i = 0; i < 100'000; ++i) {
         auto* p = map.find(ids[i]);
-        wrong += !p || p->frame != i || p->offset != 7 * i || p->id != ids[i] || &map.insert(ids[i]) != p;
+        wrong += !p || p->frame != i || p->offset != 7 * i || p->id != ids[i] ||
+                 &map.insert(ids[i]) != p;
         phantoms += map.find(ids[100'000 + i]) != nullptr;
     }
     CHECK(wrong == 0);
@@ -144,16 +150,21 @@ TEST_CASE("place map: ids that share all bytes of the hash are told apart") {
 }
 
 TEST_CASE("index: segments give the same answers in whatever order they are read") {
-    auto p1 = pack_of(1, {{1, 2}, {3}}), p2 = pack_of(2, {{3, 4}}), p3 = pack_of(3, {{5}, {1}}), absent = pack_of(4, {{6, 4}}), p5 = pack_of(5, {{2, 5, 7}});
+    auto p1 = pack_of(1, {{1, 2}, {3}}), p2 = pack_of(2, {{3, 4}}), p3 = pack_of(3, {{5}, {1}}),
+         absent = pack_of(4, {{6, 4}}), p5 = pack_of(5, {{2, 5, 7}});
     auto s1 = sample_snapshot(1), s2 = sample_snapshot(2), s3 = sample_snapshot(3);
     auto name = [](uint64_t seed) { return short_name(hash_of(seed)); };
     std::vector<SegmentOf> segments{
         {1, joined({pack_added(p1), snapshot_added(s1)})},
-        {2, joined({record(Record::segment_parent, name(101)), pack_added(p2), snapshot_added(s2)})},
-        {3, joined({pack_added(p3), record(Record::pack_condemned, p1.name), record(Record::snapshot_forgotten, s1.id), pack_added(absent)})},
-        {4, joined({record(Record::segment_superseded, name(102)), record(Record::segment_parent, name(103)), pack_added(p2), snapshot_added(s2),
+        {2,
+         joined({record(Record::segment_parent, name(101)), pack_added(p2), snapshot_added(s2)})},
+        {3, joined({pack_added(p3), record(Record::pack_condemned, p1.name),
+                    record(Record::snapshot_forgotten, s1.id), pack_added(absent)})},
+        {4, joined({record(Record::segment_superseded, name(102)),
+                    record(Record::segment_parent, name(103)), pack_added(p2), snapshot_added(s2),
                     record(Record::segment_torn, name(9))})}, // took segment 2 in
-        {5, joined({pack_added(p5), record(Record::pack_deleted, hash_of(77)), record(Record::pack_condemned, hash_of(78)), snapshot_added(s3),
+        {5, joined({pack_added(p5), record(Record::pack_deleted, hash_of(77)),
+                    record(Record::pack_condemned, hash_of(78)), snapshot_added(s3),
                     record(Record::snapshot_forgotten, sample_snapshot(9).id)})}};
     auto got = in_every_order(segments, {p1, p2, p3, p5}, 8, false);
     INFO(got);
@@ -163,14 +174,19 @@ TEST_CASE("index: segments give the same answers in whatever order they are read
     };
     CHECK(line(1).starts_with("chunk 1 known reliable")); // condemned in p1, but in p3, too
     CHECK(line(3).starts_with("chunk 3 known reliable"));
-    CHECK(line(6) == "chunk 6 known");                     // in a pack that is absent
+    CHECK(line(6) == "chunk 6 known"); // in a pack that is absent
     CHECK(line(7).starts_with("chunk 7 known reliable"));
-    CHECK(got.find("chunk 8\n") != got.npos);              // nowhere
+    CHECK(got.find("chunk 8\n") != got.npos); // nowhere
 }
 
 TEST_CASE("index: the newest place of a chunk comes first in whatever order segments are read") {
-    auto p1 = pack_of(1, {{1, 2}}), p2 = pack_of(2, {{1}, {2}}), p3 = pack_of(3, {{3, 2, 1}}), p4 = pack_of(4, {{1}}), p5 = pack_of(5, {{2}});
-    std::vector<SegmentOf> segments{{1, pack_added(p1)}, {2, pack_added(p2)}, {30, pack_added(p3)}, {4, pack_added(p4)}, {5, pack_added(p5)}};
+    auto p1 = pack_of(1, {{1, 2}}), p2 = pack_of(2, {{1}, {2}}), p3 = pack_of(3, {{3, 2, 1}}),
+         p4 = pack_of(4, {{1}}), p5 = pack_of(5, {{2}});
+    std::vector<SegmentOf> segments{{1, pack_added(p1)},
+                                    {2, pack_added(p2)},
+                                    {30, pack_added(p3)},
+                                    {4, pack_added(p4)},
+                                    {5, pack_added(p5)}};
     auto got = in_every_order(segments, {p1, p2, p3, p4, p5}, 3, true);
     INFO(got);
     auto newest = hex(short_name(p3.name));
@@ -179,10 +195,13 @@ TEST_CASE("index: the newest place of a chunk comes first in whatever order segm
 }
 
 TEST_CASE("index: nothing relies on a pack that is absent, has another size or is condemned") {
-    auto good = pack_of(1, {{1}}), absent = pack_of(2, {{2}}), resized = pack_of(3, {{3}}), doomed = pack_of(4, {{4}});
+    auto good = pack_of(1, {{1}}), absent = pack_of(2, {{2}}), resized = pack_of(3, {{3}}),
+         doomed = pack_of(4, {{4}});
     Index index;
-    index.listed_packs = {{good.name, good.size}, {resized.name, resized.size - 1}, {doomed.name, doomed.size}};
-    index.apply(joined({pack_added(good), pack_added(absent), pack_added(resized), pack_added(doomed)}), 1);
+    index.listed_packs = {
+        {good.name, good.size}, {resized.name, resized.size - 1}, {doomed.name, doomed.size}};
+    index.apply(
+        joined({pack_added(good), pack_added(absent), pack_added(resized), pack_added(doomed)}), 1);
     CHECK(index.rely_on(chunk_id(4)));
     index.apply(record(Record::pack_condemned, doomed.name), 2);
     CHECK(index.rely_on(chunk_id(1)));
@@ -258,14 +277,16 @@ TEST_CASE("index: a chunk on its way counts as present") {
 
 TEST_CASE("index: what is no list of records is refused, what is of the future named") {
     Index index;
-    auto whole = joined({pack_added(sample_pack()), snapshot_added(sample_snapshot(1)), record(Record::segment_parent, chunk_id(1))});
+    auto whole = joined({pack_added(sample_pack()), snapshot_added(sample_snapshot(1)),
+                         record(Record::segment_parent, chunk_id(1))});
     auto body_of = [](Record type, size_t size) { return record(type, Bytes(size)); };
     for (auto type : {Record::pack_condemned, Record::pack_deleted}) {
         CHECK_NOTHROW(index.apply(body_of(type, 32), 1));
         CHECK_THROWS_AS(index.apply(body_of(type, 31), 1), Corrupt);
         CHECK_THROWS_AS(index.apply(body_of(type, 33), 1), Corrupt);
     }
-    for (auto type : {Record::snapshot_forgotten, Record::segment_superseded, Record::segment_parent, Record::segment_torn}) {
+    for (auto type : {Record::snapshot_forgotten, Record::segment_superseded,
+                      Record::segment_parent, Record::segment_torn}) {
         CHECK_NOTHROW(index.apply(body_of(type, 16), 1));
         CHECK_THROWS_AS(index.apply(body_of(type, 15), 1), Corrupt);
         CHECK_THROWS_AS(index.apply(body_of(type, 17), 1), Corrupt);
@@ -282,7 +303,8 @@ TEST_CASE("index: what is no list of records is refused, what is of the future n
         try {
             fresh.apply(cut, 1);
             ++records_end_here;
-        } catch (const Corrupt&) {}
+        } catch (const Corrupt&) {
+        }
     }
     CHECK(records_end_here == 4);
     check_mutilations(whole, 3000, [](View v) {

@@ -38,8 +38,9 @@ std::string shown(const Names& names) {
 }
 std::string shown(const Snapshot& s) {
     auto& c = s.counts;
-    std::string out = text(hex(s.id), "|", s.time, "|", s.host, "|", s.user, "|", s.source, "|", s.version, "|", s.incomplete, "|",
-                           c.files, ",", c.directories, ",", c.others, ",", c.bytes, ",", c.new_files, ",", c.changed_files, ",",
+    std::string out = text(hex(s.id), "|", s.time, "|", s.host, "|", s.user, "|", s.source, "|",
+                           s.version, "|", s.incomplete, "|", c.files, ",", c.directories, ",",
+                           c.others, ",", c.bytes, ",", c.new_files, ",", c.changed_files, ",",
                            c.new_bytes, "|", shown(s.users), "|", shown(s.groups), "|");
     for (auto& t : s.tags) out += t + ",";
     for (auto& id : s.tree) out += hex(id) + ",";
@@ -97,7 +98,8 @@ TEST_CASE("padme: sizes grow by at most 12 percent and tell little") {
         sizes.insert(last = p);
     }
     CHECK(sizes.size() < 300);
-    for (size_t n = 16 * MiB - 3000; n < 16 * MiB + 3000; n += 7) CHECK(double(padme(n) - n) <= 0.032 * double(n));
+    for (size_t n = 16 * MiB - 3000; n < 16 * MiB + 3000; n += 7)
+        CHECK(double(padme(n) - n) <= 0.032 * double(n));
 }
 
 TEST_CASE("sealed object: opens to what was put in") {
@@ -125,7 +127,8 @@ TEST_CASE("sealed object: each sealing has its own salt, and so its own name and
     CHECK(a.sealed.salt != b.sealed.salt);
     CHECK(a.sealed.name != b.sealed.name);
     // The same frame at the same place under the same nonce: equal only if the key was.
-    CHECK(string_of(View(a.sealed.bytes).subspan(kHead, 8)) != string_of(View(b.sealed.bytes).subspan(kHead, 8)));
+    CHECK(string_of(View(a.sealed.bytes).subspan(kHead, 8)) !=
+          string_of(View(b.sealed.bytes).subspan(kHead, 8)));
     CHECK(string_of(View(a.sealed.bytes).subspan(kHead)).find("first") == std::string::npos);
 }
 
@@ -172,7 +175,8 @@ TEST_CASE("sealed object: parts of two objects do not mix") {
     REQUIRE(a.sealed.bytes.size() == b.sealed.bytes.size());
     for (size_t at = 8; at < a.sealed.bytes.size(); at += 8) {
         auto mixed = a.sealed.bytes;
-        std::copy(b.sealed.bytes.begin() + long(at), b.sealed.bytes.end(), mixed.begin() + long(at));
+        std::copy(b.sealed.bytes.begin() + long(at), b.sealed.bytes.end(),
+                  mixed.begin() + long(at));
         if (at == 8) // all of b but its magic, which is the same
             CHECK_NOTHROW(open_object(kPackLabel, root, mixed, "it"));
         else
@@ -213,7 +217,8 @@ TEST_CASE("table: numbers beyond their limits are refused before they are believ
     };
     CHECK_NOTHROW(decode([](Writer& w) { w.varint(0); }));
     CHECK_THROWS_AS(decode([](Writer& w) { w.varint(UINT64_MAX); }), Corrupt);
-    CHECK_THROWS_AS(decode([](Writer& w) { w.varint(kPackMax); }), Corrupt); // more frames than bytes
+    CHECK_THROWS_AS(decode([](Writer& w) { w.varint(kPackMax); }),
+                    Corrupt); // more frames than bytes
     auto frame = [&](uint8_t kind, uint64_t sealed, std::vector<uint64_t> lengths) {
         decode([&](Writer& w) {
             w.varint(1);
@@ -318,7 +323,8 @@ TEST_CASE("key object: a flip anywhere is refused") {
     auto newer = object;
     newer[7] = 2;
     CHECK_NAMES(complaint([&] { (void)open_key_object(newer, passphrase()); }), "get a newer one");
-    for (size_t n = 0; n < object.size(); ++n) CHECK_THROWS_AS(open_key_object(View(object).first(n), passphrase()), Corrupt);
+    for (size_t n = 0; n < object.size(); ++n)
+        CHECK_THROWS_AS(open_key_object(View(object).first(n), passphrase()), Corrupt);
     object.push_back(0);
     CHECK_THROWS_AS(open_key_object(object, passphrase()), Corrupt);
 }
@@ -336,8 +342,9 @@ TEST_CASE("key object: a cost that is too cheap or too dear is refused before it
         return bad;
     };
     CHECK(with(15, 8, 1) == object);
-    for (auto& bad : {with(14, 8, 1), with(1, 8, 1), with(0, 8, 1), with(15, 1, 1), with(15, 8, 0), with(15, 0, 1), with(21, 8, 1),
-                      with(63, 8, 1), with(255, 8, 1), with(15, 512, 1), with(15, 8, 17), with(15, UINT32_MAX, UINT32_MAX)}) {
+    for (auto& bad : {with(14, 8, 1), with(1, 8, 1), with(0, 8, 1), with(15, 1, 1), with(15, 8, 0),
+                      with(15, 0, 1), with(21, 8, 1), with(63, 8, 1), with(255, 8, 1),
+                      with(15, 512, 1), with(15, 8, 17), with(15, UINT32_MAX, UINT32_MAX)}) {
         INFO(hex(View(bad).subspan(8, 9)));
         CHECK_THROWS_AS(open_key_object(bad, passphrase()), Corrupt);
     }

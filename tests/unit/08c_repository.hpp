@@ -44,7 +44,8 @@ TEST_CASE("repository: is not made where something is already") {
     support::TempDir dir;
     support::write_file(dir / "photo.jpg", "x");
     LocalStore store(dir.path());
-    CHECK_NAMES(complaint([&] { Repository::init(store, passphrase(), cheap(), 1, "test"); }), "photo.jpg");
+    CHECK_NAMES(complaint([&] { Repository::init(store, passphrase(), cheap(), 1, "test"); }),
+                "photo.jpg");
     CHECK(store.list("").size() == 1);
     auto made = new_repository();
     auto before = made.objects;
@@ -59,19 +60,36 @@ TEST_CASE("repository: a wrong passphrase, a missing key, a damaged key") {
         try {
             Repository::open(store, [&] { return Secret(words); });
             return Exit::ok;
-        } catch (const Error& e) { return e.exit; }
+        } catch (const Error& e) {
+            return e.exit;
+        }
     };
     SUBCASE("wrong passphrase") { CHECK(open_with("wrong") == Exit::passphrase); }
     SUBCASE("no key objects: the passphrase is not even asked for") {
         store.objects.erase(key);
-        CHECK_THROWS_AS(Repository::open(store, []() -> Secret { FAIL("asked"); return Secret(); }), NotThere);
+        CHECK_THROWS_AS(Repository::open(store,
+                                         []() -> Secret {
+                                             FAIL("asked");
+                                             return Secret();
+                                         }),
+                        NotThere);
         store.objects["keys/README"] = bytes_of("no key");
-        CHECK_THROWS_AS(Repository::open(store, []() -> Secret { FAIL("asked"); return Secret(); }), NotThere);
+        CHECK_THROWS_AS(Repository::open(store,
+                                         []() -> Secret {
+                                             FAIL("asked");
+                                             return Secret();
+                                         }),
+                        NotThere);
     }
     SUBCASE("no keys directory") {
         store.directories.erase("keys");
         store.objects.erase(key);
-        CHECK_THROWS_AS(Repository::open(store, []() -> Secret { FAIL("asked"); return Secret(); }), NotThere);
+        CHECK_THROWS_AS(Repository::open(store,
+                                         []() -> Secret {
+                                             FAIL("asked");
+                                             return Secret();
+                                         }),
+                        NotThere);
     }
     SUBCASE("damaged") {
         store.objects[key][100] ^= 1;
@@ -87,20 +105,25 @@ TEST_CASE("repository: a wrong passphrase, a missing key, a damaged key") {
         CHECK(open_with("wrong") == Exit::damaged);
     }
     SUBCASE("too many") {
-        for (uint64_t i = 0; i < kKeysMax; ++i) store.objects[object_name("keys", hash_of(i))] = noise(kKeySize, i);
+        for (uint64_t i = 0; i < kKeysMax; ++i)
+            store.objects[object_name("keys", hash_of(i))] = noise(kKeySize, i);
         CHECK(open_with("correct horse battery staple") == Exit::damaged);
     }
     SUBCASE("a second passphrase, and a planted key for another master") {
-        // The master key is not to be had from outside: two keys of one master, a segment of nobody.
+        // The master key is not to be had from outside: two keys of one master, a segment of
+        // nobody.
         auto master = secret_of(noise(32, 1));
-        auto one = encode_key_object(master, Secret("one"), cheap(), 1, ""), two = encode_key_object(master, Secret("two"), cheap(), 1, "");
+        auto one = encode_key_object(master, Secret("one"), cheap(), 1, ""),
+             two = encode_key_object(master, Secret("two"), cheap(), 1, "");
         auto planted = encode_key_object(secret_of(noise(32, 2)), Secret("one"), cheap(), 1, "");
         store.objects.clear();
         for (auto* k : {&one, &two}) store.objects[object_name("keys", sha256(*k))] = *k;
-        CHECK_NAMES(complaint([&] { Repository::open(store, [] { return Secret("two"); }); }), "no segment");
+        CHECK_NAMES(complaint([&] { Repository::open(store, [] { return Secret("two"); }); }),
+                    "no segment");
         CHECK(open_with("three") == Exit::passphrase);
         store.objects[object_name("keys", sha256(planted))] = planted;
-        CHECK_NAMES(complaint([&] { Repository::open(store, [] { return Secret("one"); }); }), "different master keys");
+        CHECK_NAMES(complaint([&] { Repository::open(store, [] { return Secret("one"); }); }),
+                    "different master keys");
     }
     SUBCASE("no segment") {
         auto only = store.names("index").at(0);
@@ -123,7 +146,8 @@ TEST_CASE("repository: names that are none of ours are passed over") {
     auto store = new_repository();
     add_snapshot(*open_repository(store), 1);
     for (std::string name : {"README", "00000001", "-", "0000000x-", "zzzzzzzz-"})
-        store.objects["index/" + name + (name.ends_with('-') ? hex(hash_of(1)) : "")] = bytes_of("x");
+        store.objects["index/" + name + (name.ends_with('-') ? hex(hash_of(1)) : "")] =
+            bytes_of("x");
     store.objects["packs/tmp.123"] = bytes_of("x");
     store.objects["keys/.nfs0001"] = bytes_of("x");
     Captured said;
@@ -147,13 +171,15 @@ TEST_CASE("repository: many runs leave few segments, and every snapshot") {
     }
     auto repo = open_repository(store);
     repo->remove_superseded(); // those of the last run
-    INFO("at most ", most, " segments during a run, ", store.names("index").size(), " at the end, for ", seed, " snapshots");
+    INFO("at most ", most, " segments during a run, ", store.names("index").size(),
+         " at the end, for ", seed, " snapshots");
     CHECK(store.names("index").size() <= 8);
     CHECK(most <= 8 + 2 * 3);
     CHECK(repo->damage.empty());
     CHECK(repo->doubts.empty());
     CHECK(snapshot_seeds(*repo, 200) == seeds_up_to(180));
-    CHECK(snapshot_seeds(*open_repository(store), 200) == seeds_up_to(180)); // without what was taken away
+    CHECK(snapshot_seeds(*open_repository(store), 200) ==
+          seeds_up_to(180)); // without what was taken away
 }
 
 TEST_CASE("repository: a run's own merging is not deleted under the feet of others") {
@@ -201,7 +227,8 @@ TEST_CASE("repository: snapshots come newest first, forgotten ones not at all") 
     CHECK(all[1]->id == sample_snapshot(1).id);
 }
 
-TEST_CASE("repository: a segment that another names is missed when it is gone, and forgiven when it is back") {
+TEST_CASE("repository: a segment that another names is missed when it is gone, and forgiven when "
+          "it is back") {
     auto store = new_repository();
     std::string lost;
     {
@@ -213,7 +240,8 @@ TEST_CASE("repository: a segment that another names is missed when it is gone, a
     Captured said;
     store.hidden.insert(lost);
     auto name = lost.substr(15, 32);
-    for (int writes = 0; writes < 3; ++writes) { // the next runs say so as well, though they write segments
+    for (int writes = 0; writes < 3;
+         ++writes) { // the next runs say so as well, though they write segments
         auto repo = open_repository(store);
         REQUIRE(repo->damage.size() == 1);
         CHECK_NAMES(repo->damage[0], name);
@@ -268,7 +296,8 @@ TEST_CASE("repository: an old segment that is brought back revives nothing") {
     CHECK(repo->doubts.empty());
 }
 
-TEST_CASE("repository: a segment that is not whole and that nobody names is doubtful until a run notes it") {
+TEST_CASE("repository: a segment that is not whole and that nobody names is doubtful until a run "
+          "notes it") {
     auto store = new_repository();
     {
         auto repo = open_repository(store);
@@ -342,7 +371,8 @@ TEST_CASE("repository: a segment under another number than its own is not believ
     }
 }
 
-TEST_CASE("repository: a segment seen while another client is writing it is read by the next look") {
+TEST_CASE(
+    "repository: a segment seen while another client is writing it is read by the next look") {
     auto store = new_repository();
     auto late = open_repository(store), other = open_repository(store);
     other->write_segment(record(Record::pack_condemned, hash_of(1)));
@@ -426,7 +456,7 @@ TEST_CASE("repository: the first segment survives a write whose outcome nobody k
         std::set<std::string> tried;
         int faults = 0;
         store.on_create = [&](const std::string& name) {
-            CHECK(tried.insert(name).second); // never the same name twice
+            CHECK(tried.insert(name).second);                          // never the same name twice
             return ++faults % 3 == 0 ? TestStore::Fault::none : fault; // two in a row fail
         };
         for (uint64_t i = 1; i <= 4; ++i) add_snapshot(*repo, i);
@@ -451,7 +481,8 @@ TEST_CASE("repository: a write that is refused is an error, and the next one goe
     CHECK(snapshot_seeds(*open_repository(store), 9) == std::set<uint64_t>{2});
 }
 
-TEST_CASE("repository: a byte flipped in, or a cut of, any segment never gives a wrong list quietly") {
+TEST_CASE(
+    "repository: a byte flipped in, or a cut of, any segment never gives a wrong list quietly") {
     auto store = new_repository();
     {
         auto repo = open_repository(store);
@@ -464,7 +495,7 @@ TEST_CASE("repository: a byte flipped in, or a cut of, any segment never gives a
     Captured said;
     for (auto& name : names) {
         auto whole = store.objects.at(name);
-        for (size_t at = 0; at < whole.size(); at += whole.size() > 5000 ? 97 : 1)
+        for (size_t at = 0; at<whole.size(); at += whole.size()> 5000 ? 97 : 1)
             for (bool cut : {false, true}) {
                 auto& bad = store.objects.at(name) = whole;
                 cut ? bad.resize(at) : void(bad[at] ^= 0x10);
@@ -472,7 +503,8 @@ TEST_CASE("repository: a byte flipped in, or a cut of, any segment never gives a
                 try {
                     auto repo = open_repository(store);
                     CHECK(repo->damage.size() + repo->doubts.size() > 0);
-                } catch (const Corrupt&) {}
+                } catch (const Corrupt&) {
+                }
             }
         store.objects.at(name) = whole;
     }
