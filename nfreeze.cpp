@@ -1291,6 +1291,7 @@ public:
         std::exception_ptr refused;
         bool mismatch = false;
         for (auto& type : types) {
+            session_.reset(); // before its socket goes
             connect_socket();
             session_.reset(libssh2_session_init_ex(nullptr, nullptr, nullptr, this));
             if (!session_) throw std::bad_alloc();
@@ -1317,6 +1318,7 @@ public:
     ~Session() {
         // The socket goes first: without it libssh2's own farewell cannot wait for the server.
         shutdown(socket_.get(), SHUT_RDWR);
+        collect_closed();
         if (sftp_) libssh2_sftp_shutdown(sftp_);
     }
     Session(const Session&) = delete;
@@ -1326,6 +1328,19 @@ public:
     uint64_t moved() const { return moved_; } // bytes of content, for recycling
     void count(size_t bytes) { moved_ += bytes; }
     bool broken() const { return broken_; }
+
+    /// Closes what was only read, without waiting for the answer: that is collected later, which saves
+    /// a round trip. Only the request must be out before anything else is sent.
+    void close_later(LIBSSH2_SFTP_HANDLE* handle) {
+        collect_closed();
+        while (libssh2_sftp_close_handle(handle) == LIBSSH2_ERROR_EAGAIN) {
+            if (!(libssh2_session_block_directions(session_.get()) & LIBSSH2_SESSION_BLOCK_OUTBOUND)) {
+                closing_.push_back(handle);
+                return;
+            }
+            wait("close");
+        }
+    }
     /// Marks the connection as broken if a pipelined call failed: what else was under way would have to
     /// be waited for, and libssh2 then waits for ever.
     template <class N> N spoil_if_failed(N result) {
@@ -1356,6 +1371,10 @@ private:
                         message && length ? show({message, size_t(length)}) : "the connection was lost", " (", code, ")");
         broken_ = true;
         throw ConnectionLost(why);
+    }
+
+    void collect_closed() {
+        std::erase_if(closing_, [](auto* handle) { return libssh2_sftp_close_handle(handle) != LIBSSH2_ERROR_EAGAIN; });
     }
 
     /// Waits until the socket can go on; throws ConnectionLost after stall_timeout_ without a byte.
@@ -1569,6 +1588,7 @@ private:
     Fd socket_;
     std::unique_ptr<LIBSSH2_SESSION, FreeSession> session_;
     LIBSSH2_SFTP* sftp_ = nullptr; // freed by the destructor, before session_
+    std::vector<LIBSSH2_SFTP_HANDLE*> closing_; // freed by libssh2 when their answers come
     const char* password_ = "";    // owned by LoginMemory
     uint64_t moved_ = 0;
     std::chrono::seconds stall_timeout_ = kConnectTimeout;
@@ -1640,7 +1660,13 @@ class SftpStore : public Store {
                 if (others) return acquire();
                 say(text(error.what(), "; trying again"));
             }
-            pause_for(backoff(failed));
+            try {
+                pause_for(backoff(failed));
+            } catch (const Interrupted&) {
+                std::lock_guard lock(mutex_);
+                --open_;
+                throw;
+            }
         }
     }
 
@@ -1677,7 +1703,6 @@ public:
                     found.push_back({std::string(found_name.substr(0, 128)), attrs.flags & LIBSSH2_SFTP_ATTR_SIZE ? attrs.filesize : 0,
                                      attrs.flags & LIBSSH2_SFTP_ATTR_ACMODTIME ? int64_t(attrs.mtime) : 0});
             }
-            handle.close();
             return found;
         });
     }
@@ -1698,7 +1723,6 @@ public:
                 got += size_t(n);
                 s.count(size_t(n));
             }
-            handle.close();
             return out;
         });
     }
@@ -1744,7 +1768,7 @@ public:
     }
 
 private:
-    /// An open remote file or directory. close() reports errors; the destructor forgets them.
+    /// An open remote file or directory. close() waits and reports errors; the destructor does not.
     class Handle {
     public:
         Handle(Session& s, const std::string& path, const std::string& verb, unsigned long flags, long mode, int kind)
@@ -1757,7 +1781,7 @@ private:
         Handle& operator=(const Handle&) = delete;
         ~Handle() {
             try {
-                if (!session_.broken()) close();
+                if (handle_ && !session_.broken()) session_.close_later(handle_);
             } catch (const Error&) {}
         }
         void close() {

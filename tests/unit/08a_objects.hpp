@@ -169,6 +169,59 @@ TEST_CASE("sealed object: opens as what it is only") {
     CHECK_THROWS_AS(open_object(segment_label(0), root, forged, "it"), Corrupt);
 }
 
+TEST_CASE("sealed object: one that authenticates but is not of the shape is refused") {
+    auto root = secret_of(noise(32, 1));
+    struct Forgery { // by somebody who has the keys, or by a bug
+        std::vector<Bytes> frames{bytes_of("first"), bytes_of("second")};
+        std::vector<uint32_t> lengths{5 + kTag, 6 + kTag};
+        size_t gap = 0;
+        Bytes padding = Bytes(7);
+        int64_t offset = 0; // of the table, less what it should be
+    };
+    auto opens = [&](const Forgery& f) {
+        Bytes out(kPackLabel.magic.begin(), kPackLabel.magic.end());
+        out.resize(kHead);
+        Aead aead(hkdf(root.view(), View(out).subspan(8, 32), "nfreeze object"),
+                  kPackLabel.associated());
+        for (size_t i = 0; i < f.frames.size(); ++i) aead.seal(i, f.frames[i], out);
+        out.resize(out.size() + f.gap);
+        Writer footer, tail;
+        footer.u64(out.size() + uint64_t(f.offset));
+        Table table(f.lengths.size());
+        for (size_t i = 0; i < table.size(); ++i) table[i].sealed = f.lengths[i];
+        encode_table(tail, table);
+        tail.raw(f.padding);
+        aead.seal(kNonceTable, tail.view(), out);
+        aead.seal(kNonceFooter, footer.view(), out);
+        try {
+            return open_object(kPackLabel, root, out, "it").frames == f.frames;
+        } catch (const Corrupt&) {
+            return false;
+        }
+    };
+    auto with = [](auto change) {
+        Forgery f;
+        change(f);
+        return f;
+    };
+    CHECK(opens(Forgery{}));
+    CHECK(opens(with([](auto& f) { f.padding = {}; })));
+    CHECK_FALSE(opens(with([](auto& f) { f.padding[0] = 1; })));
+    CHECK_FALSE(opens(with([](auto& f) { f.padding.back() = 1; })));
+    CHECK_FALSE(opens(with([](auto& f) { f.gap = 1; })));
+    CHECK_FALSE(opens(with([](auto& f) { f.gap = 100; })));
+    CHECK_FALSE(opens(with([](auto& f) { f.lengths.pop_back(); })));
+    CHECK_FALSE(opens(with([](auto& f) { f.lengths.push_back(0); })));
+    CHECK_FALSE(opens(with([](auto& f) { f.lengths.push_back(kTag); })));
+    CHECK_FALSE(opens(with([](auto& f) { f.lengths[0] = kTag - 1; })));
+    CHECK_FALSE(opens(with([](auto& f) { f.lengths[1] += 1; })));
+    CHECK_FALSE(opens(with([](auto& f) { f.lengths[1] = uint32_t(kFrameMax); })));
+    CHECK_FALSE(opens(with([](auto& f) { std::swap(f.lengths[0], f.lengths[1]); })));
+    for (int64_t wrong :
+         {int64_t(1), int64_t(-1), int64_t(-1000), int64_t(1000), INT64_MAX, INT64_MIN})
+        CHECK_FALSE(opens(with([&](auto& f) { f.offset = wrong; })));
+}
+
 TEST_CASE("sealed object: parts of two objects do not mix") {
     auto root = secret_of(noise(32, 1));
     SmallObject a(kPackLabel, root), b(kPackLabel, root);
