@@ -3018,7 +3018,11 @@ private:
         Kind kind = Kind::data;
         Bytes raw;
         FrameInfo info;
-        std::mutex mutex; // guards pack, which compressing threads fill
+        uint64_t begun = 0; // frames handed to the compressing threads
+        std::mutex mutex;   // guards what these fill:
+        std::map<uint64_t, Bytes> early;       // compressed frames that wait for one before them
+        std::deque<std::pair<uint32_t, FrameInfo>> order; // frames not yet in the pack, in order
+        uint64_t packed = 0;
         std::shared_ptr<Pack> pack = std::make_shared<Pack>();
     };
     static int processors() { return std::clamp(int(std::thread::hardware_concurrency()), 1, 16); }
@@ -3041,23 +3045,36 @@ private:
     void end_frame(Stream& s) {
         if (s.frame == kNone) return;
         auto raw = std::make_shared<Bytes>(std::move(s.raw));
-        auto info = std::make_shared<FrameInfo>(std::exchange(s.info, {}));
         s.raw = {};
         s.raw.reserve(kFrameTarget + MiB / 4);
-        crunch_.push([this, &s, raw, info, number = std::exchange(s.frame, kNone)] {
+        {
+            std::lock_guard lock(s.mutex);
+            s.order.emplace_back(std::exchange(s.frame, kNone), std::exchange(s.info, {}));
+        }
+        crunch_.push([this, &s, raw, number = s.begun++] {
             Bytes plain = compress(*raw);
             plain.shrink_to_fit();
-            std::shared_ptr<Pack> full;
-            {
-                std::lock_guard lock(s.mutex);
-                s.pack->size += plain.size() + info->chunks.size() * 20; // with its part of the table
-                s.pack->plain.push_back(std::move(plain));
-                s.pack->table.push_back(std::move(*info));
-                s.pack->frames.push_back(number);
-                if (s.pack->size >= kPackTarget) full = std::exchange(s.pack, std::make_shared<Pack>());
-            }
-            if (full) send_later(full);
+            put_in_pack(s, number, std::move(plain));
         });
+    }
+    /// Frames are compressed side by side but lie in packs in their order, so that neighbours are
+    /// read in one go.
+    void put_in_pack(Stream& s, uint64_t number, Bytes plain) {
+        std::vector<std::shared_ptr<Pack>> full;
+        {
+            std::lock_guard lock(s.mutex);
+            s.early.emplace(number, std::move(plain));
+            for (auto next = s.early.begin(); next != s.early.end() && next->first == s.packed; next = s.early.erase(next), ++s.packed) {
+                auto& [frame, info] = s.order.front();
+                s.pack->size += next->second.size() + info.chunks.size() * 20; // with its part of the table
+                s.pack->plain.push_back(std::move(next->second));
+                s.pack->table.push_back(std::move(info));
+                s.pack->frames.push_back(frame);
+                s.order.pop_front();
+                if (s.pack->size >= kPackTarget) full.push_back(std::exchange(s.pack, std::make_shared<Pack>()));
+            }
+        }
+        for (auto& pack : full) send_later(pack);
     }
 
     void send_later(const std::shared_ptr<Pack>& pack) {

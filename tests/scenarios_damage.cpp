@@ -161,12 +161,12 @@ TEST_CASE("damage: content that does not authenticate stops that file, names it,
     CHECK(read_file(site.dest / "b-large") == "my own");
 }
 
-TEST_CASE("damage: a pack deleted on the server is sent again by the next backup") {
+TEST_CASE("damage: a pack deleted or cut short on the server is sent again by the next backup") {
     Site site;
     write_random_file(site.src / "one", 3 * MiB, 1);
     write_random_file(site.src / "two", 2 * MiB, 2);
     site.init_or_fail();
-    settle();
+    settle(); // or the files would be read again for their youth alone
     site.backup_or_fail();
     for (const fs::path& pack : objects_of(site, "packs")) fs::remove(pack);
     const Result lost = site.restore();
@@ -177,17 +177,10 @@ TEST_CASE("damage: a pack deleted on the server is sent again by the next backup
     site.restore_or_fail();
     CHECK(compare(site.src, site.dest) == "");
     CHECK(site.backup_or_fail().uploaded < MiB);
-}
 
-TEST_CASE("damage: a pack cut short on the server is sent again by the next backup, too") {
-    Site site;
-    write_random_file(site.src / "one", 3 * MiB, 1);
-    site.init_or_fail();
-    settle();
-    site.backup_or_fail();
     const fs::path pack = largest_pack(site);
     tamper(pack, read_file(pack).substr(0, 1'000'000));
-    site.backup_or_fail();
+    CHECK(site.backup_or_fail().uploaded > 4 * MiB);
     remove_tree(site.dest);
     site.restore_or_fail();
     CHECK(compare(site.src, site.dest) == "");
@@ -197,7 +190,6 @@ TEST_CASE("damage: a pack hidden for a run and back again costs nothing") {
     Site site;
     write_random_file(site.src / "one", 3 * MiB, 1);
     site.init_or_fail();
-    settle();
     const std::string first = site.backup_or_fail().snapshot;
     const fs::path pack = largest_pack(site);
     fs::rename(pack, site.dir / "hidden");

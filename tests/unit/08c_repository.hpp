@@ -448,6 +448,22 @@ TEST_CASE("repository: writers that know nothing of each other's segments lose n
     CHECK(d->damage.empty());
 }
 
+TEST_CASE("repository: a parent that another client merged meanwhile is not missed") {
+    auto store = new_repository();
+    open_repository(store)->write_segment(bulk(100 * KiB));
+    auto parent = newest_segment(store);
+    auto a = open_repository(store), b = open_repository(store);
+    a->write_segment(snapshot_added(sample_snapshot(1))); // too small to take the large one in: names it
+    b->write_segment(bulk(300 * KiB));                    // takes it in
+    open_repository(store)->remove_superseded();
+    CHECK_FALSE(store.objects.contains(parent));
+    Captured said;
+    auto repo = open_repository(store);
+    CHECK(repo->damage.empty());
+    CHECK(repo->snapshots().size() == 2); // both bulks are the same snapshot
+    CHECK(said.text() == "");
+}
+
 TEST_CASE("repository: the first segment survives a write whose outcome nobody knows") {
     for (auto fault : {TestStore::Fault::absent, TestStore::Fault::torn, TestStore::Fault::whole}) {
         INFO("fault ", int(fault));
