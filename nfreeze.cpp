@@ -3013,16 +3013,17 @@ private:
             return {half(plain), half(table), half(frames), 0};
         }
     };
-    struct Stream {
-        uint32_t frame = kNone; // the open one's number in the index
-        Kind kind = Kind::data;
-        Bytes raw;
+    struct Frame {
+        uint32_t number = kNone; // in the index; kNone: not begun
         FrameInfo info;
-        uint64_t begun = 0; // frames handed to the compressing threads
+        Bytes bytes; // raw, then compressed
+    };
+    struct Stream {
+        Frame open;
+        uint64_t ended = 0; // frames handed to the compressing threads
         std::mutex mutex;   // guards what these fill:
-        std::map<uint64_t, Bytes> early;       // compressed frames that wait for one before them
-        std::deque<std::pair<uint32_t, FrameInfo>> order; // frames not yet in the pack, in order
         uint64_t packed = 0;
+        std::map<uint64_t, Frame> early; // compressed, but one before it is not
         std::shared_ptr<Pack> pack = std::make_shared<Pack>();
     };
     static int processors() { return std::clamp(int(std::thread::hardware_concurrency()), 1, 16); }
@@ -3031,49 +3032,43 @@ private:
         if (data.size() > kChunkMax) throw Error(text("a chunk of ", data.size(), " bytes is beyond what can be read back"));
         auto& s = streams_[kind != Kind::data];
         wrote_tree_ |= kind == Kind::tree;
-        if (s.frame != kNone && (s.raw.size() + data.size() > kFrameMax || s.kind != kind)) end_frame(s);
-        if (s.frame == kNone) {
-            s.frame = repo_.index.begin_frame(kind);
-            s.kind = s.info.kind = kind;
+        auto& frame = s.open;
+        if (frame.number != kNone && (frame.bytes.size() + data.size() > kFrameMax || frame.info.kind != kind)) end_frame(s);
+        if (frame.number == kNone) {
+            frame.number = repo_.index.begin_frame(kind);
+            frame.info.kind = kind;
+            frame.bytes.reserve(kFrameTarget + MiB / 4);
         }
-        repo_.index.add_pending(id, s.frame, uint32_t(s.raw.size()), uint32_t(data.size()));
-        s.info.chunks.push_back({id, uint32_t(data.size())});
-        s.raw.insert(s.raw.end(), data.begin(), data.end());
-        if (s.raw.size() >= kFrameTarget || s.info.chunks.size() >= kFrameChunks) end_frame(s);
+        repo_.index.add_pending(id, frame.number, uint32_t(frame.bytes.size()), uint32_t(data.size()));
+        frame.info.chunks.push_back({id, uint32_t(data.size())});
+        frame.bytes.insert(frame.bytes.end(), data.begin(), data.end());
+        if (frame.bytes.size() >= kFrameTarget || frame.info.chunks.size() >= kFrameChunks) end_frame(s);
     }
 
     void end_frame(Stream& s) {
-        if (s.frame == kNone) return;
-        auto raw = std::make_shared<Bytes>(std::move(s.raw));
-        s.raw = {};
-        s.raw.reserve(kFrameTarget + MiB / 4);
-        {
-            std::lock_guard lock(s.mutex);
-            s.order.emplace_back(std::exchange(s.frame, kNone), std::exchange(s.info, {}));
-        }
-        crunch_.push([this, &s, raw, number = s.begun++] {
-            Bytes plain = compress(*raw);
-            plain.shrink_to_fit();
-            put_in_pack(s, number, std::move(plain));
+        if (s.open.number == kNone) return;
+        auto frame = std::make_shared<Frame>(std::exchange(s.open, {}));
+        crunch_.push([this, &s, frame, place = s.ended++] {
+            frame->bytes = compress(frame->bytes);
+            frame->bytes.shrink_to_fit();
+            put_in_pack(s, place, std::move(*frame));
         });
     }
     /// Frames are compressed side by side but lie in packs in their order, so that neighbours are
     /// read in one go.
-    void put_in_pack(Stream& s, uint64_t number, Bytes plain) {
+    void put_in_pack(Stream& s, uint64_t place, Frame frame) {
         std::vector<std::shared_ptr<Pack>> full;
-        {
-            std::lock_guard lock(s.mutex);
-            s.early.emplace(number, std::move(plain));
-            for (auto next = s.early.begin(); next != s.early.end() && next->first == s.packed; next = s.early.erase(next), ++s.packed) {
-                auto& [frame, info] = s.order.front();
-                s.pack->size += next->second.size() + info.chunks.size() * 20; // with its part of the table
-                s.pack->plain.push_back(std::move(next->second));
-                s.pack->table.push_back(std::move(info));
-                s.pack->frames.push_back(frame);
-                s.order.pop_front();
-                if (s.pack->size >= kPackTarget) full.push_back(std::exchange(s.pack, std::make_shared<Pack>()));
-            }
+        std::unique_lock lock(s.mutex);
+        s.early.emplace(place, std::move(frame));
+        for (auto next = s.early.begin(); next != s.early.end() && next->first == s.packed; next = s.early.erase(next), ++s.packed) {
+            auto& [number, info, bytes] = next->second;
+            s.pack->size += bytes.size() + info.chunks.size() * 20; // with its part of the table
+            s.pack->plain.push_back(std::move(bytes));
+            s.pack->table.push_back(std::move(info));
+            s.pack->frames.push_back(number);
+            if (s.pack->size >= kPackTarget) full.push_back(std::exchange(s.pack, std::make_shared<Pack>()));
         }
+        lock.unlock();
         for (auto& pack : full) send_later(pack);
     }
 
