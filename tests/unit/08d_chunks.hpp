@@ -499,44 +499,48 @@ TEST_CASE("chunks: a reader that is given up wakes everybody") {
 TEST_CASE("chunks: a write whose outcome nobody knows is made again under another name") {
     for (auto fault : {TestStore::Fault::absent, TestStore::Fault::torn, TestStore::Fault::whole}) {
         INFO("fault ", int(fault));
-        TestStore store = new_repository();
-        std::vector<Bytes> chunks; // a frame each: what fails is sent again in halves
-        for (uint64_t i = 0; i < 12; ++i) chunks.push_back(noise(kFrameTarget, i));
-        std::vector<ChunkId> ids;
-        std::mutex mutex;
-        std::set<std::string> tried;
-        int twice = 0, count = 0, faults = 0;
-        {
+        for (bool append_only : {false, true}) {
+            TestStore store = new_repository();
+            store.append_only = append_only; // what was torn stays
+            std::vector<Bytes> chunks;       // a frame each: what fails is sent again in halves
+            for (uint64_t i = 0; i < 12; ++i) chunks.push_back(noise(kFrameTarget, i));
+            std::vector<ChunkId> ids;
+            std::mutex mutex;
+            std::set<std::string> tried;
+            int twice = 0, count = 0, faults = 0;
+            {
+                auto repo = open_repository(store);
+                store.on_create = [&](const std::string& name) {
+                    std::lock_guard lock(mutex);
+                    twice += !tried.insert(name).second;
+                    bool fails = ++count % 3 == 1; // packs and segments in turn
+                    faults += fails;
+                    return fails ? fault : TestStore::Fault::none;
+                };
+                for (size_t i = 0; i < chunks.size();
+                     i += 3) // four runs' worth of packs and segments
+                    for (auto& id : store_chunks(*repo, {chunks[i], chunks[i + 1], chunks[i + 2]},
+                                                 snapshot_added(sample_snapshot(1 + i / 3))))
+                        ids.push_back(id);
+                CHECK(unreadable_chunks(*repo, ids, chunks) == 0);
+            }
+            CHECK(faults >= 4);
+            CHECK(twice == 0);
+            store.on_create = nullptr;
+            Captured said;
             auto repo = open_repository(store);
-            store.on_create = [&](const std::string& name) {
-                std::lock_guard lock(mutex);
-                twice += !tried.insert(name).second;
-                bool fails = ++count % 3 == 1; // packs and segments in turn
-                faults += fails;
-                return fails ? fault : TestStore::Fault::none;
-            };
-            for (size_t i = 0; i < chunks.size(); i += 3) // four runs' worth of packs and segments
-                for (auto& id : store_chunks(*repo, {chunks[i], chunks[i + 1], chunks[i + 2]},
-                                             snapshot_added(sample_snapshot(1 + i / 3))))
-                    ids.push_back(id);
             CHECK(unreadable_chunks(*repo, ids, chunks) == 0);
+            CHECK(repo->index.relies(ids));
+            CHECK(snapshot_seeds(*repo, 9) == seeds_up_to(4));
+            CHECK(repo->damage.empty());
+            CHECK(repo->doubts.empty());
         }
-        CHECK(faults >= 4);
-        CHECK(twice == 0);
-        store.on_create = nullptr;
-        Captured said;
-        auto repo = open_repository(store);
-        CHECK(unreadable_chunks(*repo, ids, chunks) == 0);
-        CHECK(repo->index.relies(ids));
-        CHECK(snapshot_seeds(*repo, 9) == seeds_up_to(4));
-        CHECK(repo->damage.empty());
-        CHECK(repo->doubts.empty());
     }
 }
 
 TEST_CASE("chunks: every single create may be the one that nobody knows about") {
     TestStore base = new_repository();
-    auto chunks = sample_chunks(6, 50'000, 8);
+    base.append_only = true; // what was torn stays
     auto repo = open_repository(base);
     // In one repository, one after the other: each round stores something new, and its k-th create
     // fails.

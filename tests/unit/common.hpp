@@ -157,6 +157,7 @@ class TestStore : public Store {
     };
     std::map<std::string, Bytes> objects;
     std::set<std::string> directories;
+    bool append_only = false;                           // remove() is refused
     std::set<std::string> hidden;                       // not listed, not found
     std::function<Fault(const std::string&)> on_create; // none if not set
     std::function<void(const std::string&)> on_read;    // before the object is looked for
@@ -212,6 +213,7 @@ class TestStore : public Store {
         if (fault != Fault::none) throw Uncertain("the line broke while " + name + " was written");
     }
     void remove(const std::string& name) override {
+        if (append_only) throw Error("removing " + name + " is forbidden");
         ++removes;
         std::lock_guard lock(mutex_);
         if (objects.erase(name) == 0) throw NotThere("no object " + name);
