@@ -20,6 +20,8 @@
 #include <thread>
 #include <vector>
 
+#include "proxy.hpp"
+
 namespace support {
 
 namespace fs = std::filesystem;
@@ -234,38 +236,6 @@ class Agent {
     TempDir dir_;
     std::unique_ptr<Child> child_;
 };
-
-// ---- A bad line ------------------------------------------------------------------------------
-
-// Forwards TCP connections to a port on loopback, and does what bad lines do.
-class Proxy {
-  public:
-    explicit Proxy(int target_port);
-    ~Proxy();
-    Proxy(const Proxy&) = delete;
-    Proxy& operator=(const Proxy&) = delete;
-
-    [[nodiscard]] int port() const { return port_; }
-    // All may be set at any time, before or while connections are up.
-    std::atomic<std::int64_t> cut_after{-1}; // bytes upstream in all; then every connection breaks
-    std::atomic<bool> dead_after_cut{false}; // and no new one is let through
-    std::atomic<int> delay_ms{0};            // each way
-    std::atomic<std::int64_t> upstream_rate{0}; // bytes a second over all connections; 0: no limit
-    std::atomic<std::int64_t> downstream_rate{0};
-    std::atomic<int> most_connections{1000}; // one more is closed at once
-    // Counters
-    std::atomic<std::int64_t> upstream{0}, downstream{0};
-    std::atomic<int> accepted{0}, refused{0}, open{0}, cuts{0};
-
-  private:
-    void loop();
-    int target_, port_ = 0, listener_ = -1;
-    std::atomic<bool> stopping_{false};
-    std::thread thread_;
-};
-
-// A port of 127.0.0.1 on which nobody listens.
-[[nodiscard]] int free_port();
 
 // ---- A site: one client, one repository -------------------------------------------------------
 

@@ -1,0 +1,243 @@
+// The proxy of proxy.hpp: one thread, one poll loop, every connection two flows.
+#include "proxy.hpp"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <deque>
+#include <list>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace support {
+
+namespace {
+
+sockaddr_in loopback(int port) {
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_port = htons(static_cast<std::uint16_t>(port));
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    return address;
+}
+
+int listen_on_loopback(int& port) {
+    const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    sockaddr_in address = loopback(0);
+    socklen_t size = sizeof address;
+    if (fd < 0 || bind(fd, reinterpret_cast<sockaddr*>(&address), size) != 0 ||
+        listen(fd, 64) != 0 || getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size) != 0)
+        throw std::runtime_error(std::string("test harness: listen on 127.0.0.1: ") +
+                                 std::strerror(errno));
+    port = ntohs(address.sin_port);
+    return fd;
+}
+
+int connect_to_loopback(int port) {
+    const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    const sockaddr_in address = loopback(port);
+    if (connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0) return fd;
+    close(fd);
+    return -1;
+}
+
+} // namespace
+
+int free_port() {
+    int port = 0;
+    close(listen_on_loopback(port));
+    return port;
+}
+
+namespace {
+
+struct Packet {
+    std::string bytes;
+    std::size_t sent = 0;
+    Clock::time_point due;
+};
+
+// One direction of one connection.
+struct Flow {
+    int from, to;
+    std::deque<Packet> waiting;
+    std::size_t queued = 0;
+    bool ended = false;    // nothing more will be read
+    bool finished = false; // and the end has been passed on
+};
+
+struct Line {
+    Flow up, down;
+};
+
+// Bytes a second over all connections: what may pass now grows with time, up to a tenth of a
+// second.
+class Tap {
+  public:
+    std::size_t allowance(std::int64_t rate) {
+        if (rate <= 0) return 1 << 20;
+        const auto now = Clock::now();
+        const double seconds = std::chrono::duration<double>(now - last_).count();
+        last_ = now;
+        budget_ =
+            std::min(budget_ + seconds * static_cast<double>(rate), static_cast<double>(rate) / 10);
+        return budget_ < 1 ? 0 : static_cast<std::size_t>(budget_);
+    }
+    void take(std::size_t bytes) { budget_ -= static_cast<double>(bytes); }
+
+  private:
+    Clock::time_point last_ = Clock::now();
+    double budget_ = 0;
+};
+
+constexpr std::size_t most_queued = 8 << 20; // what a long fat line holds
+
+// Reads what is there and stamps it with the time at which it may go on. False: the line is broken.
+bool take_in(Flow& flow, Tap& tap, std::int64_t rate, int delay_ms,
+             std::atomic<std::int64_t>& counter) {
+    char buffer[65536];
+    const std::size_t room =
+        std::min({sizeof buffer, tap.allowance(rate), most_queued - flow.queued});
+    if (room == 0) return true;
+    const ssize_t n = recv(flow.from, buffer, room, MSG_DONTWAIT);
+    if (n < 0) return errno == EAGAIN || errno == EINTR;
+    if (n == 0) {
+        flow.ended = true;
+        return true;
+    }
+    const auto size = static_cast<std::size_t>(n);
+    tap.take(size);
+    counter += n;
+    flow.queued += size;
+    flow.waiting.push_back({std::string(buffer, size), 0, Clock::now() + milliseconds(delay_ms)});
+    return true;
+}
+
+bool pass_on(Flow& flow) {
+    while (!flow.waiting.empty() && flow.waiting.front().due <= Clock::now()) {
+        Packet& packet = flow.waiting.front();
+        const ssize_t n = send(flow.to, packet.bytes.data() + packet.sent,
+                               packet.bytes.size() - packet.sent, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (n < 0) return errno == EAGAIN || errno == EINTR;
+        packet.sent += static_cast<std::size_t>(n);
+        flow.queued -= static_cast<std::size_t>(n);
+        if (packet.sent == packet.bytes.size()) flow.waiting.pop_front();
+    }
+    if (flow.ended && flow.waiting.empty() && !flow.finished) {
+        shutdown(flow.to, SHUT_WR);
+        flow.finished = true;
+    }
+    return true;
+}
+
+// Ends a connection as a line that breaks does: no orderly goodbye.
+void break_off(int fd) {
+    const linger now{1, 0};
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof now);
+    close(fd);
+}
+
+void break_line(const Line& line) {
+    break_off(line.up.from);
+    break_off(line.up.to);
+}
+
+// When to look again although nothing arrives: the next packet that is due, or a tap's next drop.
+int patience(const std::list<Line>& lines, bool limited) {
+    int wait = limited ? 5 : 50;
+    for (const Line& line : lines)
+        for (const Flow* flow : {&line.up, &line.down})
+            if (!flow->waiting.empty()) {
+                const auto left = std::chrono::duration_cast<milliseconds>(
+                                      flow->waiting.front().due - Clock::now())
+                                      .count();
+                wait = std::clamp(static_cast<int>(left), 1, wait);
+            }
+    return wait;
+}
+
+} // namespace
+
+Proxy::Proxy(int target_port) : target_(target_port) {
+    listener_ = listen_on_loopback(port_);
+    thread_ = std::thread([this] { loop(); });
+}
+
+Proxy::~Proxy() {
+    stopping_ = true;
+    thread_.join();
+    close(listener_);
+}
+
+void Proxy::loop() {
+    std::list<Line> lines;
+    Tap up_tap, down_tap;
+    bool dead = false;
+    const auto accept_one = [&] {
+        const int client = accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC);
+        if (client < 0) return;
+        ++accepted;
+        const bool full = static_cast<int>(lines.size()) >= most_connections;
+        const int server = dead || full ? -1 : connect_to_loopback(target_);
+        if (server < 0) {
+            ++refused;
+            close(client);
+            return;
+        }
+        const int yes = 1;
+        setsockopt(client, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
+        setsockopt(server, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
+        lines.push_back(
+            {{client, server, {}, 0, false, false}, {server, client, {}, 0, false, false}});
+    };
+    while (!stopping_) {
+        std::vector<pollfd> polled{{listener_, POLLIN, 0}};
+        for (const Line& line : lines)
+            for (const Flow* flow : {&line.up, &line.down}) {
+                const bool wants = !flow->ended && flow->queued < most_queued;
+                const bool limited = (flow == &line.up ? upstream_rate : downstream_rate) > 0;
+                polled.push_back({wants && !limited ? flow->from : -1, POLLIN, 0});
+            }
+        poll(polled.data(), polled.size(),
+             patience(lines, upstream_rate > 0 || downstream_rate > 0));
+        if ((polled[0].revents & POLLIN) != 0) accept_one();
+        for (auto line = lines.begin(); line != lines.end();) {
+            bool alive = true;
+            if (!line->up.ended)
+                alive = take_in(line->up, up_tap, upstream_rate, delay_ms, upstream);
+            if (alive && !line->down.ended)
+                alive = take_in(line->down, down_tap, downstream_rate, delay_ms, downstream);
+            alive = alive && pass_on(line->up) && pass_on(line->down);
+            if (alive && !(line->up.finished && line->down.finished)) {
+                ++line;
+                continue;
+            }
+            if (alive) {
+                close(line->up.from);
+                close(line->up.to);
+            } else {
+                break_line(*line);
+            }
+            line = lines.erase(line);
+        }
+        if (cut_after >= 0 && upstream >= cut_after) {
+            cut_after = -1;
+            ++cuts; // before anybody can notice
+            dead = dead_after_cut;
+            for (const Line& line : lines) break_line(line);
+            lines.clear();
+        }
+        open = static_cast<int>(lines.size());
+    }
+    for (const Line& line : lines) break_line(line);
+}
+
+} // namespace support
