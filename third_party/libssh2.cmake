@@ -1,5 +1,12 @@
 # libssh2: the system's where it is 1.11.1 or newer, else Debian's patched source, built here.
-# Provides the target libssh2. README.md beside this file says why it must not be older.
+# Provides the targets libssh2 and libssh2_chacha. README.md beside this file says why it must not be
+# older.
+
+# OpenSSL's ChaCha20 and Poly1305 in place of libssh2's. As object files, which the linker takes
+# before it looks into libssh2's archive.
+add_library(libssh2_chacha OBJECT "${CMAKE_CURRENT_LIST_DIR}/libssh2-chacha.c")
+target_compile_options(libssh2_chacha PRIVATE -Wall -Wextra -Wpedantic -Wconversion -Werror)
+target_link_libraries(libssh2_chacha PUBLIC libcrypto Threads::Threads)
 
 pkg_check_modules(SYSTEM_LIBSSH2 QUIET "libssh2>=1.11.1")
 if(SYSTEM_LIBSSH2_FOUND)
