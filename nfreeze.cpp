@@ -5128,10 +5128,11 @@ void prepare_process() {
         files.rlim_cur = files.rlim_max;
         setrlimit(RLIMIT_NOFILE, &files);
     }
-    // One heap for all threads that keeps what is freed: giving buffers of a MiB back to the system and
-    // getting them anew costs a third of a backup's time, and a heap for each thread the memory.
+    // One heap for all threads that keeps what is freed: giving frames back to the system and getting
+    // them anew costs a third of a backup's time, and a heap for each thread the memory. Whole packs
+    // are given back.
     mallopt(M_ARENA_MAX, 1);
-    mallopt(M_MMAP_THRESHOLD, int(32 * MiB));
+    mallopt(M_MMAP_THRESHOLD, int(12 * MiB));
     mallopt(M_TRIM_THRESHOLD, int(64 * MiB));
     OPENSSL_init_crypto(OPENSSL_INIT_NO_LOAD_CONFIG, nullptr);
     if (libssh2_init(LIBSSH2_INIT_NO_CRYPTO) != 0) throw Error("libssh2 does not start");
