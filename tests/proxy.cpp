@@ -2,6 +2,7 @@
 #include "proxy.hpp"
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -10,6 +11,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <csignal>
 #include <cstring>
 #include <deque>
 #include <list>
@@ -65,16 +67,54 @@ struct Packet {
     Clock::time_point due;
 };
 
+// Bytes that go straight on pass through a pipe in the kernel and are never copied here, so that
+// the proxy takes little time from the programs that the benchmark measures beside it.
+class Pipe {
+  public:
+    Pipe() {
+        if (pipe2(ends_, O_NONBLOCK | O_CLOEXEC) != 0)
+            throw std::runtime_error(std::string("test harness: pipe: ") + std::strerror(errno));
+        fcntl(ends_[1], F_SETPIPE_SZ, int{most}); // the default will do as well
+    }
+    ~Pipe() {
+        close(ends_[0]);
+        close(ends_[1]);
+    }
+    Pipe(const Pipe&) = delete;
+    Pipe& operator=(const Pipe&) = delete;
+
+    [[nodiscard]] bool empty() const { return held_ == 0; }
+    ssize_t fill(int from) {
+        return moved(splice(from, nullptr, ends_[1], nullptr, most, SPLICE_F_NONBLOCK), 1);
+    }
+    ssize_t drain(int to) {
+        return moved(splice(ends_[0], nullptr, to, nullptr, held_, SPLICE_F_NONBLOCK), -1);
+    }
+
+  private:
+    static constexpr std::size_t most = 1 << 20;
+    ssize_t moved(ssize_t n, ssize_t sign) {
+        if (n > 0) held_ += static_cast<std::size_t>(n * sign);
+        return n;
+    }
+    int ends_[2];
+    std::size_t held_ = 0;
+};
+
 // One direction of one connection.
 struct Flow {
+    Flow(int from_fd, int to_fd) : from(from_fd), to(to_fd) {}
     int from, to;
+    Pipe straight; // empty, or older than all that is waiting
     std::deque<Packet> waiting;
-    std::size_t queued = 0;
-    bool ended = false;    // nothing more will be read
-    bool finished = false; // and the end has been passed on
+    std::size_t queued = 0; // bytes waiting
+    bool blocked = false;   // the receiver takes no more at present
+    bool ended = false;     // nothing more will be read
+    bool finished = false;  // and the end has been passed on
 };
 
 struct Line {
+    Line(int client, int server) : up(client, server), down(server, client) {}
     Flow up, down;
 };
 
@@ -100,6 +140,18 @@ class Tap {
 
 constexpr std::size_t most_queued = 8 << 20; // what a long fat line holds
 
+bool only_later() { return errno == EAGAIN || errno == EINTR; }
+
+// Reads what may go on at once. False: the line is broken.
+bool take_straight(Flow& flow, std::atomic<std::int64_t>& counter) {
+    if (!flow.straight.empty()) return true;
+    const ssize_t n = flow.straight.fill(flow.from);
+    if (n < 0) return only_later();
+    if (n == 0) flow.ended = true;
+    counter += n;
+    return true;
+}
+
 // Reads what is there and stamps it with the time at which it may go on. False: the line is broken.
 bool take_in(Flow& flow, Tap& tap, std::int64_t rate, int delay_ms,
              std::atomic<std::int64_t>& counter) {
@@ -107,8 +159,8 @@ bool take_in(Flow& flow, Tap& tap, std::int64_t rate, int delay_ms,
     const std::size_t room =
         std::min({sizeof buffer, tap.allowance(rate), most_queued - flow.queued});
     if (room == 0) return true;
-    const ssize_t n = recv(flow.from, buffer, room, MSG_DONTWAIT);
-    if (n < 0) return errno == EAGAIN || errno == EINTR;
+    const ssize_t n = recv(flow.from, buffer, room, 0);
+    if (n < 0) return only_later();
     if (n == 0) {
         flow.ended = true;
         return true;
@@ -121,17 +173,27 @@ bool take_in(Flow& flow, Tap& tap, std::int64_t rate, int delay_ms,
     return true;
 }
 
+// Whether a write failed for good; a receiver that is full is looked at again when it is not.
+bool broken(Flow& flow, ssize_t written) {
+    flow.blocked = written < 0 && only_later();
+    return written < 0 && !flow.blocked;
+}
+
 bool pass_on(Flow& flow) {
-    while (!flow.waiting.empty() && flow.waiting.front().due <= Clock::now()) {
+    flow.blocked = false;
+    while (!flow.straight.empty() && !flow.blocked)
+        if (broken(flow, flow.straight.drain(flow.to))) return false;
+    while (!flow.blocked && !flow.waiting.empty() && flow.waiting.front().due <= Clock::now()) {
         Packet& packet = flow.waiting.front();
         const ssize_t n = send(flow.to, packet.bytes.data() + packet.sent,
-                               packet.bytes.size() - packet.sent, MSG_DONTWAIT | MSG_NOSIGNAL);
-        if (n < 0) return errno == EAGAIN || errno == EINTR;
+                               packet.bytes.size() - packet.sent, MSG_NOSIGNAL);
+        if (broken(flow, n)) return false;
+        if (n < 0) break;
         packet.sent += static_cast<std::size_t>(n);
         flow.queued -= static_cast<std::size_t>(n);
         if (packet.sent == packet.bytes.size()) flow.waiting.pop_front();
     }
-    if (flow.ended && flow.waiting.empty() && !flow.finished) {
+    if (flow.ended && flow.straight.empty() && flow.waiting.empty() && !flow.finished) {
         shutdown(flow.to, SHUT_WR);
         flow.finished = true;
     }
@@ -155,7 +217,7 @@ int patience(const std::list<Line>& lines, bool limited) {
     int wait = limited ? 5 : 50;
     for (const Line& line : lines)
         for (const Flow* flow : {&line.up, &line.down})
-            if (!flow->waiting.empty()) {
+            if (!flow->waiting.empty() && !flow->blocked) {
                 const auto left = std::chrono::duration_cast<milliseconds>(
                                       flow->waiting.front().due - Clock::now())
                                       .count();
@@ -178,11 +240,15 @@ Proxy::~Proxy() {
 }
 
 void Proxy::loop() {
+    sigset_t broken_pipe; // splice() knows no MSG_NOSIGNAL
+    sigemptyset(&broken_pipe);
+    sigaddset(&broken_pipe, SIGPIPE);
+    pthread_sigmask(SIG_BLOCK, &broken_pipe, nullptr);
     std::list<Line> lines;
     Tap up_tap, down_tap;
     bool dead = false;
     const auto accept_one = [&] {
-        const int client = accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC);
+        const int client = accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
         if (client < 0) return;
         ++accepted;
         const bool full = static_cast<int>(lines.size()) >= most_connections;
@@ -192,29 +258,34 @@ void Proxy::loop() {
             close(client);
             return;
         }
+        fcntl(server, F_SETFL, O_NONBLOCK);
         const int yes = 1;
         setsockopt(client, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
         setsockopt(server, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
-        lines.push_back(
-            {{client, server, {}, 0, false, false}, {server, client, {}, 0, false, false}});
+        lines.emplace_back(client, server);
+    };
+    // With a cut to come, bytes are taken in small pieces, so that it comes where it should.
+    const auto take = [&](Flow& flow, Tap& tap, std::int64_t rate, auto& counter) {
+        if (flow.ended) return true;
+        const bool plain = delay_ms == 0 && rate <= 0 && cut_after < 0 && flow.waiting.empty();
+        return plain ? take_straight(flow, counter) : take_in(flow, tap, rate, delay_ms, counter);
     };
     while (!stopping_) {
         std::vector<pollfd> polled{{listener_, POLLIN, 0}};
         for (const Line& line : lines)
             for (const Flow* flow : {&line.up, &line.down}) {
-                const bool wants = !flow->ended && flow->queued < most_queued;
+                const bool wants =
+                    !flow->ended && flow->straight.empty() && flow->queued < most_queued;
                 const bool limited = (flow == &line.up ? upstream_rate : downstream_rate) > 0;
                 polled.push_back({wants && !limited ? flow->from : -1, POLLIN, 0});
+                polled.push_back({flow->blocked ? flow->to : -1, POLLOUT, 0});
             }
         poll(polled.data(), polled.size(),
              patience(lines, upstream_rate > 0 || downstream_rate > 0));
         if ((polled[0].revents & POLLIN) != 0) accept_one();
         for (auto line = lines.begin(); line != lines.end();) {
-            bool alive = true;
-            if (!line->up.ended)
-                alive = take_in(line->up, up_tap, upstream_rate, delay_ms, upstream);
-            if (alive && !line->down.ended)
-                alive = take_in(line->down, down_tap, downstream_rate, delay_ms, downstream);
+            bool alive = take(line->up, up_tap, upstream_rate, upstream) &&
+                         take(line->down, down_tap, downstream_rate, downstream);
             alive = alive && pass_on(line->up) && pass_on(line->down);
             if (alive && !(line->up.finished && line->down.finished)) {
                 ++line;
