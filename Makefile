@@ -2,6 +2,7 @@
 # make STATIC=0   the same with shared libraries
 # make demo       back up and restore over a throw-away SSH server on this machine (DIR=...)
 # make test       build and run all tests
+# make bench      measure nfreeze, restic, borg, rclone and sftp (BENCH=quick, ONLY=a,c, ROUNDS=1)
 # make install    to $(DESTDIR)$(PREFIX)/bin
 # make clean      remove what was built; make distclean: the fetched source of libssh2 as well
 
@@ -29,7 +30,13 @@ test: deps-test
 	$(BUILD) nfreeze_tests
 	build/nfreeze_tests
 
-# Missing Debian packages. The server and the tools that only demo and test need are not
+bench: deps-bench all
+	$(BUILD) nfreeze_bench_proxy
+	$(BUILD) nfreeze_bench_measure
+	tests/bench/bench.py $(if $(filter quick,$(BENCH)),--quick) --only '$(ONLY)' \
+	    $(if $(ROUNDS),--rounds '$(ROUNDS)')
+
+# Missing Debian packages. The server and the tools that only demo, test and bench need are not
 # installed by a plain `make`.
 deps:
 	@third_party/install-packages.sh build
@@ -37,6 +44,8 @@ deps-demo:
 	@third_party/install-packages.sh demo
 deps-test:
 	@third_party/install-packages.sh test
+deps-bench:
+	@third_party/install-packages.sh bench
 
 # Installs what was built and builds nothing, so that `sudo make install` compiles nothing as root.
 install:
@@ -49,4 +58,4 @@ clean:
 distclean:
 	rm -rf build
 
-.PHONY: all demo test deps deps-demo deps-test install clean distclean
+.PHONY: all demo test bench deps deps-demo deps-test deps-bench install clean distclean

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs the Debian packages that are missing for a purpose, and says which.
 #
-#     third_party/install-packages.sh build|demo|test
+#     third_party/install-packages.sh build|demo|test|bench
 #
 # Where all is there already, nothing is done and no network is needed. Where there is no apt-get,
 # what is needed is printed, and the build goes on and finds out for itself.
@@ -12,8 +12,9 @@ case ${1:-} in
 build) packages=$build ;;
 demo) packages="$build openssh-server openssh-client" ;;
 test) packages="$build openssh-server openssh-client doctest-dev rsync attr acl" ;;
+bench) packages="$build openssh-server openssh-client python3 restic borgbackup rclone" ;;
 *)
-    echo "usage: $0 build|demo|test" >&2
+    echo "usage: $0 build|demo|test|bench" >&2
     exit 2 ;;
 esac
 
@@ -69,9 +70,9 @@ for package in $list; do
     fi
 done
 
-# The tests and the demonstration start sshd by themselves, on a port of their own. The system's
-# service must not come along: it is neither started now (a policy-rc.d for the time of the
-# installation, where the machine has none) nor at the next boot (disabled afterwards).
+# The tests, the benchmark and the demonstration start sshd by themselves, on a port of their own.
+# The system's service must not come along: it is neither started now (a policy-rc.d for the time of
+# the installation, where the machine has none) nor at the next boot (disabled afterwards).
 policy=/usr/sbin/policy-rc.d
 quiet_sshd=
 case " $list" in
@@ -98,5 +99,5 @@ install || { update && install; } || {
 
 if [ -n "$quiet_sshd" ]; then
     $as_root update-rc.d ssh disable >/dev/null 2>&1 || true
-    echo "openssh-server was installed for the tests; its service is disabled and was not started."
+    echo "openssh-server was installed; its service is disabled and was not started."
 fi

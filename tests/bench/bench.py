@@ -6,8 +6,7 @@
 A throw-away sshd listens on 127.0.0.1. All traffic goes through a proxy of ours, which adds the
 round-trip time and counts bytes and connections. For each workload the programs take turns
 (A B A B ...); a program that needs long runs once. What is measured is the client alone: wall time,
-processor time (with the children it waits for, ssh for one), the largest resident set of its
-processes. Afterwards come the figures that nfreeze is to reach. All numbers are left in
+processor time (ssh's too, where a program starts one), the largest resident set of its processes. Afterwards come the figures that nfreeze is to reach. All numbers are left in
 build/bench.json, from which plot.py draws.
 
 The exit code is 0 even if a figure is missed: this is a ruler. It is 1 if a run failed.
@@ -396,20 +395,21 @@ class Sftp(Tool):
 class Bench:
     """Where things lie, and what was measured: rows[row][program] is a list of samples."""
 
-    def __init__(self, work, server, sizes, nfreeze):
-        self.work, self.server, self.sizes, self.nfreeze = work, server, sizes, nfreeze
+    def __init__(self, work, server, sizes, options):
+        self.work, self.server, self.sizes = work, server, sizes
+        self.nfreeze = options.nfreeze
+        self.measure = options.build + "/nfreeze_bench_measure"
         self.rows, self.inputs = {}, {}
 
     def timed(self, argv, environment, cwd, delay_ms):
-        """Runs a client and measures it. `time` starts it: Python's own size would be the least
-        that a child of it can show."""
-        proxy, figures = self.server.proxy, os.path.join(self.work, "time")
+        """Runs a client and measures it. measure.cpp starts it: Python's own size would be the
+        least that a child of it can show."""
+        proxy, figures = self.server.proxy, os.path.join(self.work, "measured")
         os.sync()
         proxy.ask(f"delay {delay_ms}")
         proxy.ask("reset")
-        begin = time.monotonic()
         process = subprocess.Popen(
-            ["/usr/bin/time", "-q", "-f", "%U %S %M", "-o", figures, *argv],
+            [self.measure, figures, *argv],
             env=environment,
             cwd=cwd,
             stdin=subprocess.DEVNULL,
@@ -418,16 +418,15 @@ class Bench:
             start_new_session=True,
         )
         output = finished(process, argv)
-        wall = time.monotonic() - begin
         up, down, connections = proxy.counts()
         if process.returncode != 0:
             raise Failure(f"{' '.join(argv)} failed ({process.returncode}): {last_lines(output)}")
         with open(figures) as file:
-            user, system, resident = file.read().split()
+            wall, cpu, resident = map(float, file.read().split())
         return {
             "wall": wall,
-            "cpu": float(user) + float(system),
-            "memory": int(resident) * 1024,
+            "cpu": cpu,
+            "memory": resident * 1024,
             "up": up,
             "down": down,
             "connections": connections,
@@ -476,8 +475,7 @@ class Workload:
             print(line_of(row, tool.name, samples[tool.name]), flush=True)
 
     def run(self, tool, argv, cwd):
-        sample = self.bench.timed(argv, tool.environment(), cwd, self.delay_ms)
-        return sample
+        return self.bench.timed(argv, tool.environment(), cwd, self.delay_ms)
 
     def back_up(self, tool):
         warm(self.source)
@@ -745,9 +743,9 @@ def versions():
 
 
 def measure(work, options, sizes):
-    server = Server(work, options.proxy)
+    server = Server(work, options.build + "/nfreeze_bench_proxy")
     try:
-        bench = Bench(work, server, sizes, options.nfreeze)
+        bench = Bench(work, server, sizes, options)
         print(HEADING)
         for letters, workload in WORKLOADS.items():
             chosen = set(letters) & options.only
@@ -780,15 +778,17 @@ def options_of(argv):
     parser.add_argument("--quick", action="store_true", help="smaller inputs, fewer rounds")
     parser.add_argument("--only", default="", help="workloads: letters, as a,c or ac")
     parser.add_argument("--rounds", type=int, help="how often each program runs")
-    parser.add_argument("--nfreeze", default=ROOT + "/build/nfreeze")
-    parser.add_argument("--proxy", default=ROOT + "/build/nfreeze_bench_proxy")
-    parser.add_argument("--json", default=ROOT + "/build/bench.json")
+    parser.add_argument("--build", default=ROOT + "/build", help="where the binaries are")
+    parser.add_argument("--nfreeze", help="another nfreeze than the one of the build")
+    parser.add_argument("--json", help="where the numbers go; bench.json of the build")
     options = parser.parse_args(argv)
     known = set("".join(WORKLOADS))
     options.only = set(options.only.replace(",", "").replace(" ", "")) or known
     if options.only - known:
         parser.error(f"--only takes letters of {''.join(sorted(known))}")
-    options.nfreeze = os.path.abspath(options.nfreeze)
+    options.build = os.path.abspath(options.build)
+    options.nfreeze = os.path.abspath(options.nfreeze or options.build + "/nfreeze")
+    options.json = options.json or options.build + "/bench.json"
     return options
 
 
