@@ -6,7 +6,8 @@
 A throw-away sshd listens on 127.0.0.1. All traffic goes through a proxy of ours, which adds the
 round-trip time and counts bytes and connections. For each workload the programs take turns
 (A B A B ...); a program that needs long runs once. What is measured is the client alone: wall time,
-processor time (ssh's too, where a program starts one), the largest resident set of its processes. Afterwards come the figures that nfreeze is to reach. All numbers are left in
+processor time (ssh's too, where a program starts one), the largest resident set of any one of its
+processes. Afterwards come the figures that nfreeze is to reach. All numbers are left in
 build/bench.json, from which plot.py draws.
 
 The exit code is 0 even if a figure is missed: this is a ruler. It is 1 if a run failed.
@@ -16,7 +17,7 @@ import argparse
 import contextlib
 import datetime
 import getpass
-import glob
+import hashlib
 import json
 import os
 import random
@@ -400,6 +401,17 @@ class Bench:
         self.nfreeze = options.nfreeze
         self.measure = options.build + "/nfreeze_bench_measure"
         self.rows, self.inputs = {}, {}
+        spread(work)
+
+    def fresh(self, name):
+        """A new directory."""
+        return tempfile.mkdtemp(prefix=name.replace(" ", "-") + ".", dir=self.work)
+
+    def make_room(self):
+        """Removes the large files of a workload that is over. The small ones stay to the end: where
+        many files were deleted lately, ext4 needs ten times as long for new ones."""
+        run(["find", self.work, "-type", "f", "-size", "+1024k", "-delete"])
+        os.sync()
 
     def timed(self, argv, environment, cwd, delay_ms):
         """Runs a client and measures it. measure.cpp starts it: Python's own size would be the
@@ -433,6 +445,12 @@ class Bench:
         }
 
 
+def spread(directory):
+    """Asks ext4 to put the directories in this one far apart on the disk, by a hash of their names,
+    so that none gets the place of files deleted lately. Other file systems do not know the flag."""
+    subprocess.run(["chattr", "+T", directory], stderr=subprocess.DEVNULL, check=False)
+
+
 def finished(process, argv):
     try:
         return process.communicate(timeout=LONGEST_RUN)[0]
@@ -444,21 +462,17 @@ def finished(process, argv):
 
 
 class Workload:
-    """The rows of one letter: programs with a repository for each round. All is kept until the end,
-    as ext4 is slow for a while after large deletions."""
+    """The rows about one input. Each program has a repository for each round."""
 
-    def __init__(self, bench, name, source, delay_ms=0):
-        self.bench, self.name, self.source, self.delay_ms = bench, name, source, delay_ms
-        self.dir = os.path.join(bench.work, "workload-" + name)
+    def __init__(self, bench, source, delay_ms=0):
+        self.bench, self.source, self.delay_ms = bench, source, delay_ms
         self.tools, self.checked = {}, set()
 
     def __enter__(self):
-        os.mkdir(self.dir)
         return self
 
     def __exit__(self, *_):
-        remove(self.dir)
-        os.sync()
+        self.bench.make_room()
 
     def in_turn(self, row, tools, action):
         """action(tool) gives a sample, or None if there is nothing to measure."""
@@ -484,8 +498,7 @@ class Workload:
         return sample | {"stored": bytes_below(tool.repo)}
 
     def make(self, kind, number):
-        directory = os.path.join(self.dir, f"{kind.name}-{number}".replace(" ", "-"))
-        tool = kind(self.bench.server, directory, self.bench.nfreeze)
+        tool = kind(self.bench.server, self.bench.fresh(kind.name), self.bench.nfreeze)
         self.bench.server.proxy.ask("delay 0")
         for argv in tool.init():
             run(argv, env=tool.environment(), stdin=subprocess.DEVNULL)
@@ -512,18 +525,36 @@ class Workload:
     def restore(self, row, kinds):
         def action(kind, number):
             tool = self.existing(kind, number)
-            return tool and self.restore_one_round(kind, tool, number)
+            return tool and self.restore_whole(tool)
 
         self.in_turn(row, kinds, action)
 
-    def restore_one_round(self, kind, tool, number):
-        dest = os.path.join(self.dir, f"restored-{kind.name}-{number}".replace(" ", "-"))
-        os.mkdir(dest)
+    def restore_one(self, row, kinds, path):
+        """One file of the tree, by its path in it."""
+
+        def action(kind, number):
+            tool = self.existing(kind, number)
+            return tool and self.restore_one_file(tool, path)
+
+        self.in_turn(row, kinds, action)
+
+    def destination(self, tool):
+        """A fresh directory; and the repository is in the server's memory, whoever it is."""
         warm(tool.repo)
+        return self.bench.fresh("restored")
+
+    def restore_one_file(self, tool, path):
+        dest = self.destination(tool)
+        sample = self.run(tool, tool.restore_one(path, dest), dest)
+        run(["cmp", os.path.join(self.source, path), os.path.join(dest, path)])
+        return sample
+
+    def restore_whole(self, tool):
+        dest = self.destination(tool)
         sample = self.run(tool, tool.restore(self.source, dest), dest)
-        if kind.name not in self.checked:  # a wrong result must not be a fast one
+        if tool.name not in self.checked:  # a wrong result must not be a fast one
             run(["diff", "-rq", "--no-dereference", self.source, tool.restored(self.source, dest)])
-            self.checked.add(kind.name)
+            self.checked.add(tool.name)
         return sample
 
 
@@ -550,7 +581,7 @@ def remove(path):
 
 
 def random_file(bench, name, size):
-    path = os.path.join(bench.work, name)
+    path = os.path.join(bench.fresh(name), "random")
     with open(path, "wb") as file:
         for done in range(0, size, MIB):
             file.write(os.urandom(min(MIB, size - done)))
@@ -560,7 +591,7 @@ def random_file(bench, name, size):
 
 def copied_tree(bench, name, origin, most):
     """A copy of a tree, or of so many of its files, evenly chosen."""
-    path = os.path.join(bench.work, name)
+    path = os.path.join(bench.fresh(name), os.path.basename(origin))
     os.mkdir(path)
     if most is None:
         run(["cp", "-a", origin + "/.", path])
@@ -585,44 +616,167 @@ def files_below(path):
     ]
 
 
+def small_files(bench, name, count):
+    """So many files of up to 200 bytes, 1,000 to a directory."""
+    path = os.path.join(bench.fresh(name), "small")
+    chance = random.Random(count)
+    text = "".join(chance.choices("abcdefghijklmnopqrstuvwxyz      \n", k=MIB)).encode()
+    for first in range(0, count, 1000):
+        directory = os.path.join(path, f"{first // 1000:04}")
+        os.makedirs(directory)
+        for number in range(first, min(first + 1000, count)):
+            begin, size = chance.randrange(MIB - 200), chance.randrange(201)
+            file = os.open(f"{directory}/{number:07}", os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+            os.write(file, text[begin : begin + size])
+            os.close(file)
+    bench.inputs[name] = f"{count:,} files, {bytes_below(path) / MB:.0f} MB"
+    return path
+
+
+FIRST_NAMES = "Ada Ben Cleo Dora Emil Fay Gus Hana Ida Jon Kim Lea Max Nia Otto Pia".split()
+LAST_NAMES = "Adler Brown Costa Dubois Evans Fischer Garcia Haas Ito Jensen Kowalski Lopez".split()
+STATES = "new paid packed shipped delivered delivered delivered returned".split()
+NOTES = ["", "", "", "please ring twice", "gift wrap, no invoice", "leave it at the door", "urgent"]
+
+
+def sql_row(number, version):
+    """A row of a dump: some of it repeats, some counts up, some is random."""
+    chance = hashlib.blake2b(b"%d %d" % (number, version), digest_size=16).digest()
+    first = FIRST_NAMES[chance[0] % len(FIRST_NAMES)]
+    last = LAST_NAMES[chance[1] % len(LAST_NAMES)]
+    customer = chance[2] << 8 | chance[3]
+    ordered = datetime.datetime(2020, 1, 1) + number * datetime.timedelta(seconds=17)
+    return (
+        f"INSERT INTO orders VALUES ({number},{customer},'{first} {last}',"
+        f"'{first.lower()}.{last.lower()}{customer}@example.org','{ordered}',"
+        f"{chance[4] << 8 | chance[5]}.{chance[6] % 100:02},'{STATES[chance[7] % len(STATES)]}',"
+        f"'{NOTES[chance[8] % len(NOTES)]}','{chance[9:].hex()}');\n"
+    )
+
+
+def sql_dump(bench, name, size):
+    """The file, and how many rows it has."""
+    path = os.path.join(bench.fresh(name), "dump.sql")
+    rows = 0
+    with open(path, "w") as file:
+        while file.tell() < size:
+            file.write("".join(sql_row(rows + i, 0) for i in range(1000)))
+            rows += 1000
+    bench.inputs[name] = f"a dump of {rows:,} rows, {os.path.getsize(path) / MB:.0f} MB"
+    return path, rows
+
+
+def change_rows(path, changed):
+    """As a new dump of a changed table would be: everything is written again."""
+    with open(path) as old, open(path + ".new", "w") as new:
+        for number, row in enumerate(old):
+            new.write(sql_row(number, 1) if number in changed else row)
+    os.replace(path + ".new", path)
+    settle()
+
+
+def change_files(path, part):
+    """Adds a line to some of the files."""
+    files = [os.path.join(path, name) for name in sorted(files_below(path))]
+    regular = [file for file in files if os.path.isfile(file) and not os.path.islink(file)]
+    for file in random.Random(1).sample(regular, max(1, int(len(regular) * part))):
+        with open(file, "ab") as changed:
+            changed.write(b"A line that was not here before.\n")
+    settle()
+
+
+def rename_largest(path):
+    """Renames the directory in `path` that has most bytes."""
+    directories = [entry.path for entry in os.scandir(path) if entry.is_dir(follow_symlinks=False)]
+    largest = max(directories, key=bytes_below)
+    os.rename(largest, largest + "-renamed")
+    settle()
+
+
+def settle():
+    """A file younger than two seconds may be read again by any program that is careful."""
+    time.sleep(2.5)
+
+
 # ---- Workloads ---------------------------------------------------------------------------------
 
 
 def workload_a(bench, _):
     source = random_file(bench, "a", bench.sizes.a_bytes)
-    with Workload(bench, "a", source) as work:
+    with Workload(bench, source) as work:
         work.first("(a) first", [Nfreeze, Sftp, Restic, Borg, Rclone])
         work.restore("(a) restore", [Nfreeze, Sftp, Restic])
 
 
 def workload_b(bench, letters):
     source = copied_tree(bench, "b", "/usr/share", bench.sizes.b_files)
-    with Workload(bench, "b", source) as work:
+    with Workload(bench, source) as work:
         peers = [Restic, Borg, Sftp] if "b" in letters else [Restic]
         work.first("(b) first", [Nfreeze, *peers])
         if "d" in letters:
             work.again("(d) unchanged", [Nfreeze, Restic])
         if "b" in letters:
             work.restore("(b) restore", [Nfreeze, Restic])
+        if "e" in letters:
+            change_files(source, 0.01)
+            work.again("(e) 1 % changed", [Nfreeze, Restic])
+        if "f" in letters:
+            rename_largest(source)
+            work.again("(f) renamed", [Nfreeze, Restic])
 
 
 def workload_c(bench, _):
     source = copied_tree(bench, "c", "/usr/include", bench.sizes.c_files)
     no_cache = [ResticNoCache] if bench.sizes.slowest_peers else []
-    with Workload(bench, "c", source, ONE_WAY_MS) as work:
+    with Workload(bench, source, ONE_WAY_MS) as work:
         work.first("(c) first", [Nfreeze, Restic, Borg])
         work.again("(c) unchanged", [Nfreeze, Borg, Restic, *no_cache])
         work.restore("(c) restore", [Nfreeze, Borg, *no_cache])
 
 
+def workload_g(bench, _):
+    source, rows = sql_dump(bench, "g", bench.sizes.g_bytes)
+    count = bench.sizes.g_rows
+    with Workload(bench, source) as work:
+        work.first("(g) first", [Nfreeze, Restic])
+        change_rows(source, range(rows // 2, rows // 2 + count))
+        work.again("(g) cluster", [Nfreeze, Restic])
+        change_rows(source, set(random.Random(2).sample(range(rows), count)))
+        work.again("(g) scattered", [Nfreeze, Restic])
+
+
+def workload_h(bench, _):
+    fewer, more = bench.sizes.h_files
+    for count in (fewer, more):
+        source = small_files(bench, f"h {count}", count)
+        with Workload(bench, source) as work:
+            peers = [Restic] if bench.sizes.slowest_peers and count == fewer else []
+            work.first(h_row("first", count), [Nfreeze, *peers])
+            work.again(h_row("unchanged", count), [Nfreeze, *peers])
+            if count == more:
+                work.delay_ms = ONE_WAY_MS
+                work.restore_one("(h) one file", [Nfreeze], f"{count // 2000:04}/{count // 2:07}")
+
+
+def h_row(what, count):
+    return f"(h) {what}, {count:,}"
+
+
 def workload_j(bench, _):
     source = random_file(bench, "j", bench.sizes.j_bytes)
-    with Workload(bench, "j", source, ONE_WAY_MS) as work:
+    with Workload(bench, source, ONE_WAY_MS) as work:
         work.first("(j) up", [Nfreeze, Sftp])
         work.restore("(j) down", [Nfreeze, Sftp])
 
 
-WORKLOADS = {"a": workload_a, "bd": workload_b, "c": workload_c, "j": workload_j}
+WORKLOADS = {
+    "a": workload_a,
+    "bdef": workload_b,
+    "c": workload_c,
+    "g": workload_g,
+    "h": workload_h,
+    "j": workload_j,
+}
 
 
 # ---- Figures -----------------------------------------------------------------------------------
@@ -645,6 +799,14 @@ RATIOS = [
     ("(c) unchanged", "wall", "borg", 1.0),
     ("(c) restore", "wall", "restic --no-cache", 0.03),
     ("(c) restore", "wall", "borg", 1.0),
+    ("(e) 1 % changed", "up", "restic", 1.0),
+    ("(e) 1 % changed", "wall", "restic", 1.0),
+    ("(f) renamed", "up", "restic", 1.0),
+    ("(f) renamed", "wall", "restic", 1.0),
+    ("(g) cluster", "up", "restic", 1.0),
+    ("(g) cluster", "wall", "restic", 1.0),
+    ("(g) scattered", "up", "restic", 1.0),
+    ("(g) scattered", "wall", "restic", 1.0),
     ("(j) up", "wall", "sftp", 0.4),
     ("(j) down", "wall", "sftp", 0.4),
 ]
@@ -672,14 +834,44 @@ def figure(name, value, bound, text):
     return {"name": name, "value": value, "bound": bound, "text": text, "ok": value <= bound}
 
 
+def absolute(name, value, bound, digits):
+    return figure(name, value, bound, f"{value:.{digits}f}")
+
+
 def memory_of(rows, row):
     value = max(sample["memory"] for sample in rows[row]["nfreeze"]) / MB
     bound = 300 if row.startswith("(h)") else 200
-    return figure(f"{row}: peak memory, MB", value, bound, f"{value:.0f}")
+    return absolute(f"{row}: peak memory, MB", value, bound, 0)
 
 
-def figures_of(rows):
+def small_file_figures(rows, counts):
+    fewer, more = counts
+    if h_row("first", more) not in rows:
+        return []
+    found = []
+    for what in ("first", "unchanged"):
+        found.append(growth(rows, what, fewer, more))
+    for count in counts:
+        down = median(rows[h_row("unchanged", count)]["nfreeze"], "down")
+        found.append(absolute(f"{h_row('unchanged', count)}: bytes down/file", down / count, 72, 1))
+    one = rows["(h) one file"]["nfreeze"]
+    found.append(absolute("(h) one file: s", median(one, "wall"), 3, 2))
+    if down > 20 * MB:  # less is too small beside the least that is fetched anyhow
+        part = median(one, "down") / down
+        found.append(absolute("(h) one file: down, x the whole tree", part, 0.25, 3))
+    return found
+
+
+def growth(rows, what, fewer, more):
+    """Linear time: by the number of the files, and a fifth of it more for the chance."""
+    times = [median(rows[h_row(what, count)]["nfreeze"], "wall") for count in (fewer, more)]
+    name = f"(h) {what}: wall, {more:,} to {fewer:,} files"
+    return absolute(name, times[1] / times[0], 1.2 * more / fewer, 2)
+
+
+def figures_of(rows, sizes):
     found = [ratio(rows, *one) for one in RATIOS]
+    found += small_file_figures(rows, sizes.h_files)
     found += [ratio(rows, row, "cpu", "restic", 1.0) for row in rows]
     found += [memory_of(rows, row) for row in rows]
     return [one for one in found if one]
@@ -757,7 +949,7 @@ def measure(work, options, sizes):
 
 
 def report(options, bench):
-    figures = figures_of(bench.rows)
+    figures = figures_of(bench.rows, bench.sizes)
     print_figures(figures)
     result = {
         "date": datetime.date.today().isoformat(),
