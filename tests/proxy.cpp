@@ -65,6 +65,7 @@ struct Packet {
     std::string bytes;
     std::size_t sent = 0;
     Clock::time_point due;
+    int depth; // how many round trips lead to it: see Proxy::round_trips
 };
 
 // Bytes that go straight on pass through a pipe in the kernel and are never copied here, so that
@@ -116,6 +117,8 @@ struct Flow {
 struct Line {
     Line(int client, int server) : up(client, server), down(server, client) {}
     Flow up, down;
+    int depth = 0; // the largest that reached the server
+    bool broken = false;
 };
 
 // Bytes a second over all connections: what may pass now grows with time, up to a tenth of a
@@ -153,7 +156,7 @@ bool take_straight(Flow& flow, std::atomic<std::int64_t>& counter) {
 }
 
 // Reads what is there and stamps it with the time at which it may go on. False: the line is broken.
-bool take_in(Flow& flow, Tap& tap, std::int64_t rate, int delay_ms,
+bool take_in(Flow& flow, int depth, Tap& tap, std::int64_t rate, int delay_ms,
              std::atomic<std::int64_t>& counter) {
     char buffer[65536];
     const std::size_t room =
@@ -169,7 +172,8 @@ bool take_in(Flow& flow, Tap& tap, std::int64_t rate, int delay_ms,
     tap.take(size);
     counter += n;
     flow.queued += size;
-    flow.waiting.push_back({std::string(buffer, size), 0, Clock::now() + milliseconds(delay_ms)});
+    flow.waiting.push_back(
+        {std::string(buffer, size), 0, Clock::now() + milliseconds(delay_ms), depth});
     return true;
 }
 
@@ -179,7 +183,8 @@ bool broken(Flow& flow, ssize_t written) {
     return written < 0 && !flow.blocked;
 }
 
-bool pass_on(Flow& flow) {
+// Delivers what is due, and raises `deepest` to the largest depth of it. False: the line is broken.
+template <class Depth> bool pass_on(Flow& flow, Depth& deepest) {
     flow.blocked = false;
     while (!flow.straight.empty() && !flow.blocked)
         if (broken(flow, flow.straight.drain(flow.to))) return false;
@@ -189,6 +194,7 @@ bool pass_on(Flow& flow) {
                                packet.bytes.size() - packet.sent, MSG_NOSIGNAL);
         if (broken(flow, n)) return false;
         if (n < 0) break;
+        if (packet.depth > deepest) deepest = packet.depth;
         packet.sent += static_cast<std::size_t>(n);
         flow.queued -= static_cast<std::size_t>(n);
         if (packet.sent == packet.bytes.size()) flow.waiting.pop_front();
@@ -265,10 +271,11 @@ void Proxy::loop() {
         lines.emplace_back(client, server);
     };
     // With a cut to come, bytes are taken in small pieces, so that it comes where it should.
-    const auto take = [&](Flow& flow, Tap& tap, std::int64_t rate, auto& counter) {
+    const auto take = [&](Flow& flow, int depth, Tap& tap, std::int64_t rate, auto& counter) {
         if (flow.ended) return true;
         const bool plain = delay_ms == 0 && rate <= 0 && cut_after < 0 && flow.waiting.empty();
-        return plain ? take_straight(flow, counter) : take_in(flow, tap, rate, delay_ms, counter);
+        return plain ? take_straight(flow, counter)
+                     : take_in(flow, depth, tap, rate, delay_ms, counter);
     };
     while (!stopping_) {
         std::vector<pollfd> polled{{listener_, POLLIN, 0}};
@@ -283,10 +290,14 @@ void Proxy::loop() {
         poll(polled.data(), polled.size(),
              patience(lines, upstream_rate > 0 || downstream_rate > 0));
         if ((polled[0].revents & POLLIN) != 0) accept_one();
+        // Everything is taken in before anything is delivered: what the client sent so far did not
+        // wait for what it is about to get.
+        for (Line& line : lines)
+            line.broken = !take(line.up, round_trips + 1, up_tap, upstream_rate, upstream) ||
+                          !take(line.down, line.depth, down_tap, downstream_rate, downstream);
         for (auto line = lines.begin(); line != lines.end();) {
-            bool alive = take(line->up, up_tap, upstream_rate, upstream) &&
-                         take(line->down, down_tap, downstream_rate, downstream);
-            alive = alive && pass_on(line->up) && pass_on(line->down);
+            const bool alive = !line->broken && pass_on(line->up, line->depth) &&
+                               pass_on(line->down, round_trips);
             if (alive && !(line->up.finished && line->down.finished)) {
                 ++line;
                 continue;

@@ -31,6 +31,14 @@ class Proxy {
     // Counters
     std::atomic<std::int64_t> upstream{0}, downstream{0};
     std::atomic<int> accepted{0}, refused{0}, open{0}, cuts{0};
+    // The length of the longest chain of round trips so far, of which each may have waited for the
+    // one before, on whatever connection: what the client sends is one deeper than the deepest that
+    // it was sent until then, and what the server answers is as deep as the deepest that reached it
+    // on that connection. It means something with a delay: then a link takes no less than a round
+    // trip's time, so that requests sent together, or one after the other without waiting, are one
+    // link and a transfer through a full pipeline one for each round trip's time that it takes. The
+    // setting up of TCP connections is not seen. May be set to 0 while none is open.
+    std::atomic<int> round_trips{0};
 
   private:
     void loop();
