@@ -3,6 +3,7 @@
 # make demo       back up and restore over a throw-away SSH server on this machine (DIR=...)
 # make test       build and run all tests
 # make bench      measure nfreeze, restic, borg, rclone and sftp (BENCH=quick, ONLY=a,c, ROUNDS=1)
+# make bench-plot draw what was measured: tests/bench/bench.svg
 # make install    to $(DESTDIR)$(PREFIX)/bin
 # make clean      remove what was built; make distclean: the fetched source of libssh2 as well
 
@@ -36,6 +37,9 @@ bench: deps-bench all
 	tests/bench/bench.py $(if $(filter quick,$(BENCH)),--quick) --only '$(ONLY)' \
 	    $(if $(ROUNDS),--rounds '$(ROUNDS)')
 
+bench-plot:
+	tests/bench/plot.py build/bench.json tests/bench/bench.svg
+
 # Missing Debian packages. The server and the tools that only demo, test and bench need are not
 # installed by a plain `make`.
 deps:
@@ -58,4 +62,4 @@ clean:
 distclean:
 	rm -rf build
 
-.PHONY: all demo test bench deps deps-demo deps-test deps-bench install clean distclean
+.PHONY: all demo test bench bench-plot deps deps-demo deps-test deps-bench install clean distclean

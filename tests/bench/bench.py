@@ -61,7 +61,7 @@ class Full:
 
 
 class Quick:
-    rounds = 2
+    rounds = 1
     long = 10
     a_bytes = 256 * MIB
     b_files = 10_000
@@ -968,7 +968,7 @@ def report(options, bench):
 def options_of(argv):
     parser = argparse.ArgumentParser(description="Measures nfreeze and its peers.")
     parser.add_argument("--quick", action="store_true", help="smaller inputs, fewer rounds")
-    parser.add_argument("--only", default="", help="workloads: letters, as a,c or ac")
+    parser.add_argument("--only", default="", help="a,c: these workloads (restores come with theirs)")
     parser.add_argument("--rounds", type=int, help="how often each program runs")
     parser.add_argument("--build", default=ROOT + "/build", help="where the binaries are")
     parser.add_argument("--nfreeze", help="another nfreeze than the one of the build")
