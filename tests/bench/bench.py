@@ -858,7 +858,7 @@ def small_file_figures(rows, counts):
     found.append(absolute("(h) one file: s", median(one, "wall"), 3, 2))
     if down > 20 * MB:  # less is too small beside the least that is fetched anyhow
         part = median(one, "down") / down
-        found.append(absolute("(h) one file: down, x the whole tree", part, 0.25, 3))
+        found.append(absolute("(h) one file: down, x the whole tree", part, 0.5, 3))
     return found
 
 
@@ -880,19 +880,19 @@ def figures_of(rows, sizes):
 # ---- Reporting ---------------------------------------------------------------------------------
 
 HEADING = (
-    f"{'workload':<22} {'program':<18} {'wall s: min/median/max':>23} {'cpu s':>7} {'MB RAM':>6} "
+    f"{'workload':<24} {'program':<18} {'wall s: min/median/max':>23} {'cpu s':>7} {'MB RAM':>6} "
     f"{'MB up':>8} {'MB down':>8} {'conn':>4} {'MB stored':>9}"
 )
 
 
 def line_of(row, program, samples):
     if not samples:
-        return f"{row:<22} {program:<18} (too slow before)"
+        return f"{row:<24} {program:<18} (too slow before)"
     walls = sorted(sample["wall"] for sample in samples)
     wall = f"{walls[0]:.2f}/{statistics.median(walls):.2f}/{walls[-1]:.2f}"
     stored = f"{median(samples, 'stored') / MB:.1f}" if "stored" in samples[0] else ""
     return (
-        f"{row:<22} {program:<18} {wall:>23} {median(samples, 'cpu'):>7.2f} "
+        f"{row:<24} {program:<18} {wall:>23} {median(samples, 'cpu'):>7.2f} "
         f"{max(sample['memory'] for sample in samples) / MB:>6.0f} "
         f"{median(samples, 'up') / MB:>8.2f} {median(samples, 'down') / MB:>8.2f} "
         f"{median(samples, 'connections'):>4.0f} {stored:>9}"
@@ -968,7 +968,7 @@ def report(options, bench):
 def options_of(argv):
     parser = argparse.ArgumentParser(description="Measures nfreeze and its peers.")
     parser.add_argument("--quick", action="store_true", help="smaller inputs, fewer rounds")
-    parser.add_argument("--only", default="", help="a,c: these workloads (restores come with theirs)")
+    parser.add_argument("--only", default="", help="a,c: these workloads, with their restores")
     parser.add_argument("--rounds", type=int, help="how often each program runs")
     parser.add_argument("--build", default=ROOT + "/build", help="where the binaries are")
     parser.add_argument("--nfreeze", help="another nfreeze than the one of the build")
