@@ -1,5 +1,8 @@
 // The harness is tested first: a comparison that sees no difference, or a proxy that never cuts,
 // would let every scenario pass.
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -7,6 +10,74 @@
 #include "trees.hpp"
 
 using namespace support;
+
+namespace {
+
+sockaddr_in on_loopback(int port) {
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_port = htons(static_cast<std::uint16_t>(port));
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    return address;
+}
+
+// Sends back each byte that it gets, to up to two clients at a time.
+class Echo {
+  public:
+    Echo() {
+        sockaddr_in address = on_loopback(0);
+        socklen_t size = sizeof address;
+        REQUIRE(bind(listener_, reinterpret_cast<sockaddr*>(&address), size) == 0);
+        REQUIRE(listen(listener_, 8) == 0);
+        getsockname(listener_, reinterpret_cast<sockaddr*>(&address), &size);
+        port_ = ntohs(address.sin_port);
+        for (std::thread& thread : threads_)
+            thread = std::thread([this] {
+                for (int fd; (fd = accept(listener_, nullptr, nullptr)) >= 0; close(fd)) {
+                    char buffer[4096];
+                    for (ssize_t n; (n = recv(fd, buffer, sizeof buffer, 0)) > 0;)
+                        if (send(fd, buffer, static_cast<std::size_t>(n), MSG_NOSIGNAL) != n) break;
+                }
+            });
+    }
+    ~Echo() {
+        shutdown(listener_, SHUT_RDWR);
+        for (std::thread& thread : threads_) thread.join();
+        close(listener_);
+    }
+    Echo(const Echo&) = delete;
+    Echo& operator=(const Echo&) = delete;
+    [[nodiscard]] int port() const { return port_; }
+
+  private:
+    int listener_ = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), port_ = 0;
+    std::thread threads_[2];
+};
+
+class Caller {
+  public:
+    explicit Caller(int port) {
+        const sockaddr_in address = on_loopback(port);
+        REQUIRE(connect(fd_, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0);
+        const int yes = 1;
+        setsockopt(fd_, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
+    }
+    ~Caller() { close(fd_); }
+    Caller(const Caller&) = delete;
+    Caller& operator=(const Caller&) = delete;
+    void say(std::size_t bytes) const {
+        REQUIRE(send(fd_, std::string(bytes, 'x').data(), bytes, MSG_NOSIGNAL) ==
+                static_cast<ssize_t>(bytes));
+    }
+    void hear(std::size_t bytes) const {
+        for (char byte; bytes > 0; --bytes) REQUIRE(recv(fd_, &byte, 1, 0) == 1);
+    }
+
+  private:
+    int fd_ = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+};
+
+} // namespace
 
 TEST_SUITE_BEGIN("harness");
 
@@ -155,6 +226,51 @@ TEST_CASE("harness: the proxy counts, refuses and cuts") {
     const Result slow = sftp();
     CHECK_EXIT(slow, 0);
     CHECK(slow.seconds > 0.7);
+}
+
+TEST_CASE("harness: the proxy tells round trips that wait for one another from those that do not") {
+    const Echo echo;
+    Proxy proxy(echo.port());
+    proxy.delay_ms = 20;
+    const Caller one(proxy.port()), other(proxy.port());
+    const auto round_trips = [&] { return proxy.round_trips.exchange(0); };
+    SUBCASE("one after the other") {
+        for (int i = 0; i < 5; ++i) {
+            one.say(10);
+            one.hear(10);
+        }
+        CHECK(round_trips() == 5);
+    }
+    SUBCASE("sent together, on one connection and on two") {
+        for (int i = 0; i < 5; ++i) one.say(10);
+        other.say(10);
+        one.hear(50);
+        other.hear(10);
+        CHECK(round_trips() == 1);
+    }
+    SUBCASE("a chain that goes from connection to connection") {
+        for (const Caller* caller : {&one, &other, &one, &other}) {
+            caller->say(10);
+            caller->hear(10);
+        }
+        CHECK(round_trips() == 4);
+    }
+    SUBCASE("one that nobody waits for does not count beside another") {
+        one.say(10);
+        other.say(10);
+        other.hear(10);
+        other.say(10);
+        other.hear(10);
+        one.hear(10);
+        CHECK(round_trips() == 2);
+    }
+    SUBCASE("what the client says last and hears nothing about is no round trip") {
+        one.say(10);
+        one.hear(10);
+        one.say(10);
+        std::this_thread::sleep_for(milliseconds(30));
+        CHECK(round_trips() == 1);
+    }
 }
 
 TEST_CASE(

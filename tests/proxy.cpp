@@ -190,11 +190,11 @@ template <class Depth> bool pass_on(Flow& flow, Depth& deepest) {
         if (broken(flow, flow.straight.drain(flow.to))) return false;
     while (!flow.blocked && !flow.waiting.empty() && flow.waiting.front().due <= Clock::now()) {
         Packet& packet = flow.waiting.front();
+        if (packet.depth > deepest) deepest = packet.depth; // before anybody can notice
         const ssize_t n = send(flow.to, packet.bytes.data() + packet.sent,
                                packet.bytes.size() - packet.sent, MSG_NOSIGNAL);
         if (broken(flow, n)) return false;
         if (n < 0) break;
-        if (packet.depth > deepest) deepest = packet.depth;
         packet.sent += static_cast<std::size_t>(n);
         flow.queued -= static_cast<std::size_t>(n);
         if (packet.sent == packet.bytes.size()) flow.waiting.pop_front();
