@@ -872,7 +872,9 @@ def growth(rows, what, fewer, more):
 def figures_of(rows, sizes):
     found = [ratio(rows, *one) for one in RATIOS]
     found += small_file_figures(rows, sizes.h_files)
-    found += [ratio(rows, row, "cpu", "restic", 1.0) for row in rows]
+    for row, samples in rows.items():
+        peer = "restic" if "restic" in samples else "restic --no-cache"
+        found.append(ratio(rows, row, "cpu", peer, 1.0))
     found += [memory_of(rows, row) for row in rows]
     return [one for one in found if one]
 
