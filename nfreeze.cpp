@@ -236,9 +236,9 @@ constexpr size_t kSegmentMax = 128 * MiB;
 constexpr size_t kRecordsMax = 16 * MiB; // records of new packs that wait for a checkpoint
 constexpr size_t kMergeMax = 32 * MiB;   // larger segments are left alone: a merge is held in memory
 constexpr size_t kKeepRecords = MiB;     // records of a smaller segment are kept for merging
-constexpr size_t kReadAlign = MiB;       // the server sees reads on this grid only
-constexpr size_t kReadRun = 8 * MiB;     // frames that lie together are read in one go up to this
-constexpr size_t kReadGap = MiB;         // reading through a gap is cheaper than a round trip
+constexpr size_t kReadAlign = 256 * KiB; // the server sees reads on this grid only
+constexpr size_t kReadRun = 9 * MiB;     // frames that lie together are read in one go up to this
+constexpr size_t kReadGap = 512 * KiB;   // reading through a gap is cheaper than a round trip
 constexpr size_t kReadAhead = 48 * MiB;  // raw bytes of frames that are fetched before use
 constexpr size_t kIdsPerRecord = 4096;   // a longer file continues in another tree record
 constexpr size_t kHolesMax = 65536;      // of a file; beyond that the smallest are stored as zeros
@@ -1272,13 +1272,13 @@ void check_host_key(const SshOptions& o, const std::vector<KnownKey>& known, con
 // libssh2 runs non-blocking under our own poll: its blocking mode can neither be interrupted
 // nor tell a slow transfer from a stalled one. A session belongs to one thread at a time.
 
-/// What the login of one run has learned, shared by its connections: nothing is asked twice.
+/// What the first login of a run has learned. Each further connection has its own copy, so that
+/// several can be made at once: nothing is asked twice.
 struct LoginMemory {
-    std::mutex one_at_a_time;               // connections are made one after the other
     std::string accepted_host_key;          // blob
     std::string pinned_type;                // of the key that --host-key names
     std::string method;                     // that worked: "agent", "password", a key file
-    std::map<std::string, Secret> secrets;  // passphrases of key files, the password
+    std::map<std::string, std::shared_ptr<const Secret>> secrets; // passphrases of key files, the password
 };
 
 class Session {
@@ -1548,10 +1548,10 @@ private:
         if (known == memory.secrets.end()) {
             if (!have_terminal()) return false;
             auto typed = ask(text("Enter passphrase for key '", show(file), "': "), false);
-            known = memory.secrets.emplace(file, Secret(std::string_view(typed.c_str(), typed.size() + 1))).first;
+            known = memory.secrets.emplace(file, std::make_shared<Secret>(std::string_view(typed.c_str(), typed.size() + 1))).first;
             wipe(typed);
         }
-        bool good = with(known->second.chars());
+        bool good = with(known->second->chars());
         if (!good) memory.secrets.erase(file);
         return good;
     }
@@ -1577,10 +1577,10 @@ private:
                 typed = ask(text(show(options_.user), "@", show(options_.host), "'s password: "), false);
             else
                 return false;
-            known = memory.secrets.emplace("password", Secret(std::string_view(typed.c_str(), typed.size() + 1))).first;
+            known = memory.secrets.emplace("password", std::make_shared<Secret>(std::string_view(typed.c_str(), typed.size() + 1))).first;
             wipe(typed);
         }
-        password_ = known->second.chars();
+        password_ = known->second->chars();
         auto *s = session_.get();
         auto &user = options_.user;
         bool good = methods.find("password") != methods.npos && accepted([&] {
@@ -1608,7 +1608,7 @@ private:
     std::unique_ptr<LIBSSH2_SESSION, FreeSession> session_;
     LIBSSH2_SFTP* sftp_ = nullptr; // freed by the destructor, before session_
     std::vector<LIBSSH2_SFTP_HANDLE*> closing_; // freed by libssh2 when their answers come
-    const char* password_ = "";    // owned by LoginMemory
+    const char* password_ = "";    // owned by LoginMemory, of use while logging in only
     uint64_t moved_ = 0;
     std::chrono::seconds stall_timeout_ = kConnectTimeout;
     bool broken_ = false; // libssh2's state is undefined after a failure: nothing may be sent any more
@@ -1666,8 +1666,8 @@ class SftpStore : public Store {
         auto give_up = Clock::now() + kRetryFor;
         for (int failed = 0;; ++failed) {
             try {
-                std::lock_guard lock(memory_.one_at_a_time);
-                return std::make_unique<Session>(options_, memory_);
+                LoginMemory memory = memory_;
+                return std::make_unique<Session>(options_, memory);
             } catch (const Error& error) {
                 std::unique_lock lock(mutex_);
                 bool others = open_ > 1, hopeless = !dynamic_cast<const ConnectionLost*>(&error) || Clock::now() > give_up;
@@ -1868,7 +1868,7 @@ private:
 
     SshOptions options_;
     std::string root_;
-    LoginMemory memory_;
+    LoginMemory memory_; // unchanged once the constructor has logged in
     std::mutex mutex_;
     std::condition_variable changed_;
     std::vector<std::unique_ptr<Session>> idle_;

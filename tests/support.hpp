@@ -50,6 +50,7 @@ void skipped(const std::string& reason);
 class TempDir {
   public:
     TempDir();
+    explicit TempDir(const fs::path& parent);
     ~TempDir();
     TempDir(const TempDir&) = delete;
     TempDir& operator=(const TempDir&) = delete;

@@ -225,10 +225,19 @@ bool can_unshare_network() {
 
 // ---- Files -----------------------------------------------------------------------------------
 
-TempDir::TempDir() {
+namespace {
+
+fs::path scratch() {
     const char* base = std::getenv("TMPDIR");
-    std::string name =
-        std::string(base != nullptr && *base != 0 ? base : "/var/tmp") + "/nfreeze-test.XXXXXX";
+    return base != nullptr && *base != 0 ? base : "/var/tmp";
+}
+
+} // namespace
+
+TempDir::TempDir() : TempDir(scratch()) {}
+
+TempDir::TempDir(const fs::path& parent) {
+    std::string name = parent / "nfreeze-test.XXXXXX";
     if (mkdtemp(name.data()) == nullptr) fail("mkdtemp " + name);
     chmod(name.c_str(), 0711); // an account of the server's must get to what is inside
     path_ = name;

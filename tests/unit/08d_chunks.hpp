@@ -340,7 +340,7 @@ TEST_CASE("chunks: a second place serves where the first is damaged") {
     }
 }
 
-TEST_CASE("chunks: reads lie on a grid of 1 MiB, so that frames do not show") {
+TEST_CASE("chunks: reads lie on a grid, so that frames do not show") {
     Stored s(40, 400'000);
     struct Watch : TestStore {
         explicit Watch(const TestStore& other) : TestStore(other) {}
