@@ -257,12 +257,12 @@ constexpr uint64_t kScryptMemoryMax = 1024 * MiB;
 constexpr uint32_t kScryptR = 8, kScryptP = 1, kScryptPMax = 16;
 
 // Transport (section 7).
-constexpr int kConnections = 4, kConnectionsMax = 16;
+constexpr int kConnections = 6, kConnectionsMax = 16;
 constexpr auto kStallTimeout = std::chrono::seconds(60); // without a byte moved
 constexpr auto kConnectTimeout = std::chrono::seconds(15); // the same, until SFTP has begun
 constexpr auto kRetryFor = std::chrono::minutes(15);     // reconnecting, before giving up
 constexpr uint64_t kSessionBytes = 800 * MiB; // then a new session: rekeying mid-write can deadlock
-constexpr size_t kWriteWindow = 140 * 30000;  // libssh2 cuts writes into 30,000-byte packets
+constexpr size_t kWriteWindow = 100 * 30000;  // libssh2 cuts writes into 30,000-byte packets
 constexpr size_t kReadBlock = 4 * MiB;
 
 constexpr auto kCheckpoint = std::chrono::seconds(30);
@@ -516,12 +516,12 @@ void fill_random(std::span<uint8_t> out) {
     }
 }
 
-/// Runs tasks in the order they were pushed, on a fixed number of threads. push() waits while
-/// `queue_max` tasks are waiting. The first exception of a task is thrown by the next push() or
+/// Runs tasks in the order they were pushed, on a fixed number of threads. push() waits while all of
+/// these are busy and `queue_max` tasks are waiting. The first exception of a task is thrown by the next push() or
 /// drain(); the tasks behind it are dropped, as are those still waiting at destruction.
 class TaskPool {
 public:
-    TaskPool(int threads, size_t queue_max) : queue_max_(queue_max) {
+    TaskPool(int threads, size_t queue_max) : tasks_max_(size_t(threads) + queue_max) {
         for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { run(); });
     }
     ~TaskPool() {
@@ -538,7 +538,7 @@ public:
 
     bool full() {
         std::lock_guard lock(mutex_);
-        return queue_.size() >= queue_max_;
+        return !has_room();
     }
     /// Throws the exception of a task that failed, if one did.
     void check() {
@@ -547,7 +547,7 @@ public:
     }
     void push(std::function<void()> task) {
         std::unique_lock lock(mutex_);
-        room_.wait(lock, [&] { return queue_.size() < queue_max_ || failure_; });
+        room_.wait(lock, [&] { return has_room() || failure_; });
         if (failure_) std::rethrow_exception(failure_);
         queue_.push_back(std::move(task));
         wake_.notify_one();
@@ -566,6 +566,7 @@ public:
     }
 
 private:
+    bool has_room() const { return queue_.size() + size_t(running_) < tasks_max_; }
     void run() {
         std::unique_lock lock(mutex_);
         for (;;) {
@@ -575,7 +576,6 @@ private:
             queue_.pop_front();
             ++running_;
             lock.unlock();
-            room_.notify_all();
             std::exception_ptr failed;
             try {
                 task();
@@ -594,7 +594,7 @@ private:
     std::condition_variable wake_, room_;
     std::deque<std::function<void()>> queue_;
     std::exception_ptr failure_;
-    size_t queue_max_;
+    size_t tasks_max_;
     int running_ = 0;
     bool stopping_ = false;
     std::vector<std::thread> threads_;
@@ -1962,35 +1962,49 @@ struct SealedObject {
     Hash name;
     Salt salt;
     Bytes bytes;
+    Table table;
 };
 
-/// Seals compressed frames under a fresh salt, and so under a fresh key and name. Frees each
-/// frame as it goes; fills in `table`'s sealed lengths.
-SealedObject seal_object(const Label& label, const Secret& root, Table& table, std::vector<Bytes> frames) {
-    SealedObject o;
-    fill_random(o.salt);
-    Aead aead(hkdf(root.view(), o.salt, "nfreeze object"), label.associated());
-    size_t total = 0;
-    for (auto& f : frames) total += f.size() + kTag;
-    o.bytes.reserve(padme(kHead + total + frames.size() * 16 + KiB) + MiB);
-    o.bytes.assign(label.magic.begin(), label.magic.end());
-    o.bytes.insert(o.bytes.end(), o.salt.begin(), o.salt.end());
-    for (size_t i = 0; i < frames.size(); ++i) {
-        aead.seal(i, frames[i], o.bytes);
-        table[i].sealed = uint32_t(frames[i].size() + kTag);
-        Bytes().swap(frames[i]);
+/// An object in the making. Frames are sealed as they come, under a fresh salt and so under a fresh
+/// key and name: memory holds them once.
+class Sealer {
+public:
+    /// `expected` is a number of bytes to reserve.
+    Sealer(const Label& label, const Secret& root, size_t expected) {
+        fill_random(object_.salt);
+        aead_.emplace(hkdf(root.view(), object_.salt, "nfreeze object"), label.associated());
+        object_.bytes.reserve(expected);
+        object_.bytes.assign(label.magic.begin(), label.magic.end());
+        object_.bytes.insert(object_.bytes.end(), object_.salt.begin(), object_.salt.end());
     }
-    Writer tail, footer;
-    encode_table(tail, table);
-    footer.u64(o.bytes.size());
-    Bytes plain = tail.take();
-    size_t whole = o.bytes.size() + plain.size() + kTag + kFooter;
-    plain.resize(plain.size() + padme(whole) - whole); // the padding is sealed with the table
-    aead.seal(kNonceTable, plain, o.bytes);
-    aead.seal(kNonceFooter, footer.view(), o.bytes);
-    o.name = sha256(o.bytes);
-    return o;
-}
+    /// Adds a compressed frame; `info` need not say its sealed length yet.
+    void add(FrameInfo info, View frame) {
+        aead_->seal(object_.table.size(), frame, object_.bytes);
+        info.sealed = uint32_t(frame.size() + kTag);
+        chunks_ += info.chunks.size();
+        object_.table.push_back(std::move(info));
+    }
+    /// Bytes so far, with about what the table will take.
+    size_t size() const { return object_.bytes.size() + chunks_ * 20; }
+    SealedObject finish() {
+        auto& bytes = object_.bytes;
+        Writer tail, footer;
+        encode_table(tail, object_.table);
+        footer.u64(bytes.size());
+        Bytes plain = tail.take();
+        size_t whole = bytes.size() + plain.size() + kTag + kFooter;
+        plain.resize(plain.size() + padme(whole) - whole); // the padding is sealed with the table
+        aead_->seal(kNonceTable, plain, bytes);
+        aead_->seal(kNonceFooter, footer.view(), bytes);
+        object_.name = sha256(bytes);
+        return std::move(object_);
+    }
+
+private:
+    SealedObject object_;
+    std::optional<Aead> aead_;
+    size_t chunks_ = 0;
+};
 
 struct OpenedObject {
     Table table;
@@ -2717,12 +2731,10 @@ private:
         Label label = kSegmentLabel;
         label.seq = done.seq;
         auto seal = [&] {
-            std::vector<Bytes> frames;
+            Sealer sealer(label, keys.index, records.size() / 2);
             for (View rest = records.view(); !rest.empty(); rest = rest.subspan(std::min(rest.size(), kFrameMax / 2)))
-                frames.push_back(compress(rest.first(std::min(rest.size(), kFrameMax / 2))));
-            Table table(frames.size());
-            for (auto& f : table) f.kind = Kind::records;
-            return seal_object(label, keys.index, table, std::move(frames));
+                sealer.add({.kind = Kind::records, .chunks = {}}, compress(rest.first(std::min(rest.size(), kFrameMax / 2))));
+            return sealer.finish();
         };
         for (auto begun = Clock::now();;) {
             auto object = seal();
@@ -2966,7 +2978,7 @@ private:
 class Packer {
 public:
     Packer(Repository& repo, int connections, std::chrono::seconds checkpoint_every)
-        : repo_(repo), hasher_(repo.keys.id), checkpoint_every_(checkpoint_every), wire_(connections, 1),
+        : repo_(repo), hasher_(repo.keys.id), checkpoint_every_(checkpoint_every), wire_(connections, 0),
           crunch_(processors(), size_t(processors())) {}
 
     uint64_t new_bytes = 0; // raw bytes of chunks that the repository did not have
@@ -2990,7 +3002,7 @@ public:
         for (auto& s : streams_) end_frame(s);
         crunch_.drain();
         for (auto& s : streams_)
-            if (!s.pack->plain.empty()) send_later(std::exchange(s.pack, std::make_shared<Pack>()));
+            if (s.pack) send_later(std::exchange(s.pack, nullptr));
         wire_.drain();
         collect();
     }
@@ -3030,20 +3042,12 @@ public:
 
 private:
     struct Pack {
-        std::vector<Bytes> plain; // compressed frames
-        Table table;
+        explicit Pack(const Repository& repo) : sealer(kPackLabel, repo.keys.pack, kPackTarget + kFrameTarget + MiB) {}
+        Sealer sealer;
         std::vector<uint32_t> frames; // their numbers in the index
-        size_t size = 0;              // of all in plain, in bytes
-
-        /// Gives away the second half of the frames; none if there is only one.
-        Pack split() {
-            auto half = [](auto& all) {
-                auto middle = all.begin() + long(all.size() + 1) / 2;
-                std::remove_reference_t<decltype(all)> second(std::make_move_iterator(middle), std::make_move_iterator(all.end()));
-                all.erase(middle, all.end());
-                return second;
-            };
-            return {half(plain), half(table), half(frames), 0};
+        void add(uint32_t number, FrameInfo info, View frame) {
+            sealer.add(std::move(info), frame);
+            frames.push_back(number);
         }
     };
     struct Frame {
@@ -3057,7 +3061,7 @@ private:
         std::mutex mutex;   // guards what these fill:
         uint64_t packed = 0;
         std::map<uint64_t, Frame> early; // compressed, but one before it is not
-        std::shared_ptr<Pack> pack = std::make_shared<Pack>();
+        std::shared_ptr<Pack> pack; // none: not begun
     };
     static size_t frame_target(Kind kind) { return kind == Kind::data ? kFrameTarget : kTreeFrame; }
     static int processors() { return std::clamp(int(std::thread::hardware_concurrency()), 1, 16); }
@@ -3090,53 +3094,50 @@ private:
     /// Frames are compressed side by side but lie in packs in their order, so that neighbours are
     /// read in one go.
     void put_in_pack(Stream& s, uint64_t place, Frame frame) {
-        std::vector<std::shared_ptr<Pack>> full;
-        std::unique_lock lock(s.mutex);
+        std::lock_guard lock(s.mutex); // held while a full pack waits: so at most one does
         s.early.emplace(place, std::move(frame));
         for (auto next = s.early.begin(); next != s.early.end() && next->first == s.packed; next = s.early.erase(next), ++s.packed) {
             auto& [number, info, bytes] = next->second;
-            s.pack->size += bytes.size() + info.chunks.size() * 20; // with its part of the table
-            s.pack->plain.push_back(std::move(bytes));
-            s.pack->table.push_back(std::move(info));
-            s.pack->frames.push_back(number);
-            if (s.pack->size >= kPackTarget) full.push_back(std::exchange(s.pack, std::make_shared<Pack>()));
+            if (!s.pack) s.pack = std::make_shared<Pack>(repo_);
+            s.pack->add(number, std::move(info), bytes);
+            if (s.pack->sealer.size() >= kPackTarget) send_later(std::exchange(s.pack, nullptr));
         }
-        lock.unlock();
-        for (auto& pack : full) send_later(pack);
     }
 
     void send_later(const std::shared_ptr<Pack>& pack) {
-        wire_.push([this, pack] { send(std::move(*pack)); });
+        wire_.push([this, pack] { send(pack); });
     }
     /// Makes a pack durable. One whose upload broke off is sent anew in two halves, so that a
     /// connection that never lasts for a whole pack gets there, too.
-    void send(Pack whole) {
-        std::vector<Pack> left;
-        left.push_back(std::move(whole));
+    void send(const std::shared_ptr<Pack>& whole) {
+        std::vector<std::shared_ptr<Pack>> left{whole};
         int failed = 0;
         for (auto begun = Clock::now(); !left.empty();) {
-            Pack pack = std::move(left.back());
+            auto pack = std::move(left.back());
             left.pop_back();
-            auto object = seal_object(kPackLabel, repo_.keys.pack, pack.table, std::move(pack.plain));
+            auto object = pack->sealer.finish();
             if (repo_.create(object_name("packs", object.name), object, begun)) {
-                sent(object, pack);
+                sent(object, *pack);
                 continue;
             }
-            pack.plain = open_object(kPackLabel, repo_.keys.pack, object.bytes, "a pack just sealed").frames;
-            Pack second = pack.split();
-            if (second.plain.empty()) pause_for(backoff(failed++));
-            else left.push_back(std::move(second));
-            left.push_back(std::move(pack));
+            auto frames = open_object(kPackLabel, repo_.keys.pack, object.bytes, "a pack just sealed").frames;
+            if (frames.size() < 2) pause_for(backoff(failed++));
+            size_t middle = frames.size() / 2;
+            for (auto [from, upto] : {std::pair(middle, frames.size()), std::pair(size_t(0), middle)}) {
+                if (from == upto) continue;
+                left.push_back(std::make_shared<Pack>(repo_));
+                for (size_t i = from; i < upto; ++i) left.back()->add(pack->frames[i], std::move(object.table[i]), frames[i]);
+            }
         }
     }
-    void sent(const SealedObject& object, Pack& pack) {
+    void sent(SealedObject& object, Pack& pack) {
         PackInfo done;
         done.name = object.name;
         done.salt = object.salt;
         done.size = object.bytes.size();
         done.present = true;
         done.seq = kNone;
-        done.table = std::move(pack.table);
+        done.table = std::move(object.table);
         std::lock_guard lock(sent_mutex_);
         sent_.emplace_back(std::move(done), std::move(pack.frames));
     }

@@ -5,14 +5,12 @@ namespace {
 /// A small object of two frames with what its table says.
 struct SmallObject {
     SmallObject(const Label& label, const Secret& root) {
-        table.resize(2);
-        table[0].kind = Kind::tree;
-        table[0].chunks = {{chunk_id(1), 5}, {chunk_id(2), 7}};
-        table[1].chunks = {{chunk_id(3), 0}};
-        std::vector<Bytes> frames{compress(as_bytes("first frame!")), compress(as_bytes("second"))};
-        sealed = seal_object(label, root, table, std::move(frames));
+        Sealer sealer(label, root, 0);
+        sealer.add({Kind::tree, 0, {{chunk_id(1), 5}, {chunk_id(2), 7}}}, compress(as_bytes("first frame!")));
+        sealer.add({Kind::data, 0, {{chunk_id(3), 0}}}, compress(as_bytes("second")));
+        sealed = sealer.finish();
     }
-    Table table;
+    const Table& table() const { return sealed.table; }
     SealedObject sealed;
 };
 
@@ -111,13 +109,12 @@ TEST_CASE("sealed object: opens to what was put in") {
         CHECK(string_of(View(o.sealed.bytes).first(8)) == string_of(label.magic));
         CHECK(string_of(View(o.sealed.bytes).subspan(8, 32)) == string_of(o.sealed.salt));
         auto opened = open_object(label, root, o.sealed.bytes, "it");
-        CHECK(shown(opened.table) == shown(o.table));
+        CHECK(shown(opened.table) == shown(o.table()));
         REQUIRE(opened.frames.size() == 2);
         CHECK(string_of(decompress(opened.frames[0], kFrameMax)) == "first frame!");
         CHECK(string_of(decompress(opened.frames[1], kFrameMax)) == "second");
     }
-    Table none;
-    auto empty = seal_object(kPackLabel, root, none, {});
+    auto empty = Sealer(kPackLabel, root, 0).finish();
     CHECK(open_object(kPackLabel, root, empty.bytes, "it").frames.empty());
 }
 

@@ -285,15 +285,15 @@ TEST_CASE("chunks: what a chunk's id says is the last word on what it holds") {
     IdHasher hasher(repo->keys.id);
     auto id = hasher(wanted);
     auto store_as = [&](View content, uint32_t length) {
-        Table table(1);
-        table[0].chunks = {{id, length}};
-        auto object = seal_object(kPackLabel, repo->keys.pack, table, {compress(content)});
+        Sealer sealer(kPackLabel, repo->keys.pack, 0);
+        sealer.add({Kind::data, 0, {{id, length}}}, compress(content));
+        auto object = sealer.finish();
         store.create(object_name("packs", object.name), object.bytes);
         PackInfo p;
         p.name = object.name;
         p.salt = object.salt;
         p.size = object.bytes.size();
-        p.table = table;
+        p.table = object.table;
         repo->write_segment(pack_added(p));
     };
     store_as(other, 100);
