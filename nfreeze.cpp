@@ -262,7 +262,7 @@ constexpr auto kStallTimeout = std::chrono::seconds(60); // without a byte moved
 constexpr auto kConnectTimeout = std::chrono::seconds(15); // the same, until SFTP has begun
 constexpr auto kRetryFor = std::chrono::minutes(15);     // reconnecting, before giving up
 constexpr uint64_t kSessionBytes = 800 * MiB; // then a new session: rekeying mid-write can deadlock
-constexpr size_t kWriteWindow = 100 * 30000;  // libssh2 cuts writes into 30,000-byte packets
+constexpr size_t kWriteWindow = 80 * 30000;  // libssh2 cuts writes into 30,000-byte packets
 constexpr size_t kReadBlock = 4 * MiB;
 
 constexpr auto kCheckpoint = std::chrono::seconds(30);
@@ -1762,8 +1762,8 @@ public:
                 done += size_t(n);
                 s.count(size_t(n));
             }
-            sync(s, handle);
-            handle.close();
+            // What is on the disk can only be closed; where the server cannot say that it is, closing tells.
+            if (!sync(s, handle)) handle.close();
         } catch (const ConnectionLost& lost) {
             throw Uncertain(lost.what());
         } catch (const Error& refused) {
@@ -1856,14 +1856,16 @@ private:
         }
     }
 
-    /// Where the very first one fails, the server does not offer it; later it is an error.
-    void sync(Session& s, Handle& handle) {
-        if (sync_ == Sync::not_offered) return;
+    /// Makes what was written durable and returns true; returns false where the server does not offer
+    /// that, which is taken to be so if the very first try fails. A later failure is an error.
+    bool sync(Session& s, Handle& handle) {
+        if (sync_ == Sync::not_offered) return false;
         int refused = s.call("write to disk", [&] {
             int r = libssh2_sftp_fsync(handle.get());
             return r == LIBSSH2_ERROR_SFTP_PROTOCOL && sync_ == Sync::untried ? 1 : r;
         });
         sync_ = refused ? Sync::not_offered : Sync::works;
+        return !refused;
     }
 
     SshOptions options_;
