@@ -226,10 +226,10 @@ constexpr size_t KiB = 1024, MiB = 1024 * KiB;
 // duplicates and costs 16 bytes of index each, which every run downloads.
 constexpr size_t kChunkMin = 256 * KiB, kChunkAvg = MiB, kChunkMax = 4 * MiB;
 constexpr size_t kTreeMin = 32 * KiB, kTreeAvg = 128 * KiB; // a tree chunk ends between records
-constexpr size_t kFrameTarget = 4 * MiB; // a frame is sealed once it holds this much: zstd gains 4 %
-constexpr size_t kTreeFrame = MiB;       // over 1 MiB. One of a tree, which is read for a single file
+constexpr size_t kDataFrame = 4 * MiB;   // raw bytes in a frame, at most: zstd gains 4 % over 1 MiB.
+constexpr size_t kTreeFrame = MiB;       // One of a tree, which is read for a single file
 constexpr size_t kFrameMax = 16 * MiB;   // and what a reader accepts, raw
-constexpr size_t kPackTarget = 15 * MiB; // a pack is sent once its frames have this size, so
+constexpr size_t kPackTarget = 14 * MiB; // a pack is sent once its frames have this size, so
 constexpr size_t kPackMax = 64 * MiB;    // that it ends near 16 MiB; and what a reader accepts
 constexpr size_t kFrameChunks = 65536;   // chunks in a frame, at most
 constexpr size_t kSegmentMax = 128 * MiB;
@@ -828,15 +828,18 @@ class Aead {
 public:
     Aead(const Secret& key, View associated) : key_(key.clone()), associated_(associated.begin(), associated.end()) {}
 
-    /// Appends the ciphertext and its tag to `out`.
-    void seal(uint64_t number, View plain, Bytes& out) {
+    /// Appends the ciphertext of both parts, as of one, and its tag to `out`.
+    void seal(uint64_t number, View head, View body, Bytes& out) {
         auto iv = nonce(number);
         if (!sealer_) sealer_.emplace().SetKeyWithIV(key_.view().data(), key_.size(), iv.data(), iv.size());
-        size_t at = out.size();
-        out.resize(at + plain.size() + kTag);
-        sealer_->EncryptAndAuthenticate(&out[at], &out[at + plain.size()], kTag, iv.data(), int(iv.size()),
-                                        associated_.data(), associated_.size(), plain.data(), plain.size());
+        size_t at = out.size(), size = head.size() + body.size();
+        out.insert(out.end(), head.begin(), head.end());
+        out.insert(out.end(), body.begin(), body.end());
+        out.resize(at + size + kTag);
+        sealer_->EncryptAndAuthenticate(&out[at], &out[at + size], kTag, iv.data(), int(iv.size()),
+                                        associated_.data(), associated_.size(), &out[at], size); // in its place
     }
+    void seal(uint64_t number, View plain, Bytes& out) { seal(number, plain, {}, out); }
     /// The plaintext, or nothing where the tag does not match (I6).
     [[nodiscard]] std::optional<Bytes> open(uint64_t number, View sealed) {
         if (sealed.size() < kTag) return {};
@@ -935,15 +938,17 @@ bool compressible(View raw) {
     return shrunk && shrunk->size() < kPieces * kPiece * 63 / 64;
 }
 
-/// A frame's plaintext: codec, raw length, bytes. What does not shrink is stored as it is.
-Bytes compress(View raw) {
+/// A frame's plaintext in two parts: codec and raw length; bytes.
+struct FramePlain {
+    Bytes head, body;
+};
+/// Takes the bytes of `raw` away if they do not shrink: then they are stored as they are.
+FramePlain compress(Bytes& raw) {
     auto shrunk = compressible(raw) ? shrink(raw) : std::nullopt;
-    View packed = shrunk.value_or(raw);
-    Writer out(16 + packed.size());
-    out.u8(uint8_t(shrunk ? Codec::zstd : Codec::stored));
-    out.varint(raw.size());
-    out.raw(packed);
-    return out.take();
+    Writer head;
+    head.u8(uint8_t(shrunk ? Codec::zstd : Codec::stored));
+    head.varint(raw.size());
+    return {head.take(), shrunk ? Bytes(shrunk->begin(), shrunk->end()) : std::move(raw)};
 }
 
 /// The inverse; at most `max` bytes, whatever the frame says; throws Corrupt.
@@ -1971,18 +1976,18 @@ struct SealedObject {
 /// key and name: memory holds them once.
 class Sealer {
 public:
-    /// `expected` is a number of bytes to reserve.
-    Sealer(const Label& label, const Secret& root, size_t expected) {
+    /// The object is made in `buffer`.
+    Sealer(const Label& label, const Secret& root, Bytes buffer = {}) {
         fill_random(object_.salt);
         aead_.emplace(hkdf(root.view(), object_.salt, "nfreeze object"), label.associated());
-        object_.bytes.reserve(expected);
+        object_.bytes = std::move(buffer);
         object_.bytes.assign(label.magic.begin(), label.magic.end());
         object_.bytes.insert(object_.bytes.end(), object_.salt.begin(), object_.salt.end());
     }
-    /// Adds a compressed frame; `info` need not say its sealed length yet.
-    void add(FrameInfo info, View frame) {
-        aead_->seal(object_.table.size(), frame, object_.bytes);
-        info.sealed = uint32_t(frame.size() + kTag);
+    /// Adds a frame; `info` need not say its sealed length yet.
+    void add(FrameInfo info, View head, View body = {}) {
+        aead_->seal(object_.table.size(), head, body, object_.bytes);
+        info.sealed = uint32_t(head.size() + body.size() + kTag);
         chunks_ += info.chunks.size();
         object_.table.push_back(std::move(info));
     }
@@ -2733,9 +2738,14 @@ private:
         Label label = kSegmentLabel;
         label.seq = done.seq;
         auto seal = [&] {
-            Sealer sealer(label, keys.index, records.size() / 2);
-            for (View rest = records.view(); !rest.empty(); rest = rest.subspan(std::min(rest.size(), kFrameMax / 2)))
-                sealer.add({.kind = Kind::records, .chunks = {}}, compress(rest.first(std::min(rest.size(), kFrameMax / 2))));
+            Sealer sealer(label, keys.index);
+            for (View rest = records.view(); !rest.empty();) {
+                View part = rest.first(std::min(rest.size(), kFrameMax / 2));
+                Bytes raw(part.begin(), part.end());
+                auto [head, body] = compress(raw);
+                sealer.add({.kind = Kind::records, .chunks = {}}, head, body);
+                rest = rest.subspan(part.size());
+            }
             return sealer.finish();
         };
         for (auto begun = Clock::now();;) {
@@ -3044,18 +3054,47 @@ public:
 
 private:
     struct Pack {
-        explicit Pack(const Repository& repo) : sealer(kPackLabel, repo.keys.pack, kPackTarget + kFrameTarget + MiB) {}
         Sealer sealer;
         std::vector<uint32_t> frames; // their numbers in the index
-        void add(uint32_t number, FrameInfo info, View frame) {
-            sealer.add(std::move(info), frame);
+        void add(uint32_t number, FrameInfo info, View head, View body = {}) {
+            sealer.add(std::move(info), head, body);
             frames.push_back(number);
         }
     };
+    std::shared_ptr<Pack> new_pack() {
+        return std::make_shared<Pack>(Sealer(kPackLabel, repo_.keys.pack, packs_.take()), std::vector<uint32_t>());
+    }
     struct Frame {
         uint32_t number = kNone; // in the index; kNone: not begun
         FrameInfo info;
-        Bytes bytes; // raw, then compressed
+        Bytes raw; // until it is compressed
+        FramePlain plain;
+    };
+    /// Buffers that are used again: the system clears each page of a new one, which costs as much as
+    /// encrypting what goes into it.
+    class Buffers {
+    public:
+        explicit Buffers(size_t size) : size_(size) {}
+        Bytes take() {
+            std::lock_guard lock(mutex_);
+            Bytes buffer;
+            if (!spare_.empty()) {
+                buffer = std::move(spare_.back());
+                spare_.pop_back();
+            }
+            buffer.clear();
+            buffer.reserve(size_);
+            return buffer;
+        }
+        void give_back(Bytes buffer) {
+            std::lock_guard lock(mutex_);
+            if (buffer.capacity() >= size_) spare_.push_back(std::move(buffer));
+        }
+
+    private:
+        size_t size_; // bytes, at least
+        std::mutex mutex_;
+        std::vector<Bytes> spare_;
     };
     struct Stream {
         Frame open;
@@ -3065,7 +3104,7 @@ private:
         std::map<uint64_t, Frame> early; // compressed, but one before it is not
         std::shared_ptr<Pack> pack; // none: not begun
     };
-    static size_t frame_target(Kind kind) { return kind == Kind::data ? kFrameTarget : kTreeFrame; }
+    static size_t frame_max(Kind kind) { return kind == Kind::data ? kDataFrame : kTreeFrame; }
     static int processors() { return std::clamp(int(std::thread::hardware_concurrency()), 1, 16); }
 
     void append(Kind kind, const ChunkId& id, View data) {
@@ -3073,35 +3112,37 @@ private:
         auto& s = streams_[kind != Kind::data];
         wrote_tree_ |= kind == Kind::tree;
         auto& frame = s.open;
-        if (frame.number != kNone && (frame.bytes.size() + data.size() > kFrameMax || frame.info.kind != kind)) end_frame(s);
+        bool full = frame.raw.size() + data.size() > frame_max(kind) || frame.info.chunks.size() >= kFrameChunks;
+        if (full || frame.info.kind != kind) end_frame(s);
         if (frame.number == kNone) {
             frame.number = repo_.index.begin_frame(kind);
             frame.info.kind = kind;
-            frame.bytes.reserve(frame_target(kind) + MiB / 4);
+            frame.raw = frames_.take();
         }
-        repo_.index.add_pending(id, frame.number, uint32_t(frame.bytes.size()), uint32_t(data.size()));
+        repo_.index.add_pending(id, frame.number, uint32_t(frame.raw.size()), uint32_t(data.size()));
         frame.info.chunks.push_back({id, uint32_t(data.size())});
-        frame.bytes.insert(frame.bytes.end(), data.begin(), data.end());
-        if (frame.bytes.size() >= frame_target(kind) || frame.info.chunks.size() >= kFrameChunks) end_frame(s);
+        frame.raw.insert(frame.raw.end(), data.begin(), data.end());
     }
 
     void end_frame(Stream& s) {
         if (s.open.number == kNone) return;
         auto frame = std::make_shared<Frame>(std::exchange(s.open, {}));
         crunch_.push([this, &s, frame, place = s.ended++] {
-            frame->bytes = compress(frame->bytes);
+            frame->plain = compress(frame->raw);
+            frames_.give_back(std::move(frame->raw));
             put_in_pack(s, place, std::move(*frame));
         });
     }
     /// Frames are compressed side by side but lie in packs in their order, so that neighbours are
     /// read in one go.
-    void put_in_pack(Stream& s, uint64_t place, Frame frame) {
+    void put_in_pack(Stream& s, uint64_t place, Frame compressed) {
         std::lock_guard lock(s.mutex); // held while a full pack waits: so at most one does
-        s.early.emplace(place, std::move(frame));
+        s.early.emplace(place, std::move(compressed));
         for (auto next = s.early.begin(); next != s.early.end() && next->first == s.packed; next = s.early.erase(next), ++s.packed) {
-            auto& [number, info, bytes] = next->second;
-            if (!s.pack) s.pack = std::make_shared<Pack>(repo_);
-            s.pack->add(number, std::move(info), bytes);
+            auto& frame = next->second;
+            if (!s.pack) s.pack = new_pack();
+            s.pack->add(frame.number, std::move(frame.info), frame.plain.head, frame.plain.body);
+            frames_.give_back(std::move(frame.plain.body));
             if (s.pack->sealer.size() >= kPackTarget) send_later(std::exchange(s.pack, nullptr));
         }
     }
@@ -3120,6 +3161,7 @@ private:
             auto object = pack->sealer.finish();
             if (repo_.create(object_name("packs", object.name), object, begun)) {
                 sent(object, *pack);
+                packs_.give_back(std::move(object.bytes));
                 continue;
             }
             auto frames = open_object(kPackLabel, repo_.keys.pack, object.bytes, "a pack just sealed").frames;
@@ -3127,7 +3169,7 @@ private:
             size_t middle = frames.size() / 2;
             for (auto [from, upto] : {std::pair(middle, frames.size()), std::pair(size_t(0), middle)}) {
                 if (from == upto) continue;
-                left.push_back(std::make_shared<Pack>(repo_));
+                left.push_back(new_pack());
                 for (size_t i = from; i < upto; ++i) left.back()->add(pack->frames[i], std::move(object.table[i]), frames[i]);
             }
         }
@@ -3177,6 +3219,7 @@ private:
     std::mutex sent_mutex_;
     std::vector<std::pair<PackInfo, std::vector<uint32_t>>> sent_;
     Writer records_;
+    Buffers frames_{kDataFrame}, packs_{kPackTarget + kDataFrame + MiB};
     TaskPool wire_;   // destroyed after crunch_, which pushes to it
     TaskPool crunch_;
 };

@@ -155,7 +155,7 @@ TEST_CASE("chunks: frames lie in a pack in the order in which they were filled")
             noise(kChunkMax, i); // a small alphabet takes the compressor long, zeros no time
         for (auto& b : slow) b &= 15;
         chunks.push_back(std::move(slow));
-        chunks.push_back(Bytes(kFrameTarget, uint8_t(i)));
+        chunks.push_back(Bytes(kDataFrame, uint8_t(i)));
     }
     auto ids = store_chunks(*open_repository(store), chunks);
     auto repo = open_repository(store);
@@ -433,11 +433,11 @@ TEST_CASE("chunks: a user that gave up before its chunk was asked for blocks nob
     TestStore store = new_repository();
     auto repo = open_repository(store);
     std::vector<Bytes> chunks; // each fills a frame
-    for (uint64_t i = 0; i < 4; ++i) chunks.push_back(noise(kFrameTarget, i));
+    for (uint64_t i = 0; i < 4; ++i) chunks.push_back(noise(kDataFrame, i));
     auto ids = store_chunks(*repo, chunks);
     auto place = [&](size_t i) { return repo->index.places(ids[i]).at(0); };
     TaskPool wire(1, 4);
-    ChunkReader reader(*repo, wire, kFrameTarget + 1000); // room for one
+    ChunkReader reader(*repo, wire, kDataFrame + 1000); // room for one
     bool right = false;
     auto ended = [&](std::future<void>& f) { // what hangs is woken
         bool in_time = f.wait_for(std::chrono::seconds(3)) == std::future_status::ready;
@@ -503,7 +503,7 @@ TEST_CASE("chunks: a write whose outcome nobody knows is made again under anothe
             TestStore store = new_repository();
             store.append_only = append_only; // what was torn stays
             std::vector<Bytes> chunks;       // a frame each: what fails is sent again in halves
-            for (uint64_t i = 0; i < 12; ++i) chunks.push_back(noise(kFrameTarget, i));
+            for (uint64_t i = 0; i < 12; ++i) chunks.push_back(noise(kDataFrame, i));
             std::vector<ChunkId> ids;
             std::mutex mutex;
             std::set<std::string> tried;

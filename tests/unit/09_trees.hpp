@@ -173,7 +173,7 @@ Snapshot store_tree(Repository& repo, const std::vector<Entry>& entries, bool sc
     for (auto& e : entries) {
         tree.add(e);
         if (!scattered || packer.new_bytes == written) continue;
-        packer.put(Kind::tree, noise(kFrameTarget, 7'000'000 + ++filler));
+        packer.put(Kind::tree, noise(kDataFrame, 7'000'000 + ++filler));
         written = packer.new_bytes;
     }
     s.tree = tree.finish();
