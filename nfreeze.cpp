@@ -87,13 +87,13 @@
 //   read alone. The list of the tree: for each chunk, id 16 and the path of its first record (string).
 //   Record: varint flags (type in the lowest 3 bits: file, directory, symlink, fifo, character, block;
 //   8 racy, 16 mount point, 32 has attributes, 64 linked, 128 has holes, 256 continued, 512
-//   continuation); varint length that the path shares with the one before, string rest; then, unless
-//   it is a continuation: mode, uid, gid (varints), mtime less that of the record before, ctime less
+//   continuation); its path: varint bytes to take from the end of the path before (of a chunk's first
+//   record: of the path in the list), string to put there; then, unless it is a continuation: mode, uid, gid (varints), mtime less that of the record before, ctime less
 //   mtime (each seconds and nanoseconds), inode less that of the record before (svarints; in a chunk's
 //   first record: less 0); if linked, varint link group; if it has attributes, varint number, each name and value (strings); for
 //   a symlink, its target (string); for a device, varint number; for a file, varint size, if it has
 //   holes, varint number, each varint distance from the end of the one before and varint length; varint
-//   number of chunks, their ids; if there are any, 8 bytes XXH3-64 of the content without holes. A
+//   number of chunks, their ids; if there are several, 8 bytes XXH3-64 of the content without holes. A
 //   continuation has only ids, and no checksum: they go behind those of the record before it.
 //
 // INVARIANTS, cited where they are kept
@@ -122,9 +122,12 @@
 //     it is sealed anew and so has a new name.
 //   - Ids are a keyed PRF of 16 bytes: they collide by accident only (10^9 chunks: 2^-68), and half as
 //     much is downloaded as with 32. XXH3 is not an identity (crafted inputs collide): it is the
-//     checksum that catches our own bugs, and lets a disk be compared at the disk's speed.
-//   - A tree is cut by the hash of paths, between records, and not, like files, by content: a chunk is
-//     then readable alone, and a changed file changes one chunk. The list of the tree's chunks is
+//     checksum that catches our own bugs where a file has several chunks, and lets a disk be compared
+//     at the disk's speed.
+//   - A tree is cut by the hash of names, between records, and not, like files, by content: a chunk is
+//     then readable alone, and a changed file changes one chunk. What lies above a directory appears in
+//     none of the chunks within it: to rename or move one of a million files costs two or three chunks
+//     and the list. The list of the tree's chunks is
 //     itself stored in chunks, not in the snapshot record: every run downloads the index, and
 //     unchanged trees of a million files would else add 60 KiB to it each day.
 //   - Packs and segments share one sealed shape, so that there is one piece of code to trust.
@@ -898,11 +901,11 @@ public:
             if (((h = (h << 1) + gear_[data[i]]) & kLoose) == 0) return i + 1;
         return end;
     }
-    /// Whether a tree chunk ends behind the record of this path: decided by the path alone, so
-    /// that the cut stays where it is when the file changes.
-    bool cut_tree_after(std::string_view path) const {
+    /// Whether a tree chunk ends behind the record of this name: decided by the name alone, so that
+    /// the cut stays where it is when the file changes or a directory above it is renamed.
+    bool cut_tree_after(std::string_view name) const {
         uint64_t h = 0;
-        for (char c : path) h = (h << 1) + gear_[uint8_t(c)];
+        for (char c : name) h = (h << 1) + gear_[uint8_t(c)];
         return h >> (64 - kTreeBits) == 0;
     }
 
@@ -3258,13 +3261,13 @@ struct Entry {
     uint64_t device = 0;     // of a device node
     std::string target;      // of a symlink
     std::vector<std::pair<std::string, std::string>> xattrs;
-    uint64_t checksum = 0;       // XXH3-64 of a file's bytes without its holes
+    uint64_t checksum = 0;       // XXH3-64 of a file's bytes without its holes, if it has several chunks
     std::vector<Extent> holes;   // ascending
     std::vector<ChunkId> chunks; // of a file's bytes without its holes
 
     /// Whether a user would call both the same: in all but what identifies the inode.
     bool looks_like(const Entry& o) const {
-        auto visible = [](const Entry& e) { return std::tie(e.type, e.mode, e.uid, e.gid, e.mtime, e.size, e.device, e.target, e.xattrs, e.checksum); };
+        auto visible = [](const Entry& e) { return std::tie(e.type, e.mode, e.uid, e.gid, e.mtime, e.size, e.device, e.target, e.xattrs, e.chunks); };
         return visible(*this) == visible(o);
     }
 };
@@ -3283,6 +3286,8 @@ bool path_before(std::string_view a, std::string_view b) { return compare_paths(
 bool is_within(std::string_view path, std::string_view top) {
     return top.empty() || (path.starts_with(top) && (path.size() == top.size() || path[top.size()] == '/'));
 }
+
+std::string last_name(const std::string& path) { return path.substr(path.rfind('/') + 1); }
 
 /// A path that names something below the source and nothing else (I7).
 bool is_safe_path(std::string_view path) {
@@ -3304,7 +3309,11 @@ constexpr unsigned racy = 8, mount = 16, xattrs = 32, linked = 64, holes = 128, 
 /// to. reset() at the start of a chunk.
 class TreeCodec {
 public:
-    void reset() { before_ = {}; }
+    /// At the start of a chunk, whose first path the list of chunks tells.
+    void reset(const std::string& first) {
+        before_ = {};
+        before_.path = first;
+    }
 
     void encode(Writer& out, const Entry& e) {
         size_t done = std::min(e.chunks.size(), kIdsPerRecord);
@@ -3387,12 +3396,12 @@ public:
 private:
     void encode_path(Writer& out, const std::string& path) {
         auto shared = size_t(std::ranges::mismatch(path, before_.path).in1 - path.begin());
-        out.varint(shared);
+        out.varint(before_.path.size() - shared);
         out.string(std::string_view(path).substr(shared));
         before_.path = path;
     }
     std::string decode_path(Reader& in) {
-        std::string path = before_.path.substr(0, in.count(before_.path.size()));
+        std::string path = before_.path.substr(0, before_.path.size() - in.count(before_.path.size()));
         path += in.string(kPathMax);
         if (path.size() > kPathMax || !is_safe_path(path)) in.fail("a path that no backup can hold");
         return before_.path = path;
@@ -3429,7 +3438,7 @@ private:
             }
         }
         encode_ids(out, e, 0, ids);
-        if (!e.chunks.empty()) out.u64(e.checksum);
+        if (e.chunks.size() > 1) out.u64(e.checksum);
     }
     static void decode_content(Reader& in, Entry& e, bool with_holes) {
         e.size = in.count(INT64_MAX);
@@ -3443,7 +3452,7 @@ private:
             }
         }
         decode_ids(in, e);
-        if (!e.chunks.empty()) e.checksum = in.u64();
+        if (e.chunks.size() > 1) e.checksum = in.u64();
     }
 
     Entry before_; // path, mtime and inode only
@@ -3482,10 +3491,10 @@ private:
     void begin(const std::string& path) {
         if (chunk_.size() > 0) return;
         first_ = path;
-        codec_.reset();
+        codec_.reset(path);
     }
     void maybe_end(const std::string& path) {
-        if (chunk_.size() >= 4 * kTreeAvg || (chunk_.size() >= kTreeMin && chunker_.cut_tree_after(path))) end();
+        if (chunk_.size() >= 4 * kTreeAvg || (chunk_.size() >= kTreeMin && chunker_.cut_tree_after(last_name(path)))) end();
     }
     void end() {
         if (chunk_.size() > 0) list_.emplace_back(packer_.put(Kind::tree, chunk_.take(), anew_), first_);
@@ -3576,7 +3585,7 @@ private:
         }
         chunks_.flush();
         auto& listed = list_[next_chunk_++];
-        codec_.reset();
+        codec_.reset(listed.first);
         in_.reset();
         try {
             if (!listed.place) throw Corrupt("it is in no pack that is there");
@@ -4007,7 +4016,7 @@ private:
             stop_if_asked();
         }
         e.size = at;
-        e.checksum = XXH3_64bits_digest(&checksum);
+        e.checksum = e.chunks.size() > 1 ? XXH3_64bits_digest(&checksum) : 0;
         result_.bytes_read += total;
     }
     static size_t read_at(int fd, uint64_t offset, std::span<uint8_t> into, std::string_view shown) {
@@ -4179,7 +4188,6 @@ private:
     };
     using DirectoryPtr = std::shared_ptr<Directory>;
 
-    static std::string name_of(const std::string& path) { return path.substr(path.rfind('/') + 1); }
     static std::string parent_of(const std::string& path) { return path.substr(0, std::min(path.rfind('/'), path.size())); }
 
     // ---- directories ----
@@ -4211,7 +4219,7 @@ private:
         dir->whole = whole;
         bool created = false;
         if (!up->blocked && up->fd) {
-            auto name = name_of(path);
+            auto name = last_name(path);
             created = !options_.dry_run && mkdirat(up->fd.get(), name.c_str(), 0700) == 0;
             dir->fd = Fd(openat(up->fd.get(), name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
             bool other = !dir->fd && (errno == ENOTDIR || errno == ELOOP);
@@ -4271,7 +4279,7 @@ private:
             return;
         }
         auto dir = directory_for(e.path);
-        if (options_.remove && dir->whole) dir->names.insert(name_of(e.path));
+        if (options_.remove && dir->whole) dir->names.insert(last_name(e.path));
         if (e.type == Type::directory) return enter(&e, e.path, inside);
         if (dir->blocked || !inside) return;
         try {
@@ -4304,7 +4312,7 @@ private:
     /// Whether something with this name is there already, so that nothing is to be written: the same
     /// file, whose metadata is set, or something else, which is kept and named.
     bool already_there(Directory& dir, const Entry& e) {
-        auto name = name_of(e.path);
+        auto name = last_name(e.path);
         struct stat st;
         if (!dir.fd || fstatat(dir.fd.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0) return false;
         Fd fd;
@@ -4321,7 +4329,7 @@ private:
     }
 
     /// Whether what has this name is what `e` says. Leaves a file open.
-    static bool is_same(int directory, const std::string& name, const struct stat& st, const Entry& e, Fd& fd) {
+    bool is_same(int directory, const std::string& name, const struct stat& st, const Entry& e, Fd& fd) {
         switch (e.type) {
         case Type::file:
             if (!S_ISREG(st.st_mode) || uint64_t(st.st_size) != e.size) return false;
@@ -4335,10 +4343,11 @@ private:
         }
         return false;
     }
-    /// Compares a file on the disk with the checksum, at the disk's speed.
-    static bool same_content(int fd, const Entry& e) {
+    /// Compares a file on the disk with the checksum, at the disk's speed, or with its only chunk.
+    bool same_content(int fd, const Entry& e) {
         XXH3_state_t checksum;
         XXH3_64bits_reset(&checksum);
+        Bytes only;
         Bytes buffer(MiB);
         uint64_t at = 0;
         auto scan = [&](uint64_t upto, bool hole) {
@@ -4351,15 +4360,19 @@ private:
                 ssize_t n = pread(fd, part.data(), part.size(), off_t(at));
                 if (n <= 0) return false;
                 part = part.first(size_t(n));
-                if (!hole) XXH3_64bits_update(&checksum, part.data(), part.size());
-                else if (std::ranges::any_of(part, [](uint8_t b) { return b != 0; })) return false;
+                bool other = hole ? std::ranges::any_of(part, [](uint8_t b) { return b != 0; }) : only.size() > kChunkMax;
+                if (other) return false;
+                if (!hole && e.chunks.size() > 1) XXH3_64bits_update(&checksum, part.data(), part.size());
+                else if (!hole) only.insert(only.end(), part.begin(), part.end());
                 at += uint64_t(n);
             }
             return true;
         };
         for (auto& h : e.holes)
             if (!scan(h.offset, false) || !scan(h.offset + h.length, true)) return false;
-        return scan(e.size, false) && (e.chunks.empty() || XXH3_64bits_digest(&checksum) == e.checksum);
+        if (!scan(e.size, false)) return false;
+        if (e.chunks.size() > 1) return XXH3_64bits_digest(&checksum) == e.checksum;
+        return e.chunks.empty() ? only.empty() : IdHasher(repo_.keys.id)(only) == e.chunks[0];
     }
 
     /// Makes a further name of a file that was restored before. Whether that was possible.
@@ -4376,9 +4389,9 @@ private:
             // It may have failed, and what was there before be there still (I7).
             struct stat st;
             Fd there;
-            if (fstatat(at.get(), name_of(path).c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0 || !is_same(at.get(), name_of(path), st, e, there)) return false;
+            if (fstatat(at.get(), last_name(path).c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0 || !is_same(at.get(), last_name(path), st, e, there)) return false;
             Temporary temporary(dir.fd.get());
-            if (linkat(at.get(), name_of(path).c_str(), dir.fd.get(), temporary.name.c_str(), 0) != 0) return false;
+            if (linkat(at.get(), last_name(path).c_str(), dir.fd.get(), temporary.name.c_str(), 0) != 0) return false;
             publish(temporary, dir, e);
         } catch (const Error&) { return false; }
         ++result_->restored;
@@ -4420,7 +4433,7 @@ private:
         std::string name;
     };
     void publish(Temporary& temporary, Directory& dir, const Entry& e) {
-        auto name = name_of(e.path);
+        auto name = last_name(e.path);
         unsigned flags = options_.overwrite ? 0 : RENAME_NOREPLACE;
         int bad = renameat2(dir.fd.get(), temporary.name.c_str(), dir.fd.get(), name.c_str(), flags);
         if (bad && errno == EINVAL) bad = renameat(dir.fd.get(), temporary.name.c_str(), dir.fd.get(), name.c_str());
@@ -4478,7 +4491,7 @@ private:
         }
         for (; hole != e.holes.end() && hole->offset == at; ++hole) at += hole->length;
         if (at != e.size) throw Corrupt("it has less content than its size");
-        if (!e.chunks.empty() && XXH3_64bits_digest(&checksum) != e.checksum) throw Corrupt("its checksum does not match");
+        if (e.chunks.size() > 1 && XXH3_64bits_digest(&checksum) != e.checksum) throw Corrupt("its checksum does not match");
         if (!e.holes.empty() && ftruncate(fd.get(), off_t(e.size)) != 0) throw system_error("write", e.path);
         set_metadata(fd.get(), dir.fd.get(), temporary.name, e);
         if (!fd.close()) throw system_error("write", e.path);

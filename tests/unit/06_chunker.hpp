@@ -137,22 +137,22 @@ TEST_CASE("compression: what goes in comes out") {
     Bytes zeros(3 * MiB), random = noise(3 * MiB, 1), mixed = noise(MiB, 2);
     mixed.resize(2 * MiB, 'x');
     for (const Bytes* raw : {&zeros, &random, &mixed})
-        CHECK(decompress(compress(*raw), raw->size()) == *raw);
+        CHECK(decompress(frame_of(*raw), raw->size()) == *raw);
     for (size_t size : {size_t(0), size_t(1), size_t(2), size_t(127), size_t(128), size_t(129),
                         size_t(16383), size_t(16384)}) {
         INFO(size);
-        CHECK(decompress(compress(noise(size, 3)), size) == noise(size, 3));
-        CHECK(decompress(compress(Bytes(size, 'z')), size) == Bytes(size, 'z'));
+        CHECK(decompress(frame_of(noise(size, 3)), size) == noise(size, 3));
+        CHECK(decompress(frame_of(Bytes(size, 'z')), size) == Bytes(size, 'z'));
     }
-    CHECK(compress(zeros).size() < 1000);
-    CHECK(compress(zeros)[0] == uint8_t(Codec::zstd));
-    CHECK(compress(random).size() <= random.size() + 6); // stored where it does not shrink
-    CHECK(compress(random)[0] == uint8_t(Codec::stored));
-    CHECK(hex(compress({})) == "0000");
+    CHECK(frame_of(zeros).size() < 1000);
+    CHECK(frame_of(zeros)[0] == uint8_t(Codec::zstd));
+    CHECK(frame_of(random).size() <= random.size() + 6); // stored where it does not shrink
+    CHECK(frame_of(random)[0] == uint8_t(Codec::stored));
+    CHECK(hex(frame_of({})) == "0000");
 }
 
 TEST_CASE("compression: a bomb is refused before it goes off") {
-    auto bomb = compress(Bytes(8 * MiB));
+    auto bomb = frame_of(Bytes(8 * MiB));
     CHECK(decompress(bomb, 8 * MiB).size() == 8 * MiB);
     CHECK_THROWS_AS(decompress(bomb, 8 * MiB - 1), Corrupt);
     auto frame = [](uint8_t codec, uint64_t raw_length, View packed) {
@@ -180,7 +180,7 @@ TEST_CASE("compression: a bomb is refused before it goes off") {
 TEST_CASE("compression: a frame cut short anywhere or longer than it was is refused") {
     Bytes raw =
         bytes_of("some words, some words, some words, some words and some more of these words");
-    auto packed = compress(raw), stored = compress(noise(50, 1));
+    auto packed = frame_of(raw), stored = frame_of(noise(50, 1));
     REQUIRE(packed[0] == uint8_t(Codec::zstd));
     REQUIRE(stored[0] == uint8_t(Codec::stored));
     for (auto* frame : {&packed, &stored}) {

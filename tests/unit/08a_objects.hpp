@@ -5,9 +5,9 @@ namespace {
 /// A small object of two frames with what its table says.
 struct SmallObject {
     SmallObject(const Label& label, const Secret& root) {
-        Sealer sealer(label, root, 0);
-        sealer.add({Kind::tree, 0, {{chunk_id(1), 5}, {chunk_id(2), 7}}}, compress(as_bytes("first frame!")));
-        sealer.add({Kind::data, 0, {{chunk_id(3), 0}}}, compress(as_bytes("second")));
+        Sealer sealer(label, root);
+        sealer.add({Kind::tree, 0, {{chunk_id(1), 5}, {chunk_id(2), 7}}}, frame_of(as_bytes("first frame!")));
+        sealer.add({Kind::data, 0, {{chunk_id(3), 0}}}, frame_of(as_bytes("second")));
         sealed = sealer.finish();
     }
     const Table& table() const { return sealed.table; }
@@ -114,7 +114,7 @@ TEST_CASE("sealed object: opens to what was put in") {
         CHECK(string_of(decompress(opened.frames[0], kFrameMax)) == "first frame!");
         CHECK(string_of(decompress(opened.frames[1], kFrameMax)) == "second");
     }
-    auto empty = Sealer(kPackLabel, root, 0).finish();
+    auto empty = Sealer(kPackLabel, root).finish();
     CHECK(open_object(kPackLabel, root, empty.bytes, "it").frames.empty());
 }
 
@@ -234,8 +234,8 @@ TEST_CASE("sealed object: parts of two objects do not mix") {
     }
     // Two frames of one object in each other's place.
     auto swapped = a.sealed.bytes;
-    std::rotate(swapped.begin() + long(kHead), swapped.begin() + long(kHead + a.table[0].sealed),
-                swapped.begin() + long(kHead + a.table[0].sealed + a.table[1].sealed));
+    std::rotate(swapped.begin() + long(kHead), swapped.begin() + long(kHead + a.table()[0].sealed),
+                swapped.begin() + long(kHead + a.table()[0].sealed + a.table()[1].sealed));
     CHECK_THROWS_AS(open_object(kPackLabel, root, swapped, "it"), Corrupt);
 }
 

@@ -285,8 +285,8 @@ TEST_CASE("chunks: what a chunk's id says is the last word on what it holds") {
     IdHasher hasher(repo->keys.id);
     auto id = hasher(wanted);
     auto store_as = [&](View content, uint32_t length) {
-        Sealer sealer(kPackLabel, repo->keys.pack, 0);
-        sealer.add({Kind::data, 0, {{id, length}}}, compress(content));
+        Sealer sealer(kPackLabel, repo->keys.pack);
+        sealer.add({Kind::data, 0, {{id, length}}}, frame_of(content));
         auto object = sealer.finish();
         store.create(object_name("packs", object.name), object.bytes);
         PackInfo p;

@@ -4,6 +4,14 @@
 
 namespace {
 
+/// The plaintext of the frame that holds `raw`.
+Bytes frame_of(View raw) {
+    Bytes bytes(raw.begin(), raw.end());
+    auto [head, body] = compress(bytes);
+    head.insert(head.end(), body.begin(), body.end());
+    return head;
+}
+
 // ---- bytes ------------------------------------------------------------------------------------
 
 Bytes from_hex(std::string_view digits) {
