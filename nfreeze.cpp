@@ -2305,7 +2305,7 @@ public:
                 auto pack = decode_pack(body);
                 pack.present = is_listed(pack);
                 pack.seq = seq;
-                add_pack(pack, {});
+                add_pack(std::move(pack), {});
                 continue;
             }
             case Record::pack_condemned: condemn(body.array<32>()); break;
@@ -2336,16 +2336,16 @@ public:
         put_place(id, frame, offset, length)->relied = 1;
     }
     /// Adds a pack. `frames` are the numbers of its frames if they were begun here.
-    void add_pack(const PackInfo& pack, const std::vector<uint32_t>& frames) {
+    void add_pack(PackInfo pack, const std::vector<uint32_t>& frames) {
         if (frames.empty() && !by_name_.emplace(pack.name, packs_.size()).second) return;
         auto number = uint32_t(packs_.size());
         by_name_[pack.name] = number;
-        packs_.push_back(pack);
-        packs_.back().table.clear();
-        packs_.back().condemned = condemned.contains(pack.name);
+        pack.condemned = condemned.contains(pack.name);
+        Table table = std::exchange(pack.table, {});
+        packs_.push_back(std::move(pack));
         uint32_t offset = kHead;
-        for (size_t i = 0; i < pack.table.size(); ++i) {
-            auto& info = pack.table[i];
+        for (size_t i = 0; i < table.size(); ++i) {
+            auto& info = table[i];
             uint32_t f = frames.empty() ? begin_frame(info.kind) : frames[i];
             frames_[f] = {number, uint32_t(i), offset, info.sealed, 0, info.kind};
             for (auto& c : info.chunks) {
@@ -2695,10 +2695,12 @@ private:
         Label label = kSegmentLabel;
         label.seq = s.seq;
         auto object = open_object(label, keys.index, bytes, s.file());
+        bytes = {}; // a segment may be large: it is in memory once
         Bytes records;
         for (auto& frame : object.frames) {
-            auto raw = decompress(frame, kFrameMax);
-            records.insert(records.end(), raw.begin(), raw.end());
+            auto raw = decompress(std::exchange(frame, {}), kFrameMax);
+            if (records.empty()) records = std::move(raw);
+            else records.insert(records.end(), raw.begin(), raw.end());
         }
         return records;
     }
