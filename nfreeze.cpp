@@ -242,7 +242,9 @@ constexpr size_t kKeepRecords = MiB;     // records of a smaller segment are kep
 constexpr size_t kReadAlign = 256 * KiB; // the server sees reads on this grid only
 constexpr size_t kReadRun = 9 * MiB;     // frames that lie together are read in one go up to this
 constexpr size_t kReadGap = 512 * KiB;   // reading through a gap is cheaper than a round trip
-constexpr size_t kReadAhead = 48 * MiB;  // raw bytes of frames that are fetched before use
+constexpr size_t kReadAhead = 80 * MiB;  // raw bytes of frames that are fetched before use
+constexpr size_t kPinsMax = 1 << 20;     // chunks that wait for their use: each is an id in memory
+constexpr size_t kFilesAhead = 16384;    // files that wait for their chunks: of 5 kB, they fill it
 constexpr size_t kIdsPerRecord = 4096;   // a longer file continues in another tree record
 constexpr size_t kHolesMax = 65536;      // of a file; beyond that the smallest are stored as zeros
 constexpr size_t kTreePacks = 16;        // a tree that lies in more packs is written anew
@@ -2789,13 +2791,16 @@ public:
         if (places.empty()) throw Corrupt("a part of it is in no pack that is there");
         uint32_t frame = places[0].frame;
         std::unique_lock lock(mutex_);
+        wait_until(lock, [&] { return pins_ < kPinsMax; });
         if (!slots_[frame].data.valid()) {
             lock.unlock();
             flush_unless_adjacent(frame);
             lock.lock();
-            make_room(lock, raw(frame));
+            if (pinned_ + raw(frame) > budget_) // for half of it, or single frames would be read from now on
+                wait_until(lock, [&] { return pinned_ == 0 || pinned_ + raw(frame) <= budget_ / 2; });
             begin_read(frame);
         }
+        ++pins_;
         if (slots_[frame].pins++ == 0) {
             pinned_ += raw(frame);
             std::erase(idle_, frame);
@@ -2843,7 +2848,9 @@ public:
     void unpin(uint32_t frame) {
         std::unique_lock lock(mutex_);
         changed_.wait(lock, [&] { return aborted_ || slots_[frame].pins > 0; });
-        if (aborted_ || --slots_[frame].pins > 0) return;
+        if (aborted_) return;
+        if (--pins_ == kPinsMax - 1) changed_.notify_all();
+        if (--slots_[frame].pins > 0) return;
         pinned_ -= raw(frame);
         idle_.push_back(frame);
         size_t idle = 0;
@@ -2910,14 +2917,13 @@ private:
                         f.offset - run_.end <= kReadGap && f.offset + f.sealed - run_.begin <= kReadRun;
         if (!adjacent) flush();
     }
-    /// Waits until `bytes` more may be pinned.
-    void make_room(std::unique_lock<std::mutex>& lock, size_t bytes) {
-        auto room = [&] { return aborted_ || pinned_ == 0 || pinned_ + bytes <= budget_; };
-        if (!room()) {
+    /// Waits until there is `room`; what the others wait for is under way by then.
+    template <class F> void wait_until(std::unique_lock<std::mutex>& lock, F room) {
+        if (!aborted_ && !room()) {
             lock.unlock();
-            flush(); // what the others wait for must be under way
+            flush();
             lock.lock();
-            changed_.wait(lock, room);
+            changed_.wait(lock, [&] { return aborted_ || room(); });
         }
         if (aborted_) throw Interrupted();
     }
@@ -2979,6 +2985,7 @@ private:
     Repository& repo_;
     TaskPool& wire_;
     size_t budget_, pinned_ = 0; // raw bytes
+    size_t pins_ = 0;            // chunks
     Run run_; // planner only
     std::mutex mutex_;
     std::condition_variable changed_;
@@ -3515,7 +3522,7 @@ private:
 class TreeReader {
 public:
     TreeReader(Repository& repo, TaskPool& wire, const Snapshot& snapshot)
-        : repo_(repo), chunks_(repo, wire, kReadAhead / 2), hasher_(repo.keys.id) {
+        : repo_(repo), chunks_(repo, wire, kReadAhead / 3), hasher_(repo.keys.id) {
         for (auto& id : snapshot.tree) {
             auto bytes = chunks_.read(id, hasher_);
             for (Reader in(bytes, "the list of a tree's chunks"); !in.empty();) {
@@ -4133,7 +4140,7 @@ class Restore {
 public:
     Restore(Repository& repo, const Snapshot& snapshot, const RestoreOptions& options)
         : repo_(repo), snapshot_(snapshot), options_(options), wire_(options.connections, 64), chunks_(repo, wire_, kReadAhead),
-          writers_(std::clamp(int(std::thread::hardware_concurrency()), 2, 8), 512) {}
+          writers_(std::clamp(int(std::thread::hardware_concurrency()), 2, 8), kFilesAhead) {}
     ~Restore() { chunks_.abort(); }
 
     /// Makes `destination` what the snapshot is. Throws Error where nothing could be done.
