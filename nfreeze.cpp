@@ -228,7 +228,7 @@ constexpr size_t KiB = 1024, MiB = 1024 * KiB;
 // Chunks (section 6). Data cut points lie about 1 MiB apart; a smaller average finds more
 // duplicates and costs 16 bytes of index each, which every run downloads.
 constexpr size_t kChunkMin = 256 * KiB, kChunkAvg = MiB, kChunkMax = 4 * MiB;
-constexpr size_t kTreeMin = 32 * KiB, kTreeAvg = 128 * KiB; // a tree chunk ends between records
+constexpr size_t kTreeMin = 8 * KiB, kTreeMax = 128 * KiB; // a tree chunk ends between records
 constexpr size_t kDataFrame = 4 * MiB;   // raw bytes in a frame, at most: zstd gains 4 % over 1 MiB.
 constexpr size_t kTreeFrame = MiB;       // One of a tree, which is read for a single file
 constexpr size_t kFrameMax = 16 * MiB;   // and what a reader accepts, raw
@@ -903,24 +903,26 @@ public:
             if (((h = (h << 1) + gear_[data[i]]) & kLoose) == 0) return i + 1;
         return end;
     }
-    /// Whether a tree chunk ends behind the record of this name: decided by the name alone, so that
-    /// the cut stays where it is when the file changes or a directory above it is renamed.
-    bool cut_tree_after(std::string_view name) const {
+    /// Whether a tree chunk ends behind the record of `name`, which follows that of `before`: decided by
+    /// the names alone (by two: one is often the same in many directories), so that the cut stays where
+    /// it is when a file changes or a directory above it is renamed.
+    bool cut_tree_after(std::string_view before, std::string_view name) const {
         uint64_t h = 0;
-        for (char c : name) h = (h << 1) + gear_[uint8_t(c)];
+        for (auto part : {before, std::string_view("/"), name})
+            for (char c : part) h = (h << 1) + gear_[uint8_t(c)];
         return h >> (64 - kTreeBits) == 0;
     }
 
 private:
     static constexpr uint64_t kStrict = ~uint64_t(0) << (64 - 22), kLoose = ~uint64_t(0) << (64 - 18); // 2^20 -+ 2 bits
-    static constexpr int kTreeBits = 10; // a record in 1,024; one is about 100 bytes long
+    static constexpr int kTreeBits = 8; // a record in 256; one is about 60 bytes long
     std::array<uint64_t, 256> gear_;
 };
 
 enum class Codec : uint8_t { stored = 0, zstd = 1 };
 /// Level 2 with a window as large as a frame and a table for it: smaller and a fifth faster than level 3
 /// on frames of 1 MiB (measured over /usr/share).
-constexpr int kZstdLevel = 2, kZstdWindowLog = 22, kZstdHashLog = 17;
+constexpr int kZstdLevel = 2, kZstdWindowLog = 22, kZstdHashLog = 18;
 
 /// `raw` compressed; nothing where that is not shorter. Valid until the thread's next call.
 std::optional<View> shrink(View raw) {
@@ -3473,14 +3475,16 @@ public:
     TreeWriter(Packer& packer, const Chunker& chunker, bool anew) : packer_(packer), chunker_(chunker), anew_(anew) {}
 
     void add(const Entry& e) {
+        auto name = last_name(e.path);
         begin(e.path);
         codec_.encode(chunk_, e);
         for (size_t done = std::min(e.chunks.size(), kIdsPerRecord);;) {
-            maybe_end(e.path);
+            maybe_end(name);
             if (done >= e.chunks.size()) break;
             begin(e.path);
             codec_.encode_more(chunk_, e, done);
         }
+        name_before_ = name;
     }
     /// Ids of the chunks that hold the list of chunks.
     std::vector<ChunkId> finish() {
@@ -3502,8 +3506,8 @@ private:
         first_ = path;
         codec_.reset(path);
     }
-    void maybe_end(const std::string& path) {
-        if (chunk_.size() >= 4 * kTreeAvg || (chunk_.size() >= kTreeMin && chunker_.cut_tree_after(last_name(path)))) end();
+    void maybe_end(const std::string& name) {
+        if (chunk_.size() >= kTreeMax || (chunk_.size() >= kTreeMin && chunker_.cut_tree_after(name_before_, name))) end();
     }
     void end() {
         if (chunk_.size() > 0) list_.emplace_back(packer_.put(Kind::tree, chunk_.take(), anew_), first_);
@@ -3513,7 +3517,7 @@ private:
     bool anew_;
     TreeCodec codec_;
     Writer chunk_;
-    std::string first_;
+    std::string first_, name_before_;
     std::vector<std::pair<ChunkId, std::string>> list_;
 };
 
@@ -3615,7 +3619,7 @@ private:
         if (on_damage)
             on_damage(text("the list of files from ", in_quotes(list_[next_chunk_ - 1].first), " ", upto, " cannot be read: ", why));
     }
-    static constexpr size_t kChunksAhead = 64; // about 8 MiB: several reads under way at once
+    static constexpr size_t kChunksAhead = 256; // about 6 MiB: several reads under way at once
 
     Repository& repo_;
     ChunkReader chunks_;

@@ -692,7 +692,7 @@ TEST_CASE("tree: a path that is not there is named, also below one that is selec
 TEST_CASE("tree: a file of more chunks than a record holds, and what stands behind it") {
     TestStore store = new_repository();
     auto repo = open_repository(store);
-    std::vector<Entry> entries{file("a"), file("big", 20 * kIdsPerRecord + 3), file("c"),
+    std::vector<Entry> entries{file("a"), file("big", 4 * kIdsPerRecord + 3), file("c"),
                                file("d/e")};
     auto s = store_tree(*repo, entries, true);
     auto list = list_of(*repo, s);
