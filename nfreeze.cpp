@@ -847,14 +847,22 @@ public:
     void seal(uint64_t number, View plain, Bytes& out) { seal(number, plain, {}, out); }
     /// The plaintext, or nothing where the tag does not match (I6).
     [[nodiscard]] std::optional<Bytes> open(uint64_t number, View sealed) {
+        Bytes copy(sealed.begin(), sealed.end());
+        auto plain = open_in_place(number, copy);
+        if (!plain) return {};
+        copy.resize(plain->size());
+        return copy;
+    }
+    /// The same, where the ciphertext is.
+    [[nodiscard]] std::optional<View> open_in_place(uint64_t number, std::span<uint8_t> sealed) {
         if (sealed.size() < kTag) return {};
         auto iv = nonce(number);
         if (!opener_) opener_.emplace().SetKeyWithIV(key_.view().data(), key_.size(), iv.data(), iv.size());
-        Bytes plain(sealed.size() - kTag);
+        auto plain = sealed.first(sealed.size() - kTag);
         bool good = opener_->DecryptAndVerify(plain.data(), sealed.data() + plain.size(), kTag, iv.data(),
-                                              int(iv.size()), associated_.data(), associated_.size(), sealed.data(),
+                                              int(iv.size()), associated_.data(), associated_.size(), plain.data(),
                                               plain.size());
-        return good ? std::optional(std::move(plain)) : std::nullopt;
+        return good ? std::optional<View>(plain) : std::nullopt;
     }
 
 private:
@@ -2783,7 +2791,15 @@ private:
 /// they will be needed; frames that lie together become one read. Any thread gets and unpins.
 /// Pinned frames may take `budget` raw bytes; the planner waits for more until some are unpinned.
 class ChunkReader {
+    using RawFrame = std::shared_ptr<const Bytes>; // null: does not open
+
 public:
+    /// A chunk's bytes, which live as long as this.
+    struct Chunk {
+        RawFrame frame;
+        View bytes;
+        operator View() const { return bytes; }
+    };
     ChunkReader(Repository& repo, TaskPool& wire, size_t budget) : repo_(repo), wire_(wire), budget_(budget) {}
     ~ChunkReader() { abort(); }
 
@@ -2824,11 +2840,10 @@ public:
     }
     /// The chunk's bytes, checked against its id, from whichever place opens. The chunk must have
     /// been pinned. Waits for the network. Throws Corrupt.
-    Bytes get(const ChunkId& id, const Place& place, IdHasher& hasher) {
+    Chunk get(const ChunkId& id, const Place& place, IdHasher& hasher) {
         std::string why;
         try {
-            auto frame = wait_for(place.frame);
-            if (auto bytes = cut(*frame, place, id, hasher)) return *bytes;
+            if (auto chunk = cut(wait_for(place.frame), place, id, hasher)) return *chunk;
             why = "a part of it is not what it was when it was stored";
         } catch (const Corrupt& e) { why = e.what(); }
         std::unique_lock lock(mutex_);
@@ -2841,7 +2856,7 @@ public:
                 one.add(repo_.index, other.frame);
                 auto frame = read_run(repo_, one).at(0);
                 if (frame)
-                    if (auto bytes = cut(*frame, other, id, hasher)) return *bytes;
+                    if (auto chunk = cut(frame, other, id, hasher)) return *chunk;
             } catch (const Corrupt&) {}
         }
         throw Corrupt(why);
@@ -2864,13 +2879,13 @@ public:
         changed_.notify_all();
     }
     /// pin, flush, get, unpin: for a reader that looks at one chunk at a time. Planner only.
-    Bytes read(const ChunkId& id, IdHasher& hasher) {
+    Chunk read(const ChunkId& id, IdHasher& hasher) {
         auto place = pin(id);
         flush();
         try {
-            auto bytes = get(id, place, hasher);
+            auto chunk = get(id, place, hasher);
             unpin(place.frame);
-            return bytes;
+            return chunk;
         } catch (...) {
             unpin(place.frame);
             throw;
@@ -2884,7 +2899,6 @@ public:
     }
 
 private:
-    using RawFrame = std::shared_ptr<const Bytes>; // null: does not open
     struct Slot {
         int pins = 0;
         std::shared_future<RawFrame> data;
@@ -2944,11 +2958,11 @@ private:
         if (!bytes) throw Corrupt("a part of it does not authenticate");
         return bytes;
     }
-    static std::optional<Bytes> cut(const Bytes& frame, const Place& p, const ChunkId& id, IdHasher& hasher) {
-        if (size_t(p.offset) + p.length > frame.size()) return {};
-        View bytes = View(frame).subspan(p.offset, p.length);
+    static std::optional<Chunk> cut(const RawFrame& frame, const Place& p, const ChunkId& id, IdHasher& hasher) {
+        if (size_t(p.offset) + p.length > frame->size()) return {};
+        View bytes = View(*frame).subspan(p.offset, p.length);
         if (hasher(bytes) != id) return {};
-        return Bytes(bytes.begin(), bytes.end());
+        return Chunk{frame, bytes};
     }
 
     static void fetch(Repository& repo, Run& run) {
@@ -2976,7 +2990,7 @@ private:
         Aead aead(hkdf(repo.keys.pack.view(), run.salt, "nfreeze object"), kPackLabel.associated());
         std::vector<RawFrame> frames;
         for (auto& [number, f] : run.frames) {
-            auto plain = aead.open(f.number, View(sealed).subspan(f.offset - begin, f.sealed));
+            auto plain = aead.open_in_place(f.number, std::span(sealed).subspan(f.offset - begin, f.sealed));
             try {
                 frames.push_back(plain ? std::make_shared<const Bytes>(decompress(*plain, kFrameMax)) : nullptr);
             } catch (const Corrupt&) { frames.push_back(nullptr); }
@@ -3528,10 +3542,10 @@ public:
     TreeReader(Repository& repo, TaskPool& wire, const Snapshot& snapshot)
         : repo_(repo), chunks_(repo, wire, kReadAhead / 3), hasher_(repo.keys.id) {
         for (auto& id : snapshot.tree) {
-            auto bytes = chunks_.read(id, hasher_);
-            for (Reader in(bytes, "the list of a tree's chunks"); !in.empty();) {
-                auto chunk = in.array<16>();
-                list_.push_back({chunk, in.string(kPathMax), {}});
+            auto chunk = chunks_.read(id, hasher_);
+            for (Reader in(chunk, "the list of a tree's chunks"); !in.empty();) {
+                auto listed = in.array<16>();
+                list_.push_back({listed, in.string(kPathMax), {}});
             }
         }
     }
@@ -3626,7 +3640,7 @@ private:
     IdHasher hasher_;
     std::vector<Listed> list_;
     size_t next_chunk_ = 0, pinned_upto_ = 0;
-    Bytes chunk_;
+    ChunkReader::Chunk chunk_;
     std::optional<Reader> in_;
     TreeCodec codec_;
     Entry entry_;
@@ -4487,11 +4501,11 @@ private:
         auto hole = e.holes.begin();
         for (auto& id : e.chunks) {
             auto place = repo_.index.places(id).front();
-            Bytes data = chunks_.get(id, place, hasher);
+            auto chunk = chunks_.get(id, place, hasher);
             chunks_.unpin(place.frame);
             ++used;
-            XXH3_64bits_update(&checksum, data.data(), data.size());
-            for (View rest = data; !rest.empty();) {
+            XXH3_64bits_update(&checksum, chunk.bytes.data(), chunk.bytes.size());
+            for (View rest = chunk; !rest.empty();) {
                 for (; hole != e.holes.end() && hole->offset == at; ++hole) at += hole->length;
                 uint64_t room = (hole != e.holes.end() ? hole->offset : e.size) - at;
                 if (room == 0) throw Corrupt("it has more content than its size");
