@@ -242,7 +242,7 @@ constexpr size_t kKeepRecords = MiB;     // records of a smaller segment are kep
 constexpr size_t kReadAlign = 256 * KiB; // the server sees reads on this grid only
 constexpr size_t kReadRun = 9 * MiB;     // frames that lie together are read in one go up to this
 constexpr size_t kReadGap = 512 * KiB;   // reading through a gap is cheaper than a round trip
-constexpr size_t kReadAhead = 80 * MiB;  // raw bytes of frames that are fetched before use
+constexpr size_t kReadAhead = 64 * MiB;  // raw bytes of frames that are fetched before use
 constexpr size_t kPinsMax = 1 << 20;     // chunks that wait for their use: each is an id in memory
 constexpr size_t kFilesAhead = 16384;    // files that wait for their chunks: of 5 kB, they fill it
 constexpr size_t kIdsPerRecord = 4096;   // a longer file continues in another tree record
@@ -970,14 +970,12 @@ FramePlain compress(Bytes& raw) {
 Bytes decompress(View plain, size_t max) {
     Reader in(plain, "a frame");
     auto codec = Codec(in.u8());
-    Bytes raw(in.count(max));
+    size_t size = in.count(max);
     View packed = in.raw(in.left());
-    if (codec == Codec::stored && packed.size() == raw.size()) {
-        std::ranges::copy(packed, raw.begin());
-    } else if (codec != Codec::zstd ||
-               ZSTD_decompress(raw.data(), raw.size(), packed.data(), packed.size()) != raw.size()) {
+    if (codec == Codec::stored && packed.size() == size) return Bytes(packed.begin(), packed.end());
+    Bytes raw(codec == Codec::zstd ? size : 0);
+    if (codec != Codec::zstd || ZSTD_decompress(raw.data(), raw.size(), packed.data(), packed.size()) != raw.size())
         in.fail("bytes that do not decompress");
-    }
     return raw;
 }
 
