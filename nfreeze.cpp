@@ -156,6 +156,7 @@
 #include <arpa/inet.h>
 #include <dirent.h>
 #include <fcntl.h>
+#include <fnmatch.h>
 #include <grp.h>
 #include <malloc.h>
 #include <netdb.h>
@@ -164,6 +165,7 @@
 #include <nss.h>
 #include <poll.h>
 #include <pwd.h>
+#include <spawn.h>
 #include <sys/file.h>
 #include <sys/random.h>
 #include <sys/resource.h>
@@ -180,6 +182,7 @@
 #include <atomic>
 #include <bit>
 #include <cerrno>
+#include <climits>
 #include <charconv>
 #include <chrono>
 #include <condition_variable>
@@ -200,6 +203,8 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <random>
+#include <ranges>
 #include <set>
 #include <span>
 #include <sstream>
@@ -2406,6 +2411,7 @@ public:
     bool knows(const ChunkId& id) { return places_.find(id) != nullptr; }
     const FramePlace& frame(uint32_t number) const { return frames_[number]; }
     const PackInfo& pack(const FramePlace& f) const { return packs_[f.pack]; }
+    const std::vector<PackInfo>& packs() const { return packs_; }
 
     /// Chunks this run relies on whose pack was condemned meanwhile.
     std::vector<Place> relied_but_condemned() {
@@ -2573,11 +2579,11 @@ public:
         return false;
     }
 
-    /// The latest snapshots first; forgotten ones are left out.
-    std::vector<const Snapshot*> snapshots() const {
+    /// The latest snapshots first: those that count, or those that were forgotten.
+    std::vector<const Snapshot*> snapshots(bool forgotten = false) const {
         std::vector<const Snapshot*> all;
         for (auto& [id, s] : index.snapshots)
-            if (!index.forgotten.contains(id)) all.push_back(&s);
+            if (index.forgotten.contains(id) == forgotten) all.push_back(&s);
         std::ranges::sort(all, [](auto* a, auto* b) { return std::tie(b->time, b->id) < std::tie(a->time, a->id); });
         return all;
     }
@@ -3020,6 +3026,7 @@ public:
           crunch_(processors(), size_t(processors())) {}
 
     uint64_t new_bytes = 0; // raw bytes of chunks that the repository did not have
+    bool dry_run = false;   // count them and send nothing
 
     /// Stores a chunk unless it is there; `force` stores it anyway. Returns its id.
     ChunkId put(Kind kind, View data, bool force = false) {
@@ -3146,6 +3153,7 @@ private:
             frame.raw = frames_.take();
         }
         repo_.index.add_pending(id, frame.number, uint32_t(frame.raw.size()), uint32_t(data.size()));
+        if (dry_run) return;
         frame.info.chunks.push_back({id, uint32_t(data.size())});
         frame.raw.insert(frame.raw.end(), data.begin(), data.end());
     }
@@ -3549,6 +3557,12 @@ public:
     }
 
     std::function<void(const std::string&)> on_damage; // what cannot be read, in words
+    std::function<void(const ChunkId&)> on_chunk;      // one was read, whose entries come now
+
+    /// Passes over chunks, before anything was read.
+    template <class F> void leave_out(F f) {
+        std::erase_if(list_, [&](auto& listed) { return f(listed.id); });
+    }
 
     /// The next entry, or null at the end. Valid until the next call.
     const Entry* next() {
@@ -3616,6 +3630,7 @@ private:
             if (!listed.place) throw Corrupt("it is in no pack that is there");
             chunk_ = chunks_.get(listed.id, *listed.place, hasher_);
             in_.emplace(chunk_, "a tree");
+            if (on_chunk) on_chunk(listed.id);
         } catch (const Corrupt& e) { skip_chunk(e.what()); }
         if (listed.place) chunks_.unpin(listed.place->frame);
         return true;
@@ -3690,7 +3705,89 @@ std::vector<std::pair<std::string, std::string>> read_xattrs(int fd, const std::
     return found;
 }
 
+/// Patterns as in a .gitignore file that lies in the source: the last one that matches decides.
+class Patterns {
+public:
+    /// One line; empty ones and comments count for nothing.
+    void add(std::string line) {
+        while (line.ends_with(' ') && !line.ends_with("\\ ")) line.pop_back();
+        if (line.empty() || line[0] == '#') return;
+        Pattern p;
+        if ((p.negated = line[0] == '!')) line.erase(0, 1);
+        if ((p.only_directories = line.ends_with('/'))) line.pop_back();
+        bool anchored = line.find('/') != line.npos;
+        if (line.starts_with('/')) line.erase(0, 1);
+        if (line.empty()) return;
+        if (!anchored) p.names.push_back("**"); // at any depth
+        std::istringstream names(line);
+        for (std::string name; std::getline(names, name, '/');) p.names.push_back(name);
+        patterns_.push_back(std::move(p));
+    }
+    /// Whether this path is left out; what is in a directory that is left out is not asked for.
+    bool exclude(std::string_view path, bool directory) const {
+        for (auto& p : std::views::reverse(patterns_))
+            if ((directory || !p.only_directories) && match(p.names, path)) return !p.negated;
+        return false;
+    }
+
+private:
+    struct Pattern {
+        bool negated = false, only_directories = false;
+        std::vector<std::string> names; // "**": any number of directories, or, at the end, all in one
+    };
+    static bool match(std::span<const std::string> names, std::string_view path) {
+        if (names.empty() || path.empty()) return names.empty() && path.empty();
+        size_t slash = std::min(path.find('/'), path.size());
+        auto rest = path.substr(std::min(slash + 1, path.size()));
+        if (names[0] == "**") return names.size() == 1 || match(names.subspan(1), path) || (!rest.empty() && match(names, rest));
+        return fnmatch(names[0].c_str(), std::string(path.substr(0, slash)).c_str(), 0) == 0 && match(names.subspan(1), rest);
+    }
+    std::vector<Pattern> patterns_;
+};
+
+/// Which files of the source a backup takes.
+struct Selection {
+    Patterns patterns;
+    std::optional<std::set<std::string>> only; // these paths, what is in them, and what leads to them
+    bool skip_caches = false;                  // what is in directories with a CACHEDIR.TAG
+    std::vector<std::string> skip_if_present;  // what is in directories that have such a name
+    uint64_t largest = UINT64_MAX;             // bytes of a file
+    bool one_file_system = false;
+
+    bool takes(const std::string& path, const struct stat& st) const {
+        if (patterns.exclude(path, S_ISDIR(st.st_mode)) || (S_ISREG(st.st_mode) && uint64_t(st.st_size) > largest)) return false;
+        if (!only) return true;
+        for (size_t slash = path.find('/'); slash != path.npos; slash = path.find('/', slash + 1))
+            if (only->contains(path.substr(0, slash))) return true;
+        auto next = only->lower_bound(path + "/");
+        return only->contains(path) || (next != only->end() && next->starts_with(path + "/"));
+    }
+    /// The one name that is taken of a directory which says that its content is not worth keeping.
+    std::optional<std::string> marker(int directory, const std::vector<std::string>& names) const {
+        auto has = [&](const std::string& name) { return std::ranges::binary_search(names, name); };
+        for (auto& name : skip_if_present)
+            if (has(name)) return name;
+        if (!skip_caches || !has("CACHEDIR.TAG")) return {};
+        constexpr std::string_view signature = "Signature: 8a477f597d28d172789f06886806bc55"; // bford.info/cachedir
+        std::array<uint8_t, signature.size()> begins{};
+        Fd tag(openat(directory, "CACHEDIR.TAG", O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
+        bool same = tag && ::read(tag.get(), begins.data(), begins.size()) == ssize_t(begins.size()) && std::ranges::equal(begins, as_bytes(signature));
+        return same ? std::optional<std::string>("CACHEDIR.TAG") : std::nullopt;
+    }
+};
+
+/// What is backed up in place of a file on the disk.
+struct Stream {
+    std::string name;              // in the snapshot
+    int fd = 0;
+    std::function<void()> ended;   // called when it was read; throws if it was not whole
+    bool may_be_empty = false;
+};
+
 struct BackupOptions {
+    Selection selection;
+    bool allow_shrink = false;  // commit although most of the source seems to be gone
+    bool dry_run = false;       // read, compare, send nothing
     bool checksum = false;      // trust content alone
     bool ignore_inode = false;  // for network mounts, where they change
     bool ignore_ctime = false;
@@ -3704,17 +3801,20 @@ struct BackupResult {
     Snapshot snapshot;
     uint64_t unchanged = 0, gone = 0, bytes_read = 0, new_bytes = 0;
     uint64_t unreadable = 0; // files and directories that could not be read
+    std::string refused;     // why nothing was committed, if so
 };
 
 class Backup {
 public:
     Backup(Repository& repo, const BackupOptions& options)
         : repo_(repo), options_(options), chunker_(repo.keys.gear), tree_wire_(2, 4),
-          packer_(repo, options.connections, options.checkpoint), buffer_(2 * kChunkMax) {}
+          packer_(repo, options.connections, options.checkpoint), buffer_(2 * kChunkMax) {
+        packer_.dry_run = options.dry_run;
+    }
 
-    /// Backs `source` up, a directory or one file; `record` brings host, user, tags and so on. On
-    /// Interrupted what was sent is kept.
-    BackupResult run(const std::string& source, Snapshot record) {
+    /// Backs `source` up, a directory or one file, or, if given, a stream that goes by that name;
+    /// `record` brings host, user, tags and so on. On Interrupted what was sent is kept.
+    BackupResult run(const std::string& source, Snapshot record, const Stream* stream = nullptr) {
         result_.snapshot = std::move(record);
         auto& s = result_.snapshot;
         fill_random(s.id);
@@ -3723,21 +3823,24 @@ public:
         try {
             open_previous();
             tree_.emplace(packer_, chunker_, rewrite_tree_);
-            walk(source);
+            if (stream) take(*stream);
+            else walk(source);
             pass_previous_until({});
             s.tree = tree_->finish();
             s.incomplete = result_.unreadable > 0;
-            s.counts.new_bytes = packer_.new_bytes;
-            packer_.flush(&s); // I2: all of it is durable
+            s.counts.new_bytes = result_.new_bytes = packer_.new_bytes;
+            if (!options_.allow_shrink) result_.refused = shrunk();
+            if (options_.dry_run) return std::move(result_);
+            bool commit = result_.refused.empty();
+            packer_.flush(commit ? &s : nullptr); // I2: all of it is durable
             Writer added;
-            put_record(added, Record::snapshot_added, encode_snapshot(s));
+            if (commit) put_record(added, Record::snapshot_added, encode_snapshot(s));
             packer_.checkpoint(added.view()); // I3: only now
         } catch (const Interrupted&) {
             packer_.salvage();
             throw;
         }
         repo_.remove_superseded();
-        result_.new_bytes = packer_.new_bytes;
         return std::move(result_);
     }
 
@@ -3761,14 +3864,17 @@ private:
 
     void open_previous() {
         auto& mine = result_.snapshot;
-        for (auto* s : repo_.snapshots()) {
-            if (s->host != mine.host || s->source != mine.source) continue;
-            try {
-                previous_.emplace(repo_, tree_wire_, *s);
-            } catch (const Corrupt& e) { say(text("warning: the snapshot before cannot be compared with: ", e.what())); }
-            break;
+        auto all = repo_.snapshots();
+        std::erase_if(all, [&](auto* s) { return s->host != mine.host || s->source != mine.source; });
+        if (all.empty()) return;
+        auto complete = std::ranges::find(all, false, &Snapshot::incomplete);
+        if (complete != all.end()) complete_before_ = *complete;
+        try {
+            previous_.emplace(repo_, tree_wire_, *all[0]);
+        } catch (const Corrupt& e) {
+            say(text("warning: the snapshot before cannot be compared with: ", e.what()));
+            return;
         }
-        if (!previous_) return;
         previous_->on_damage = [](const std::string& what) { say("warning: " + what + "; its files are read again"); };
         auto [packs, least] = previous_->spread();
         rewrite_tree_ = packs > kTreePacks && packs > 4 * least;
@@ -3792,6 +3898,17 @@ private:
         }
         return nullptr;
     }
+    /// Why the source looks like a disk that is not mounted or was emptied; nothing if it does not.
+    std::string shrunk() const {
+        auto& now = result_.snapshot.counts;
+        if (!unmounted_.empty()) return text("another file system was mounted at ", in_quotes(unmounted_), " and is not now");
+        if (now.files + now.others == 0 && now.directories <= 1) return "the source is empty";
+        if (!complete_before_) return {};
+        auto& then = complete_before_->counts;
+        auto lost = now.files < then.files - then.files / 2 ? std::pair(now.files, then.files) : std::pair(now.bytes, then.bytes);
+        if (lost.first >= lost.second - lost.second / 2) return {};
+        return text("the source holds ", lost.first, " of ", lost.second, lost.second == then.files ? " files" : " bytes", " that the snapshot before had");
+    }
     void tell(char what, std::string_view path) {
         if (options_.verbose) std::cout << what << ' ' << show(path.empty() ? "." : path) << '\n';
     }
@@ -3808,8 +3925,13 @@ private:
             if (result_.snapshot.counts.files + result_.snapshot.counts.others == 0) throw Error(text("cannot back up ", in_quotes(source)));
             return;
         }
+        struct stat up;
+        bool mount_point = lstat((source + "/..").c_str(), &up) == 0 && up.st_dev != st.st_dev;
         std::vector<Level> stack;
-        stack.push_back(enter(open_directory(AT_FDCWD, source, source), "", st, false, source));
+        stack.push_back(enter(open_directory(AT_FDCWD, source, source), "", st, mount_point, source));
+        if (options_.selection.only)
+            for (auto& path : *options_.selection.only)
+                if (fstatat(stack[0].fd.get(), path.c_str(), &up, AT_SYMLINK_NOFOLLOW) != 0) unreadable(system_error("back up", path));
         while (!stack.empty()) {
             stop_if_asked();
             auto& level = stack.back();
@@ -3834,7 +3956,7 @@ private:
                 if (errno == ENOENT) return {};
                 throw system_error("look at", path);
             }
-            if (S_ISSOCK(st.st_mode)) return {};
+            if (S_ISSOCK(st.st_mode) || !options_.selection.takes(path, st)) return {};
             if (S_ISDIR(st.st_mode)) return visit_directory(level, name, path, st);
             if (S_ISREG(st.st_mode))
                 visit_file(level, name, path, st);
@@ -3857,7 +3979,10 @@ private:
         Fd fd(openat(level.fd.get(), name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
         if (!fd && errno == ENOENT) return {};
         if (!fd) unreadable(system_error("open the directory", path)); // it is stored all the same, empty
-        return enter(std::move(fd), path, st, st.st_dev != level.device, path);
+        bool mount_point = st.st_dev != level.device;
+        Level below = enter(std::move(fd), path, st, mount_point, path);
+        if (mount_point && options_.selection.one_file_system) below.names.clear();
+        return below;
     }
 
     /// Stores a directory's own entry and lists it.
@@ -3866,6 +3991,7 @@ private:
         const Entry* before = pass_previous_until(path);
         Entry e = describe(path, st);
         e.mount_point = mount_point;
+        if (before && before->mount_point && !mount_point && unmounted_.empty()) unmounted_ = shown;
         if (level.fd) add_xattrs(e, before, level.fd.get(), "");
         ++result_.snapshot.counts.directories;
         if (!before) tell('+', path);
@@ -3873,6 +3999,7 @@ private:
         if (!level.fd) return level;
         try {
             level.names = read_directory(level.fd.get(), shown);
+            if (auto marker = options_.selection.marker(level.fd.get(), level.names)) level.names = {*marker};
         } catch (const Error& error) { unreadable(error); }
         return level;
     }
@@ -3994,6 +4121,26 @@ private:
 
     // ---- the content of a file ----
 
+    void take(const Stream& stream) {
+        const Entry* before = pass_previous_until(stream.name);
+        struct stat st{};
+        st.st_mode = S_IFREG | 0600;
+        st.st_uid = geteuid();
+        st.st_gid = getegid();
+        clock_gettime(CLOCK_REALTIME, &st.st_mtim);
+        st.st_ctim = st.st_mtim;
+        Entry e = describe(stream.name, st);
+        e.racy = true;
+        read_content(stream.fd, e, nullptr);
+        if (stream.ended) stream.ended();
+        if (e.size == 0 && !stream.may_be_empty)
+            throw Error(text("there was nothing to read for ", in_quotes(stream.name), ": nothing was committed; if that is right, say --allow-empty"));
+        ++result_.snapshot.counts.files;
+        result_.snapshot.counts.bytes += e.size;
+        count_change(e, before);
+        tree_->add(e);
+    }
+
     /// Reads a file, once more if it changed meanwhile.
     void read_file(int fd, Entry& e, struct stat& st) {
         for (int attempt = 1;; ++attempt) {
@@ -4002,7 +4149,7 @@ private:
             take_stat(e, st);
             add_xattrs(e, nullptr, fd, "");
             e.chunks.clear();
-            read_content(fd, e, st);
+            read_content(fd, e, &st);
             struct stat after;
             if (fstat(fd, &after) != 0) throw system_error("look at", e.path);
             if (to_time(after.st_ctim) == e.ctime && to_time(after.st_mtim) == e.mtime && after.st_size == st.st_size) break;
@@ -4014,8 +4161,9 @@ private:
         }
     }
 
-    void read_content(int fd, Entry& e, const struct stat& st) {
-        e.holes = find_holes(fd, st);
+    /// `st` is null for a stream, which has no holes and no offsets.
+    void read_content(int fd, Entry& e, const struct stat* st) {
+        if (st) e.holes = find_holes(fd, *st);
         XXH3_state_t checksum;
         XXH3_64bits_reset(&checksum);
         size_t have = 0;
@@ -4029,7 +4177,8 @@ private:
             }
             uint64_t upto = hole != e.holes.end() ? hole->offset : UINT64_MAX; // to the end, wherever it is now
             size_t want = size_t(std::min<uint64_t>(buffer_.size() - have, upto - at));
-            size_t n = read_at(fd, at, {buffer_.data() + have, want}, e.path);
+            std::span<uint8_t> into(buffer_.data() + have, want);
+            size_t n = st ? read_at(fd, at, into, e.path) : read_full(fd, into, e.path);
             XXH3_64bits_update(&checksum, buffer_.data() + have, n);
             have += n;
             at += n;
@@ -4086,6 +4235,8 @@ private:
     Bytes buffer_;
     std::optional<TreeWriter> tree_;
     std::optional<TreeReader> previous_;
+    const Snapshot* complete_before_ = nullptr; // the newest one, owned by the index
+    std::string unmounted_;         // a directory that was a mount point then
     const Entry* before_ = nullptr; // where the previous tree is
     bool met_ = false;              // the disk has before_, too
     bool rewrite_tree_ = false;
@@ -4678,20 +4829,55 @@ void print_snapshots(const std::vector<const Snapshot*>& snapshots) {
     print_table(rows, {4, 5});
 }
 
-/// The one snapshot that is meant: the newest, or the one whose id begins with `id`, of `source`
-/// ("path" or "host:path") if given. Throws Usage that lists the choice where there is one.
-const Snapshot& choose_snapshot(const Repository& repo, const std::string& id, const std::string& source) {
+/// Which snapshots are meant; what is empty does not count.
+struct Choice {
+    std::string id;     // its first digits, or "latest"
+    std::string source; // "path" or "host:path"
+    std::string host, tag;
+    int64_t upto = INT64_MAX; // ns since 1970: not newer than this
+
+    bool meets(const Snapshot& s) const {
+        return (!one() || hex(s.id).starts_with(id)) && (source.empty() || s.source == source || s.host + ":" + s.source == source) &&
+               (host.empty() || s.host == host) && (tag.empty() || std::ranges::count(s.tags, tag) > 0) && s.time <= upto;
+    }
+    bool one() const { return !id.empty() && id != "latest"; }
+    bool everything() const { return !one() && source.empty() && host.empty() && tag.empty() && upto == INT64_MAX; }
+};
+
+/// A point in time: "2026-11-20" (its end), "2026-11-20 14:00", or an age such as 3d, 12h, 2w. In ns
+/// since 1970; throws Usage.
+int64_t parse_time(const std::string& s) {
+    struct tm parts{};
+    for (auto [format, rest] : {std::pair{"%Y-%m-%d", 86399}, {"%Y-%m-%d %H:%M", 59}, {"%Y-%m-%d %H:%M:%S", 0}}) {
+        parts = {};
+        const char* end = strptime(s.c_str(), format, &parts);
+        if (!end || *end) continue;
+        parts.tm_isdst = -1;
+        if (rest == 86399) { // a day may have 23 or 25 hours
+            parts.tm_mday += 1;
+            return int64_t(mktime(&parts)) * 1'000'000'000 - 1;
+        }
+        return (int64_t(mktime(&parts)) + rest + 1) * 1'000'000'000 - 1;
+    }
+    int64_t n = 0, unit = 0;
+    auto end = std::from_chars(s.data(), s.data() + s.size(), n).ptr;
+    for (auto [letter, seconds] : {std::pair{'h', 3600}, {'d', 86400}, {'w', 604800}})
+        if (end + 1 == s.data() + s.size() && *end == letter) unit = seconds;
+    if (unit == 0 || n < 0 || n > 1'000'000) throw Usage(text("a time is given as 2026-11-20, \"2026-11-20 14:00\", or an age as 12h, 3d, 2w, not ", in_quotes(s)));
+    return now_ns() - n * unit * 1'000'000'000;
+}
+
+/// The newest snapshot that is meant. Throws Usage that lists the choice where there is one.
+const Snapshot& choose_snapshot(const Repository& repo, const Choice& choice) {
     auto all = repo.snapshots();
-    std::erase_if(all, [&](auto* s) {
-        return (!id.empty() && id != "latest" && !hex(s->id).starts_with(id)) ||
-               (!source.empty() && s->source != source && s->host + ":" + s->source != source);
-    });
+    std::erase_if(all, [&](auto* s) { return !choice.meets(*s); });
     if (all.empty())
-        throw Error(id.empty() && source.empty() ? "the repository holds no snapshot yet"
-                                                 : text("the repository holds no snapshot ", in_quotes(id), source.empty() ? "" : " of ", show(source), "; see: nfreeze snapshots"),
+        throw Error(choice.everything() ? "the repository holds no snapshot yet"
+                                        : text("the repository holds no snapshot ", choice.one() ? in_quotes(choice.id) : "that was asked for",
+                                               choice.source.empty() ? "" : " of " + show(choice.source), "; see: nfreeze snapshots"),
                     repo.damage.empty() && repo.doubts.empty() ? Exit::failed : Exit::damaged);
-    if (!id.empty() && id != "latest") {
-        if (all.size() > 1) throw Usage(text(all.size(), " snapshots begin with ", show(id), ": give more digits"));
+    if (choice.one()) {
+        if (all.size() > 1) throw Usage(text(all.size(), " snapshots begin with ", show(choice.id), ": give more digits"));
         return *all[0];
     }
     std::set<std::string> sources;
@@ -4785,8 +4971,262 @@ private:
     std::vector<std::vector<std::string>> rows_;
 };
 
+/// Writes a file of a snapshot to standard output. Throws Error.
+void print_file(Repository& repo, const Snapshot& snapshot, const std::string& path) {
+    TaskPool wire(kConnections, 8);
+    TreeReader tree(repo, wire, snapshot);
+    bool damaged = false;
+    tree.on_damage = [&](auto& what) {
+        say(what);
+        damaged = true;
+    };
+    std::optional<Entry> found;
+    for_selected(tree, {path}, [&](const Entry& e, bool) {
+        if (e.path == path) found = e;
+    });
+    if (!found) throw Error(text("the snapshot has no ", in_quotes(path)), damaged ? Exit::damaged : Exit::failed);
+    if (found->type != Type::file) throw Error(text(in_quotes(path), " is not a file"));
+    ChunkReader chunks(repo, wire, kReadAhead);
+    IdHasher hasher(repo.keys.id);
+    const Bytes zeros(MiB);
+    uint64_t at = 0;
+    auto hole = found->holes.begin();
+    auto fill_hole = [&] {
+        for (; hole != found->holes.end() && hole->offset == at; ++hole)
+            for (uint64_t left = hole->length, n; left > 0; left -= n, at += n) {
+                n = std::min<uint64_t>(left, zeros.size());
+                write_full(1, View(zeros).first(size_t(n)), "standard output");
+            }
+    };
+    std::deque<Place> pinned;
+    size_t next = 0;
+    for (auto& id : found->chunks) {
+        stop_if_asked();
+        while (next < found->chunks.size() && (pinned.empty() || chunks.has_room())) pinned.push_back(chunks.pin(found->chunks[next++]));
+        chunks.flush();
+        auto chunk = chunks.get(id, pinned.front(), hasher);
+        chunks.unpin(pinned.front().frame);
+        pinned.pop_front();
+        for (View rest = chunk; !rest.empty();) {
+            fill_hole();
+            uint64_t room = (hole != found->holes.end() ? hole->offset : found->size) - at;
+            View part = rest.first(size_t(std::min<uint64_t>(rest.size(), room)));
+            if (part.empty()) throw Corrupt(text(in_quotes(path), " has more content than its size"));
+            write_full(1, part, "standard output");
+            at += part.size();
+            rest = rest.subspan(part.size());
+        }
+    }
+    fill_hole();
+    if (at != found->size) throw Corrupt(text(in_quotes(path), " has less content than its size"));
+}
+
 // ============================================================================
-// [SECTION] 13. Command line
+// [SECTION] 13. Care: check, forget
+// ============================================================================
+// Uses: 8, 9, 12. Provides: whether everything is there and what it was; which snapshots may go.
+// Must hold: I10: a check writes nothing, and forgetting deletes nothing.
+
+/// How much of the packs a check reads: all, a share or a number of bytes by chance, or one of several
+/// parts, which together are all.
+struct Sample {
+    double share = 1;
+    uint64_t bytes = UINT64_MAX;
+    uint64_t part = 0, parts = 1;
+
+    std::vector<const PackInfo*> of(const std::vector<PackInfo>& packs) const {
+        std::vector<const PackInfo*> chosen;
+        uint64_t all = 0;
+        for (auto& p : packs) {
+            uint64_t number = 0;
+            std::memcpy(&number, p.name.data(), sizeof number);
+            if (!p.present || number % parts != part) continue;
+            chosen.push_back(&p);
+            all += p.size;
+        }
+        std::ranges::shuffle(chosen, std::mt19937(std::random_device()()));
+        uint64_t sum = 0, limit = std::min(bytes, uint64_t(double(all) * share));
+        auto end = std::ranges::find_if(chosen, [&](auto* p) { return std::exchange(sum, sum + p->size) >= limit; });
+        chosen.erase(end, chosen.end());
+        return chosen;
+    }
+};
+
+struct CheckResult {
+    uint64_t snapshots = 0, files = 0, packs_read = 0, bytes_read = 0;
+    std::atomic<uint64_t> errors{0};
+};
+
+class Check {
+public:
+    Check(Repository& repo, int connections) : repo_(repo), tree_wire_(2, 8), wire_(connections, 0) {}
+
+    /// Names everything that is wrong; `sample`: what to read of the packs, nothing if null.
+    void run(const Sample* sample, bool quiet, CheckResult& result) {
+        result_ = &result;
+        for (auto& p : repo_.index.packs())
+            if (!p.present && !repo_.index.deleted.contains(p.name)) wrong(text(object_name("packs", p.name), " is missing or has another size than it had"));
+        if (sample) read_packs(sample->of(repo_.index.packs()), quiet);
+        for (auto* s : repo_.snapshots()) check_tree(*s);
+    }
+
+private:
+    void wrong(const std::string& what) {
+        ++result_->errors;
+        say(what);
+    }
+
+    void read_packs(const std::vector<const PackInfo*>& packs, bool quiet) {
+        uint64_t sum = 0;
+        for (auto* p : packs) sum += p->size;
+        if (!quiet) std::cout << "reading " << packs.size() << " packs, " << human_size(sum) << std::endl;
+        for (auto* p : packs) {
+            stop_if_asked();
+            wire_.push([this, p] {
+                try {
+                    read_pack(*p);
+                } catch (const Corrupt& e) {
+                    wrong(e.what());
+                    std::lock_guard lock(mutex_);
+                    bad_.insert(p->name);
+                }
+            });
+        }
+        wire_.drain();
+        result_->packs_read = packs.size();
+        result_->bytes_read = sum;
+    }
+    void read_pack(const PackInfo& p) {
+        auto name = object_name("packs", p.name);
+        auto bytes = read_object(name, p.size);
+        if (sha256(bytes) != p.name) throw Corrupt(name + " is not what it was when it was stored");
+        auto object = open_object(kPackLabel, repo_.keys.pack, bytes, name);
+        IdHasher hasher(repo_.keys.id);
+        for (size_t i = 0; i < object.frames.size(); ++i) {
+            auto raw = decompress(std::exchange(object.frames[i], {}), kFrameMax);
+            View rest = raw;
+            for (auto& c : object.table[i].chunks) {
+                if (c.length > rest.size() || hasher(rest.first(c.length)) != c.id) throw Corrupt(name + " holds a chunk that is not what its id says");
+                rest = rest.subspan(c.length);
+            }
+        }
+    }
+    Bytes read_object(const std::string& name, uint64_t size) {
+        try {
+            return repo_.store.read(name, 0, size);
+        } catch (const Error& e) {
+            if (e.exit != Exit::failed) throw;
+            throw Corrupt(e.what());
+        }
+    }
+
+    /// Whether a chunk has a place that is not known to be bad.
+    bool is_there(const ChunkId& id) {
+        return std::ranges::any_of(repo_.index.places(id), [&](auto& p) { return !bad_.contains(repo_.index.pack(repo_.index.frame(p.frame)).name); });
+    }
+
+    /// Names the files of a snapshot that cannot be restored. Parts of the tree in which an earlier
+    /// snapshot had none, and no file that continues in another part, are not read again.
+    void check_tree(const Snapshot& snapshot) {
+        stop_if_asked();
+        ++result_->snapshots;
+        auto in_snapshot = text(" (snapshot ", hex(snapshot.id).substr(0, 8), ")");
+        std::vector<ChunkId> whole, since; // parts of this tree; those since the entry before, its own included
+        std::set<ChunkId> not_alone;
+        bool damaged = false;
+        try {
+            TreeReader tree(repo_, tree_wire_, snapshot);
+            tree.leave_out([&](auto& id) { return sound_.contains(id); });
+            tree.on_damage = [&](auto& what) {
+                wrong(what + in_snapshot);
+                damaged = true;
+            };
+            tree.on_chunk = [&](auto& id) {
+                whole.push_back(id);
+                since.push_back(id);
+            };
+            while (auto* e = tree.next()) {
+                stop_if_asked();
+                ++result_->files;
+                bool good = std::ranges::all_of(e->chunks, [&](auto& id) { return is_there(id); });
+                if (!good) wrong(text("a part of ", in_quotes(e->path), " is lost or damaged", in_snapshot));
+                if (!good || e->chunks.size() > kIdsPerRecord) not_alone.insert(since.begin(), since.end());
+                since.erase(since.begin(), since.end() - 1);
+            }
+        } catch (const Corrupt& e) {
+            wrong(text("the list of files cannot be read", in_snapshot, ": ", e.what()));
+            damaged = true;
+        }
+        if (damaged) return;
+        for (auto& id : whole)
+            if (!not_alone.contains(id)) sound_.insert(id);
+    }
+
+    Repository& repo_;
+    CheckResult* result_ = nullptr;
+    std::mutex mutex_;
+    std::set<Hash> bad_;       // packs
+    std::set<ChunkId> sound_;  // of trees
+    TaskPool tree_wire_, wire_;
+};
+
+/// Which snapshots a forget keeps: the newest of each of so many hours, days and so on that have any.
+struct Keep {
+    struct Rule {
+        const char *option, *period; // as strftime writes it: equal for snapshots of the same period
+        int number = 0;
+    };
+    std::vector<Rule> rules{{"keep-last", nullptr}, {"keep-hourly", "%Y-%m-%d %H %z"}, {"keep-daily", "%Y-%m-%d"},
+                            {"keep-weekly", "%G-%V"}, {"keep-monthly", "%Y-%m"}, {"keep-yearly", "%Y"}};
+    int64_t since = INT64_MAX; // ns since 1970: all that are not older
+    std::vector<std::string> tags;
+
+    bool any() const {
+        return since != INT64_MAX || !tags.empty() || std::ranges::any_of(rules, [](auto& r) { return r.number > 0; });
+    }
+    /// `group`: the snapshots of one host and source, the newest first. Those from the future stay, and
+    /// count for no rule: a clock that was wrong once must not let the others go.
+    std::set<SnapshotId> chosen(const std::vector<const Snapshot*>& group, int64_t now) const {
+        std::set<SnapshotId> kept;
+        for (auto* s : group)
+            if (s->time > now || s->time >= since || std::ranges::any_of(tags, [&](auto& t) { return std::ranges::count(s->tags, t) > 0; })) kept.insert(s->id);
+        for (auto& rule : rules) {
+            std::string last;
+            int left = rule.number;
+            for (auto* s : group) {
+                if (s->time > now) continue;
+                auto period = rule.period ? local_time(time_t(s->time / 1'000'000'000), rule.period) : hex(s->id);
+                if (left > 0 && period != std::exchange(last, period)) {
+                    kept.insert(s->id);
+                    --left;
+                }
+            }
+        }
+        return kept;
+    }
+};
+
+/// Marks snapshots as forgotten: they are listed no more, and nothing is deleted.
+void forget(Repository& repo, const std::vector<const Snapshot*>& gone) {
+    Writer records;
+    for (auto* s : gone) put_record(records, Record::snapshot_forgotten, s->id);
+    if (!repo.is_fresh()) repo.refresh();
+    repo.write_segment(records.view());
+    for (auto* s : gone) repo.index.forgotten.insert(s->id);
+}
+
+/// Takes a forgotten snapshot back, under a new id: what segments say is only ever added to.
+SnapshotId unforget(Repository& repo, Snapshot s) {
+    fill_random(s.id);
+    Writer record;
+    put_record(record, Record::snapshot_added, encode_snapshot(s));
+    if (!repo.is_fresh()) repo.refresh();
+    repo.write_segment(record.view());
+    return s.id;
+}
+
+// ============================================================================
+// [SECTION] 14. Command line
 // ============================================================================
 // Uses: everything. Provides: main. One table of options serves the parser and the help.
 
@@ -4797,6 +5237,9 @@ constexpr const char* kHelp = R"(nfreeze keeps encrypted backups on servers that
   nfreeze restore   [options] REPO DEST [PATH...]  make DEST what SRC was
   nfreeze snapshots REPO                       list the backups
   nfreeze ls        [options] REPO [PATH...]   list the files of a backup
+  nfreeze cat       [options] REPO PATH        print a file of a backup
+  nfreeze check     [options] REPO             look whether all is there and sound
+  nfreeze forget    [options] REPO [ID...]     take snapshots off the list
   nfreeze help [VERB]                          this text, or a verb's options
 
 REPO is [user@]host:path, sftp://[user@]host[:port]/path (//path from the root),
@@ -4825,14 +5268,45 @@ constexpr Option kOptions[] = {
     {"", "connections", "N", "connections to the server, at most (6)"},
     {"", "q,quiet", "", "print nothing but warnings and errors"},
     {"", "v,verbose", "", "name each file that is new (+), changed (M) or gone (-)"},
+    {"backup", "exclude", "PATTERN", "leave out what matches, as in .gitignore; the last match wins"},
+    {"backup", "exclude-from", "FILE", "the same, one pattern a line"},
+    {"backup", "exclude-caches", "", "leave out what is in directories with a CACHEDIR.TAG"},
+    {"backup", "exclude-if-present", "NAME", "leave out what is in directories that have this name"},
+    {"backup", "exclude-larger-than", "SIZE", "leave out larger files (bytes, or 10K, 10M, 10G)"},
+    {"backup", "one-file-system", "", "leave out what is on other file systems"},
+    {"backup", "files-from", "FILE", "take only these paths of SRC, one a line"},
+    {"backup", "from0", "", "the paths in that file end with NUL"},
+    {"backup", "stdin-name", "NAME", "store standard input as a file of this name (no SRC)"},
+    {"backup", "stdin-from-command", "", "store what the command behind -- prints; nothing if it fails"},
+    {"backup", "allow-empty", "", "store it even if it is empty"},
+    {"backup", "allow-shrink", "", "commit although most of SRC is gone, or a disk is not mounted"},
+    {"backup", "n,dry-run", "", "send nothing; with -v, list what would be stored"},
     {"backup", "checksum", "", "read every file, trust content alone"},
     {"backup", "ignore-inode", "", "do not compare inode numbers (network mounts)"},
     {"backup", "ignore-ctime", "", "do not compare the time of the last status change"},
-    {"restore ls", "snapshot", "ID", "this snapshot (the first digits do), not the newest"},
-    {"restore ls", "source", "PATH", "the snapshots of this source, as PATH or HOST:PATH"},
+    {"restore ls cat", "snapshot", "ID", "this snapshot (the first digits do), not the newest"},
+    {"restore ls cat", "at", "TIME", "the newest of then: 2026-11-20, \"2026-11-20 14:00\", 3d"},
+    {"restore ls cat snapshots forget", "source", "PATH", "the snapshots of this source, as PATH or HOST:PATH"},
+    {"restore ls cat snapshots forget", "host", "NAME", "the snapshots of this machine"},
+    {"restore ls cat snapshots forget", "tag", "TAG", "the snapshots with this tag"},
+    {"backup", "host", "NAME", "the machine's name in the snapshot"},
+    {"backup", "tag", "TAG", "a word to find the snapshot by; may be repeated"},
     {"restore", "overwrite", "", "replace files that differ"},
     {"restore", "delete", "", "remove what the snapshot does not have"},
     {"restore", "n,dry-run", "", "say what would happen, change nothing"},
+    {"snapshots", "forgotten", "", "those that were forgotten and not pruned yet"},
+    {"check", "read-data", "[AMOUNT]", "read the packs, too: all, or 10%, 500M, 3/7 (the third seventh)"},
+    {"forget", "keep-last", "N", "keep the newest N of each host and source"},
+    {"forget", "keep-hourly", "N", "keep the newest of each of N hours that have any"},
+    {"forget", "keep-daily", "N", "of N days"},
+    {"forget", "keep-weekly", "N", "of N weeks"},
+    {"forget", "keep-monthly", "N", "of N months"},
+    {"forget", "keep-yearly", "N", "of N years"},
+    {"forget", "keep-within", "AGE", "keep all that are not older (12h, 30d, 8w)"},
+    {"forget", "keep-tag", "TAG", "keep all with this tag"},
+    {"forget", "undo", "", "take the snapshots of these IDs back"},
+    {"forget", "yes", "", "do not ask"},
+    {"forget", "n,dry-run", "", "say what would go, change nothing"},
     {"ls", "l,long", "", "mode, owner, size and time too"},
     {"ls", "R,recursive", "", "everything below, too"},
 };
@@ -4854,18 +5328,30 @@ public:
         auto add = parser.add_options();
         for (auto& o : kOptions) {
             if (*o.verbs && !has_word(o.verbs, verb)) continue;
-            add(o.name, o.help, *o.argument ? std::shared_ptr<cxxopts::Value>(cxxopts::value<std::string>()) : cxxopts::value<bool>());
+            std::shared_ptr<cxxopts::Value> value = cxxopts::value<bool>();
+            if (*o.argument) value = cxxopts::value<std::string>();
+            if (*o.argument == '[') value->implicit_value("");
+            add(o.name, o.help, value);
         }
         parser.allow_unrecognised_options(); // operands: as a declared list they would be cut at commas
         try {
             parsed_ = parser.parse(argc, argv);
         } catch (const cxxopts::exceptions::exception& e) { throw Usage(text(e.what(), "; see: nfreeze help ", verb)); }
         operands_ = parsed_.unmatched();
-        auto behind = size_t(std::find(argv, argv + argc, std::string_view("--")) - argv) + 1; // no options there
-        for (size_t i = 0; i + size_t(argc) < operands_.size() + std::min(behind, size_t(argc)); ++i)
+        auto dashes = std::min(size_t(std::find(argv, argv + argc, std::string_view("--")) - argv) + 1, size_t(argc));
+        behind_dashes = size_t(argc) - dashes; // no options there
+        for (size_t i = 0; i + behind_dashes < operands_.size(); ++i)
             if (operands_[i].size() > 1 && operands_[i][0] == '-') throw Usage(text("unknown option ", in_quotes(operands_[i]), "; see: nfreeze help ", verb));
     }
+    size_t behind_dashes = 0; // of the operands, the last so many
     bool flag(const char* name) const { return parsed_.count(name) > 0; }
+    /// All options of these names with their values, in their order.
+    std::vector<std::pair<std::string, std::string>> all(std::string_view names) const {
+        std::vector<std::pair<std::string, std::string>> found;
+        for (auto& o : parsed_.arguments())
+            if (has_word(names, o.key())) found.emplace_back(o.key(), o.value());
+        return found;
+    }
     std::string value(const char* name, const std::string& otherwise = "") const {
         return flag(name) ? parsed_[name].as<std::string>() : otherwise;
     }
@@ -4980,9 +5466,11 @@ struct Job {
     std::unique_ptr<Store> store;
     std::unique_ptr<Repository> repo;
 
+    static constexpr size_t kLast = SIZE_MAX;
     /// `position` is REPO's among the operands, of which there are at least `least` with it.
     Job(const std::string& verb, int argc, char** argv, size_t position, size_t least, size_t most)
         : args(verb, argc, argv), operands(args.operands()) {
+        if (position == kLast) position = std::max(operands.size(), least) - 1;
         if (operands.size() + 1 == least && position < least) operands.insert(operands.begin() + long(position), "");
         if (operands.size() < least || operands.size() > most) {
             size_t want = operands.size() < least ? least : most;
@@ -4996,6 +5484,11 @@ struct Job {
     bool quiet() const { return args.flag("quiet"); }
     int port() const { return args.number("port", 0, 1, 65535); }
     int connections() const { return args.number("connections", kConnections, 1, kConnectionsMax); }
+
+    Choice choice() const {
+        return {args.value("snapshot"), args.value("source"), args.value("host"), args.value("tag"),
+                args.flag("at") ? parse_time(args.value("at")) : INT64_MAX};
+    }
 
     void open_store() {
         auto address = parse_address(repo_name);
@@ -5057,22 +5550,61 @@ void open_for_backup(Job& job) {
     }
 }
 
-void print_backup(const BackupResult& r, uint64_t uploaded, Clock::time_point begun) {
+void print_backup(const BackupResult& r, uint64_t uploaded, Clock::time_point begun, bool dry_run) {
     auto& c = r.snapshot.counts;
     auto bytes = [](uint64_t n) { return isatty(1) ? human_size(n) : text(n); };
     std::cout << "files: " << c.new_files << " new, " << c.changed_files << " changed, " << r.unchanged << " unchanged, " << r.gone << " gone\n"
               << "bytes: " << bytes(r.bytes_read) << " read, " << bytes(r.new_bytes) << " new, " << bytes(uploaded) << " uploaded\n"
               << "time: " << std::fixed << std::setprecision(3) << std::chrono::duration<double>(Clock::now() - begun).count() << " s\n"
-              << "snapshot " << hex(r.snapshot.id) << (r.snapshot.incomplete ? " (incomplete)" : "") << std::endl;
+              << (dry_run ? "dry run: nothing was sent" : "snapshot " + hex(r.snapshot.id)) << (r.snapshot.incomplete ? " (incomplete)" : "") << std::endl;
 }
 
-Exit verb_backup(int argc, char** argv) {
-    auto begun = Clock::now();
-    Job job("backup", argc, argv, 1, 2, 2);
-    std::unique_ptr<char, decltype(&free)> source(realpath(job.operands[0].c_str(), nullptr), free);
-    if (!source) throw system_error("back up", job.operands[0]);
-    open_for_backup(job);
+/// Slashes at the ends, doubled ones and "." taken away.
+std::string plain_path(const std::string& path) {
+    std::string out;
+    std::istringstream parts(path);
+    for (std::string part; std::getline(parts, part, '/');)
+        if (!part.empty() && part != ".") out += (out.empty() ? "" : "/") + part;
+    return out;
+}
+
+uint64_t parse_size(const std::string& s) {
+    uint64_t n = 0;
+    auto end = std::from_chars(s.data(), s.data() + s.size(), n).ptr;
+    std::string_view unit(end, size_t(s.data() + s.size() - end));
+    size_t shift = unit.empty() ? 0 : 10 + 10 * std::min<size_t>(std::string_view("KMGT").find(unit[0]), 4);
+    if (s.empty() || end == s.data() || unit.size() > 1 || shift > 40 || n > UINT64_MAX >> shift) throw Usage(text("a size is given as 500, 10K, 10M, 10G or 10T, not ", in_quotes(s)));
+    return n << shift;
+}
+
+Selection parse_selection(const Arguments& args) {
+    Selection selection;
+    auto lines_of = [](const std::string& file, char end) {
+        std::vector<std::string> lines;
+        std::istringstream in(read_small_file(file, 64 * MiB));
+        for (std::string line; std::getline(in, line, end);) lines.push_back(line);
+        return lines;
+    };
+    for (auto& [option, value] : args.all("exclude exclude-from"))
+        for (auto& line : option == "exclude" ? std::vector{value} : lines_of(value, '\n')) selection.patterns.add(line);
+    for (auto& [option, value] : args.all("exclude-if-present")) selection.skip_if_present.push_back(value);
+    for (auto& [option, value] : args.all("files-from")) {
+        if (!selection.only) selection.only.emplace();
+        for (auto& line : lines_of(value, args.flag("from0") ? '\0' : '\n'))
+            if (!line.empty()) selection.only->insert(plain_path(line));
+    }
+    if (selection.only && selection.only->contains("")) selection.only.reset(); // all of it
+    selection.skip_caches = args.flag("exclude-caches");
+    selection.one_file_system = args.flag("one-file-system");
+    if (args.flag("exclude-larger-than")) selection.largest = parse_size(args.value("exclude-larger-than"));
+    return selection;
+}
+
+BackupOptions parse_backup_options(const Job& job) {
     BackupOptions o;
+    o.selection = parse_selection(job.args);
+    o.allow_shrink = job.args.flag("allow-shrink");
+    o.dry_run = job.args.flag("dry-run");
     o.checksum = job.args.flag("checksum");
     o.ignore_inode = job.args.flag("ignore-inode");
     o.ignore_ctime = job.args.flag("ignore-ctime");
@@ -5080,29 +5612,128 @@ Exit verb_backup(int argc, char** argv) {
     o.connections = job.connections();
     if (auto s = environment("NFREEZE_CHECKPOINT_SECONDS"); !s.empty()) o.checkpoint = std::chrono::seconds(std::atoi(s.c_str()));
     o.skip = job.own_directory();
+    return o;
+}
+
+/// Backs up one source, or the stream in its place, and says what came of it.
+Exit back_up(Job& job, const std::string& source, const Stream* stream) {
+    auto begun = Clock::now();
+    uint64_t uploaded = job.repo->uploaded;
     Snapshot record;
-    record.host = host_name();
+    record.host = job.args.value("host", host_name());
     record.user = user_name();
     record.version = NFREEZE_VERSION;
-    auto result = Backup(*job.repo, o).run(source.get(), record);
-    if (!job.quiet()) print_backup(result, job.repo->uploaded, begun);
+    for (auto& [option, tag] : job.args.all("tag")) record.tags.push_back(tag);
+    auto o = parse_backup_options(job);
+    auto result = Backup(*job.repo, o).run(source, record, stream);
+    if (!result.refused.empty()) {
+        say(text("cannot back up ", in_quotes(source), ": ", result.refused, ": nothing was committed; if that is right, say --allow-shrink"));
+        return Exit::failed;
+    }
+    if (!job.quiet()) print_backup(result, job.repo->uploaded - uploaded, begun, o.dry_run);
     if (!job.repo->damage.empty()) return Exit::damaged;
     return result.snapshot.incomplete ? Exit::partial : Exit::ok;
 }
 
-/// A path as the user typed it or as `ls` printed it, in the form the tree has.
-std::string clean_path(const std::string& typed) {
-    std::string path = unshow(typed), out;
-    std::istringstream parts(path);
-    for (std::string part; std::getline(parts, part, '/');)
-        if (!part.empty() && part != ".") out += (out.empty() ? "" : "/") + part;
-    return out;
+/// A command whose output is read. It gets none of our secrets.
+class Command {
+public:
+    explicit Command(const std::vector<std::string>& words) : name_(words[0]) {
+        int ends[2];
+        if (pipe2(ends, O_CLOEXEC) != 0) throw system_error("make a pipe for", name_);
+        out_ = Fd(ends[0]);
+        Fd in(ends[1]);
+        std::vector<char*> argv, variables;
+        for (auto& w : words) argv.push_back(const_cast<char*>(w.c_str()));
+        for (char** v = environ; *v; ++v)
+            if (!std::string_view(*v).starts_with("NFREEZE_")) variables.push_back(*v);
+        argv.push_back(nullptr);
+        variables.push_back(nullptr);
+        posix_spawn_file_actions_t actions;
+        posix_spawnattr_t attributes;
+        sigset_t pipe;
+        sigemptyset(&pipe);
+        sigaddset(&pipe, SIGPIPE); // which we ignore
+        posix_spawn_file_actions_init(&actions);
+        posix_spawn_file_actions_adddup2(&actions, in.get(), 1);
+        posix_spawnattr_init(&attributes);
+        posix_spawnattr_setsigdefault(&attributes, &pipe);
+        posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGDEF);
+        int bad = posix_spawnp(&pid_, argv[0], &actions, &attributes, argv.data(), variables.data());
+        posix_spawn_file_actions_destroy(&actions);
+        posix_spawnattr_destroy(&attributes);
+        errno = bad;
+        if (bad != 0) throw system_error("run", name_);
+    }
+    ~Command() {
+        out_ = Fd();
+        if (pid_ > 0) waitpid(pid_, nullptr, 0);
+    }
+    Command(const Command&) = delete;
+    Command& operator=(const Command&) = delete;
+    int output() const { return out_.get(); }
+    /// Throws Error unless it ended well.
+    void wait() {
+        int status = 0;
+        while (waitpid(pid_, &status, 0) < 0 && errno == EINTR) stop_if_asked();
+        pid_ = 0;
+        if (status != 0)
+            throw Error(text("the command ", in_quotes(name_), WIFEXITED(status) ? " failed with status " : " was ended by signal ",
+                             WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status), ": nothing was committed"));
+    }
+
+private:
+    std::string name_;
+    Fd out_;
+    pid_t pid_ = 0;
+};
+
+Exit verb_backup_stream(int argc, char** argv) {
+    Job job("backup", argc, argv, 0, 1, SIZE_MAX);
+    Stream stream;
+    stream.name = plain_path(job.args.value("stdin-name"));
+    if (stream.name.empty() || !is_safe_path(stream.name)) throw Usage("--stdin-name wants the name of a file");
+    stream.may_be_empty = job.args.flag("allow-empty");
+    bool command = job.args.flag("stdin-from-command");
+    if (job.operands.size() != job.args.behind_dashes || command == job.operands.empty())
+        throw Usage("with --stdin-name there is no SRC; with --stdin-from-command a command follows behind --");
+    open_for_backup(job);
+    std::optional<Command> running;
+    if (command) {
+        running.emplace(job.operands);
+        stream.fd = running->output();
+        stream.ended = [&] { running->wait(); };
+    }
+    return back_up(job, stream.name, &stream);
 }
+
+Exit verb_backup(int argc, char** argv) {
+    if (Arguments("backup", argc, argv).flag("stdin-name")) return verb_backup_stream(argc, argv);
+    Job job("backup", argc, argv, Job::kLast, 2, SIZE_MAX);
+    std::vector<std::string> sources;
+    for (auto& operand : job.operands) {
+        std::unique_ptr<char, decltype(&free)> source(realpath(operand.c_str(), nullptr), free);
+        if (!source) throw system_error("back up", operand);
+        sources.push_back(source.get());
+    }
+    parse_backup_options(job); // what is wrong with them is said before anything is asked
+    open_for_backup(job);
+    auto worst = Exit::ok;
+    for (auto& source : sources) {
+        auto severity = [](Exit e) { return e == Exit::ok ? 0 : e == Exit::partial ? 1 : e == Exit::failed ? 2 : 3; };
+        auto code = back_up(job, source, nullptr);
+        if (severity(code) > severity(worst)) worst = code;
+    }
+    return worst;
+}
+
+/// A path as the user typed it or as `ls` printed it, in the form the tree has.
+std::string clean_path(const std::string& typed) { return plain_path(unshow(typed)); }
 
 Exit verb_restore(int argc, char** argv) {
     Job job("restore", argc, argv, 0, 2, SIZE_MAX);
     job.open();
-    auto& snapshot = choose_snapshot(*job.repo, job.args.value("snapshot"), job.args.value("source"));
+    auto& snapshot = choose_snapshot(*job.repo, job.choice());
     RestoreOptions o;
     o.overwrite = job.args.flag("overwrite");
     o.remove = job.args.flag("delete");
@@ -5132,14 +5763,16 @@ Exit verb_restore(int argc, char** argv) {
 Exit verb_snapshots(int argc, char** argv) {
     Job job("snapshots", argc, argv, 0, 1, 1);
     job.open(false);
-    print_snapshots(job.repo->snapshots());
+    auto all = job.repo->snapshots(job.args.flag("forgotten"));
+    std::erase_if(all, [choice = job.choice()](auto* s) { return !choice.meets(*s); });
+    print_snapshots(all);
     return job.verdict();
 }
 
 Exit verb_ls(int argc, char** argv) {
     Job job("ls", argc, argv, 0, 1, SIZE_MAX);
     job.open(false);
-    auto& snapshot = choose_snapshot(*job.repo, job.args.value("snapshot"), job.args.value("source"));
+    auto& snapshot = choose_snapshot(*job.repo, job.choice());
     ListOptions o;
     o.details = job.args.flag("long");
     o.recursive = job.args.flag("recursive");
@@ -5150,16 +5783,124 @@ Exit verb_ls(int argc, char** argv) {
     return damaged ? Exit::damaged : job.verdict() != Exit::ok ? job.verdict() : missing.empty() ? Exit::ok : Exit::failed;
 }
 
+Exit verb_cat(int argc, char** argv) {
+    Job job("cat", argc, argv, 0, 2, 2);
+    job.open();
+    print_file(*job.repo, choose_snapshot(*job.repo, job.choice()), clean_path(job.operands[0]));
+    return job.verdict();
+}
+
+Sample parse_sample(const std::string& s) {
+    Sample sample;
+    if (s.empty()) return sample;
+    uint64_t n = 0, of = 0;
+    auto end = s.data() + s.size(), at = std::from_chars(s.data(), end, n).ptr;
+    if (at + 1 == end && *at == '%' && n <= 100) {
+        sample.share = double(n) / 100;
+    } else if (at != end && *at == '/') {
+        if (std::from_chars(at + 1, end, of).ptr != end || n < 1 || n > of) throw Usage(text("a part is given as 3/7, not ", in_quotes(s)));
+        sample.part = n - 1;
+        sample.parts = of;
+    } else {
+        sample.bytes = parse_size(s);
+    }
+    return sample;
+}
+
+Exit verb_check(int argc, char** argv) {
+    Job job("check", argc, argv, 0, 1, 1);
+    bool read = job.args.flag("read-data");
+    auto sample = parse_sample(job.args.value("read-data"));
+    job.open();
+    CheckResult r;
+    Check(*job.repo, job.connections()).run(read ? &sample : nullptr, job.quiet(), r);
+    if (!job.quiet())
+        std::cout << "checked: " << r.snapshots << " snapshots, " << job.repo->index.packs().size() << " packs, " << r.packs_read << " of them read ("
+                  << human_size(r.bytes_read) << "); errors: " << r.errors << std::endl;
+    return r.errors > 0 ? Exit::damaged : job.verdict();
+}
+
+Keep parse_keep(const Arguments& args) {
+    Keep keep;
+    for (auto& rule : keep.rules) rule.number = args.number(rule.option, 0, 1, INT_MAX);
+    if (args.flag("keep-within")) keep.since = parse_time(args.value("keep-within"));
+    for (auto& [option, tag] : args.all("keep-tag")) keep.tags.push_back(tag);
+    return keep;
+}
+
+/// The snapshots whose ids begin so, each of them one.
+std::vector<const Snapshot*> find_snapshots(const std::vector<const Snapshot*>& all, const std::vector<std::string>& ids) {
+    std::vector<const Snapshot*> found;
+    for (auto& id : ids) {
+        size_t before = found.size();
+        std::ranges::copy_if(all, std::back_inserter(found), [&](auto* s) { return hex(s->id).starts_with(id); });
+        if (found.size() - before != 1) throw Usage(text(found.size() - before, " snapshots begin with ", in_quotes(id), "; see: nfreeze snapshots"));
+    }
+    return found;
+}
+
+/// What the rules drop, by host and source; says which snapshots are from the future.
+std::vector<const Snapshot*> dropped(const std::vector<const Snapshot*>& all, const Keep& keep) {
+    std::map<std::pair<std::string, std::string>, std::vector<const Snapshot*>> groups;
+    for (auto* s : all) groups[{s->host, s->source}].push_back(s);
+    std::vector<const Snapshot*> gone;
+    int64_t now = now_ns();
+    for (auto& [name, group] : groups) {
+        auto kept = keep.chosen(group, now);
+        for (auto* s : group) {
+            if (s->time > now) say(text("snapshot ", hex(s->id).substr(0, 8), " is from the future and is kept; a clock was wrong"));
+            if (!kept.contains(s->id)) gone.push_back(s);
+        }
+    }
+    return gone;
+}
+
+/// Asks on a terminal; elsewhere only --yes will do.
+void confirm(const Job& job, const std::string& question) {
+    if (job.args.flag("yes")) return;
+    if (!have_terminal()) throw Usage("this asks on a terminal only: say --yes elsewhere, or --dry-run to see what would happen");
+    if (ask(question + " (yes/no)? ", true) != "yes") throw Error("nothing was changed");
+}
+
+Exit verb_forget(int argc, char** argv) {
+    Job job("forget", argc, argv, 0, 1, SIZE_MAX);
+    auto keep = parse_keep(job.args);
+    if (keep.any() == !job.operands.empty()) throw Usage("give either rules (--keep-...) or the IDs of snapshots; see: nfreeze help forget");
+    job.open(false);
+    if (job.args.flag("undo")) {
+        for (auto* s : find_snapshots(job.repo->snapshots(true), job.operands)) std::cout << "snapshot " << hex(unforget(*job.repo, *s)) << std::endl;
+        return job.verdict();
+    }
+    auto all = job.repo->snapshots();
+    std::erase_if(all, [choice = job.choice()](auto* s) { return !choice.meets(*s); });
+    auto gone = keep.any() ? dropped(all, keep) : find_snapshots(all, job.operands);
+    std::erase_if(all, [&](auto* s) { return std::ranges::count(gone, s) > 0; });
+    if (!job.quiet()) {
+        std::cout << "stay: " << all.size() << '\n';
+        print_snapshots(all);
+        std::cout << "go: " << gone.size() << '\n';
+        print_snapshots(gone);
+        std::cout << std::flush;
+    }
+    if (gone.empty() || job.args.flag("dry-run")) return job.verdict();
+    confirm(job, text("Forget ", gone.size(), " snapshots"));
+    forget(*job.repo, gone);
+    return job.verdict();
+}
+
 struct Verb {
     const char *name, *operands, *summary;
     Exit (*run)(int, char**);
 };
 constexpr Verb kVerbs[] = {
     {"init", "REPO", "Makes a repository in a new or empty directory.", verb_init},
-    {"backup", "SRC REPO", "Backs up a directory or a file; only what is new is sent.", verb_backup},
+    {"backup", "SRC... REPO", "Backs up directories or files, each as a snapshot; only what is new is sent.", verb_backup},
     {"restore", "REPO DEST [PATH...]", "Makes DEST what SRC was, or only PATHs in it (as ls prints them).", verb_restore},
     {"snapshots", "REPO", "Lists the backups in a repository, the newest last.", verb_snapshots},
     {"ls", "REPO [PATH...]", "Lists the files of a backup, or of directories in it.", verb_ls},
+    {"cat", "REPO PATH", "Prints a file of a backup.", verb_cat},
+    {"check", "REPO", "Looks whether all that the backups need is there, and names the files that are damaged.", verb_check},
+    {"forget", "REPO [ID...]", "Takes snapshots off the list, by rules or by ID; deletes nothing, and --undo takes them back.", verb_forget},
 };
 
 void print_help(const std::string& verb) {
@@ -5174,7 +5915,8 @@ void print_help(const std::string& verb) {
             if (*o.verbs && !has_word(o.verbs, verb)) continue;
             std::string name = o.name;
             name = name[1] == ',' ? "-" + name.substr(0, 1) + ", --" + name.substr(2) : "    --" + name;
-            std::cout << "  " << std::left << std::setw(30) << name + (*o.argument ? " " : "") + o.argument << o.help << '\n';
+            if (*o.argument) name += *o.argument == '[' ? text("[=", o.argument + 1) : text(" ", o.argument);
+            std::cout << "  " << std::left << std::setw(30) << name << o.help << '\n';
         }
         return;
     }

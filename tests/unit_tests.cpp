@@ -23,3 +23,4 @@
 #include "unit/08d_chunks.hpp"
 #include "unit/09_trees.hpp"
 #include "unit/12_looking.hpp"
+#include "unit/13_care.hpp"

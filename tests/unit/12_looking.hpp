@@ -70,7 +70,7 @@ TEST_CASE("looking: which snapshot is meant") {
     TestStore store = new_repository();
     {
         auto repo = open_repository(store);
-        CHECK_NAMES(complaint([&] { (void)choose_snapshot(*repo, "", ""); }), "no snapshot yet");
+        CHECK_NAMES(complaint([&] { (void)choose_snapshot(*repo, {}); }), "no snapshot yet");
         Writer w;
         for (uint64_t i = 1; i <= 3; ++i) {
             auto s = sample_snapshot(i);
@@ -83,13 +83,13 @@ TEST_CASE("looking: which snapshot is meant") {
     auto repo = open_repository(store);
     auto chosen = [&](const std::string& id, const std::string& source) {
         try {
-            return text(int(choose_snapshot(*repo, id, source).id[1]));
+            return text(int(choose_snapshot(*repo, {id, source, "", "", INT64_MAX}).id[1]));
         } catch (const Error& e) {
             return text("exit ", int(e.exit));
         }
     };
     CHECK(chosen("", "") == "exit 2"); // two sources
-    CHECK_NAMES(complaint([&] { (void)choose_snapshot(*repo, "", ""); }), "--source 'host:/other'");
+    CHECK_NAMES(complaint([&] { (void)choose_snapshot(*repo, {}); }), "--source 'host:/other'");
     CHECK(chosen("", "/source") == "2"); // the newest
     CHECK(chosen("", "host:/source") == "2");
     CHECK(chosen("", "/other") == "3");
