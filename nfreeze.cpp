@@ -2476,34 +2476,63 @@ public:
         fill_random(master.span());
         Repository r(store, master);
         r.write_segment({});
+        add_key(store, master, passphrase, cost, now, label);
+        Repository again(store, master);
+        again.load();
+    }
+
+    // ---- key objects: each gives the same master key to who knows its passphrase ----
+
+    struct KeyObjects {
+        std::vector<ObjectInfo> listed;
+        std::vector<std::pair<ObjectInfo, Bytes>> whole;
+        bool some_lost() const { return whole.size() < listed.size(); }
+    };
+    /// Throws NotThere if there is none, which means that this is no repository.
+    static KeyObjects read_keys(Store& store) {
+        KeyObjects keys;
+        keys.listed = store.list("keys");
+        std::erase_if(keys.listed, [](auto& o) { return !parse_hash(o.name); });
+        if (keys.listed.empty()) throw NotThere("it has no key objects");
+        if (keys.listed.size() > kKeysMax) throw Corrupt(text("there are more than ", kKeysMax, " key objects"));
+        for (auto& o : keys.listed) {
+            if (o.size != kKeySize) continue;
+            auto bytes = store.read("keys/" + o.name, 0, kKeySize);
+            if (sha256(bytes) == *parse_hash(o.name)) keys.whole.emplace_back(o, std::move(bytes)); // I1
+        }
+        if (keys.whole.empty()) throw Corrupt("no key object is whole");
+        return keys;
+    }
+    /// The master key. Throws Error (wrong passphrase) or Corrupt.
+    static Secret unlock(const KeyObjects& objects, const Secret& passphrase) {
+        std::optional<Secret> master;
+        for (auto& [info, object] : objects.whole) {
+            auto opened = open_key_object(object, passphrase);
+            if (opened && master && !(*opened == *master)) throw Corrupt("two key objects open to different master keys");
+            if (opened) master = std::move(opened);
+        }
+        if (!master && objects.some_lost()) throw Corrupt("the passphrase opens no key object, and one is damaged");
+        if (!master) throw Error("wrong passphrase: no key object opens with it", Exit::passphrase);
+        return std::move(*master);
+    }
+    /// Returns the new object's name.
+    static std::string add_key(Store& store, const Secret& master, const Secret& passphrase, ScryptCost cost, int64_t now, const std::string& label) {
         auto key = encode_key_object(master, passphrase, cost, now, label);
         auto name = object_name("keys", sha256(key));
         store.create(name, key);
         auto back = open_key_object(store.read(name, 0, kKeySize), passphrase);
         if (!back || !(*back == master)) throw Corrupt("the key object does not read back as it was written");
-        Repository again(store, master);
-        again.load();
+        return name;
     }
 
     /// Opens a repository. `passphrase` is asked for only once it is sure that there is one. The key
     /// is stretched while index/ and, if asked for, packs/ are listed: at 100 names a round trip that
     /// takes a while in a large repository. Throws NotThere if there is no repository.
     static std::unique_ptr<Repository> open(Store& store, const std::function<Secret()>& passphrase, bool list_packs = true) {
-        auto objects = store.list("keys");
-        std::erase_if(objects, [](auto& o) { return !parse_hash(o.name); });
-        if (objects.empty()) throw NotThere("it has no key objects");
-        if (objects.size() > kKeysMax) throw Corrupt(text("there are more than ", kKeysMax, " key objects"));
-        std::vector<Bytes> whole;
-        for (auto& o : objects) {
-            if (o.size != kKeySize) continue;
-            auto bytes = store.read("keys/" + o.name, 0, kKeySize);
-            if (sha256(bytes) == *parse_hash(o.name)) whole.push_back(std::move(bytes)); // I1
-        }
-        if (whole.empty()) throw Corrupt("no key object is whole");
-        bool some_lost = whole.size() < objects.size();
+        auto objects = read_keys(store);
         Secret words = passphrase();
         stop_if_asked();
-        auto unlocking = std::async(std::launch::async, [&] { return unlock(whole, words, some_lost); });
+        auto unlocking = std::async(std::launch::async, [&] { return unlock(objects, words); });
         Listing listing;
         std::exception_ptr failed;
         try {
@@ -2612,17 +2641,6 @@ private:
         return l;
     }
 
-    static Secret unlock(const std::vector<Bytes>& objects, const Secret& passphrase, bool some_lost) {
-        std::optional<Secret> master;
-        for (auto& object : objects) {
-            auto opened = open_key_object(object, passphrase);
-            if (opened && master && !(*opened == *master)) throw Corrupt("two key objects open to different master keys");
-            if (opened) master = std::move(opened);
-        }
-        if (!master && some_lost) throw Corrupt("the passphrase opens no key object, and one is damaged");
-        if (!master) throw Error("wrong passphrase: no key object opens with it", Exit::passphrase);
-        return std::move(*master);
-    }
 
     void load() { load(list(store, true)); }
     void load(Listing listing) {
@@ -3276,6 +3294,7 @@ struct Time {
 
 struct Extent {
     uint64_t offset, length;
+    bool operator==(const Extent&) const = default;
 };
 
 struct Entry {
@@ -4971,6 +4990,33 @@ private:
     std::vector<std::vector<std::string>> rows_;
 };
 
+/// Prints what differs between two snapshots: '+' new, '-' gone, 'M' content or type, 'U' the rest
+/// (mode, owner, time, attributes). Returns whether both could be read whole.
+bool print_difference(Repository& repo, const Snapshot& from, const Snapshot& to) {
+    TaskPool wire(kConnections, 8);
+    TreeReader before(repo, wire, from), after(repo, wire, to);
+    bool whole = true;
+    before.on_damage = after.on_damage = [&](auto& what) {
+        say(what);
+        whole = false;
+    };
+    auto* a = before.next();
+    auto* b = after.next();
+    while (a || b) {
+        stop_if_asked();
+        auto order = !a ? std::strong_ordering::greater : !b ? std::strong_ordering::less : compare_paths(a->path, b->path);
+        auto& path = order > 0 ? b->path : a->path;
+        bool other = order == 0 && (a->type != b->type || a->size != b->size || a->chunks != b->chunks || a->holes != b->holes ||
+                                    a->target != b->target || a->device != b->device);
+        char mark = order < 0 ? '-' : order > 0 ? '+' : other ? 'M' : a->looks_like(*b) ? ' ' : 'U';
+        if (mark != ' ') std::cout << mark << ' ' << show(path.empty() ? "." : path) << '\n';
+        bool next_a = order <= 0, next_b = order >= 0;
+        if (next_a) a = before.next();
+        if (next_b) b = after.next();
+    }
+    return whole;
+}
+
 /// Writes a file of a snapshot to standard output. Throws Error.
 void print_file(Repository& repo, const Snapshot& snapshot, const std::string& path) {
     TaskPool wire(kConnections, 8);
@@ -5238,6 +5284,8 @@ constexpr const char* kHelp = R"(nfreeze keeps encrypted backups on servers that
   nfreeze snapshots REPO                       list the backups
   nfreeze ls        [options] REPO [PATH...]   list the files of a backup
   nfreeze cat       [options] REPO PATH        print a file of a backup
+  nfreeze diff      [options] REPO ID [ID]     what differs between two backups
+  nfreeze key       list|add|remove|passwd REPO [ID]  several passphrases
   nfreeze check     [options] REPO             look whether all is there and sound
   nfreeze forget    [options] REPO [ID...]     take snapshots off the list
   nfreeze help [VERB]                          this text, or a verb's options
@@ -5266,6 +5314,7 @@ constexpr Option kOptions[] = {
     {"", "password-file", "FILE", "its first line is the passphrase"},
     {"", "password-command", "CMD", "the first line it prints is the passphrase"},
     {"", "connections", "N", "connections to the server, at most (6)"},
+    {"", "expect", "ID", "fail where the history shown lacks this snapshot"},
     {"", "q,quiet", "", "print nothing but warnings and errors"},
     {"", "v,verbose", "", "name each file that is new (+), changed (M) or gone (-)"},
     {"backup", "exclude", "PATTERN", "leave out what matches, as in .gitignore; the last match wins"},
@@ -5295,6 +5344,7 @@ constexpr Option kOptions[] = {
     {"restore", "delete", "", "remove what the snapshot does not have"},
     {"restore", "n,dry-run", "", "say what would happen, change nothing"},
     {"snapshots", "forgotten", "", "those that were forgotten and not pruned yet"},
+    {"key", "new-password-file", "FILE", "its first line is the new passphrase"},
     {"check", "read-data", "[AMOUNT]", "read the packs, too: all, or 10%, 500M, 3/7 (the third seventh)"},
     {"forget", "keep-last", "N", "keep the newest N of each host and source"},
     {"forget", "keep-hourly", "N", "keep the newest of each of N hours that have any"},
@@ -5502,14 +5552,25 @@ struct Job {
         } catch (const NotThere& e) {
             throw NotThere(text(in_quotes(repo_name), " is no repository (", e.what(), "); make one with: nfreeze init ", show(repo_name)));
         }
+        if (!args.flag("expect")) return;
+        // Forgotten ones count: what is expected is that nothing was withheld, nor an old state shown.
+        auto id = args.value("expect");
+        if (id.size() < 8) throw Usage("--expect wants at least 8 digits of a snapshot's id");
+        if (std::ranges::none_of(repo->index.snapshots, [&](auto& s) { return hex(s.first).starts_with(id); }))
+            throw Corrupt(text("the history that the server shows has no snapshot ", in_quotes(id), ": it is an older one, or a part is withheld"));
     }
-    void init() {
-        // Cheaper keys than the default are for tests and for very small machines.
+    /// Cheaper keys than the default are for tests and for very small machines.
+    static ScryptCost scrypt_cost() {
         ScryptCost cost;
         if (auto n = environment("NFREEZE_SCRYPT_LOGN"); !n.empty()) cost.log_n = unsigned(std::atoi(n.c_str()));
         if (!cost.acceptable()) throw Usage(text("NFREEZE_SCRYPT_LOGN wants a number from ", kScryptLogNMin, " to 20"));
+        return cost;
+    }
+    static std::string label() { return user_name() + "@" + host_name(); }
+    void init() {
+        auto cost = scrypt_cost();
         auto passphrase = get_passphrase(args, true);
-        Repository::init(*store, passphrase, cost, now_ns(), user_name() + "@" + host_name());
+        Repository::init(*store, passphrase, cost, now_ns(), label());
     }
     /// Where the repository lies, if on this machine.
     std::optional<std::pair<dev_t, ino_t>> own_directory() const {
@@ -5783,6 +5844,65 @@ Exit verb_ls(int argc, char** argv) {
     return damaged ? Exit::damaged : job.verdict() != Exit::ok ? job.verdict() : missing.empty() ? Exit::ok : Exit::failed;
 }
 
+Exit verb_diff(int argc, char** argv) {
+    Job job("diff", argc, argv, 0, 2, 3);
+    job.open(false);
+    auto one = [&](const std::string& id) -> const Snapshot& { return choose_snapshot(*job.repo, {id, "", "", "", INT64_MAX}); };
+    auto& from = one(job.operands[0]);
+    Choice newest{"", from.source, from.host, "", INT64_MAX}; // of the same source
+    auto& to = job.operands.size() > 1 ? one(job.operands[1]) : choose_snapshot(*job.repo, newest);
+    return print_difference(*job.repo, from, to) ? job.verdict() : Exit::damaged;
+}
+
+Secret new_passphrase(const Arguments& args) {
+    std::string s;
+    if (args.flag("new-password-file")) {
+        s = first_line(read_small_file(args.value("new-password-file"), kKeyFileMax));
+    } else {
+        s = ask("New passphrase: ", false);
+        auto again = ask("The same again: ", false);
+        bool same = s == again;
+        wipe(again);
+        if (!same) throw Error("the two passphrases differ; nothing was changed");
+    }
+    if (s.empty()) throw Error("the new passphrase is empty, which protects nothing");
+    Secret secret(s);
+    wipe(s);
+    return secret;
+}
+
+Exit verb_key(int argc, char** argv) {
+    Job job("key", argc, argv, 1, 2, 3);
+    auto& action = job.operands[0];
+    if (!has_word("list add remove passwd", action) || (action == "remove") != (job.operands.size() == 2)) throw Usage("give list, add, passwd, or remove with an ID; see: nfreeze help key");
+    job.open_store();
+    auto keys = Repository::read_keys(*job.store);
+    auto passphrase = get_passphrase(job.args, false);
+    auto master = Repository::unlock(keys, passphrase);
+    auto remove = [&](const ObjectInfo& o) {
+        job.store->remove("keys/" + o.name);
+        if (!job.quiet()) std::cout << "removed the key " << o.name.substr(0, 8) << std::endl;
+    };
+    if (action == "list") {
+        std::vector<std::vector<std::string>> rows{{"ID", "TIME", ""}};
+        for (auto& [o, bytes] : keys.whole)
+            rows.push_back({o.name.substr(0, 8), local_time(o.mtime, "%Y-%m-%d %H:%M:%S"), open_key_object(bytes, passphrase) ? "this passphrase" : ""});
+        print_table(rows, {});
+    } else if (action == "remove") {
+        std::erase_if(keys.listed, [&](auto& o) { return !o.name.starts_with(job.operands[1]); });
+        if (keys.listed.size() != 1) throw Usage(text(keys.listed.size(), " keys begin with ", in_quotes(job.operands[1]), "; see: nfreeze key list"));
+        std::erase_if(keys.whole, [&](auto& k) { return k.first.name == keys.listed[0].name; });
+        if (keys.whole.empty()) throw Error("this is the last key: without it nobody could read the repository; nothing was changed");
+        remove(keys.listed[0]);
+    } else {
+        auto name = Repository::add_key(*job.store, master, new_passphrase(job.args), Job::scrypt_cost(), now_ns(), Job::label());
+        if (!job.quiet()) std::cout << "added the key " << name.substr(5, 8) << std::endl;
+        for (auto& [o, bytes] : keys.whole)
+            if (action == "passwd" && open_key_object(bytes, passphrase)) remove(o);
+    }
+    return Exit::ok;
+}
+
 Exit verb_cat(int argc, char** argv) {
     Job job("cat", argc, argv, 0, 2, 2);
     job.open();
@@ -5899,6 +6019,8 @@ constexpr Verb kVerbs[] = {
     {"snapshots", "REPO", "Lists the backups in a repository, the newest last.", verb_snapshots},
     {"ls", "REPO [PATH...]", "Lists the files of a backup, or of directories in it.", verb_ls},
     {"cat", "REPO PATH", "Prints a file of a backup.", verb_cat},
+    {"diff", "REPO ID [ID]", "Prints what differs between two backups, or one and the newest of the same source.", verb_diff},
+    {"key", "list|add|remove|passwd REPO [ID]", "Lists, adds, removes passphrases, or changes the one that is given.", verb_key},
     {"check", "REPO", "Looks whether all that the backups need is there, and names the files that are damaged.", verb_check},
     {"forget", "REPO [ID...]", "Takes snapshots off the list, by rules or by ID; deletes nothing, and --undo takes them back.", verb_forget},
 };

@@ -148,6 +148,95 @@ TEST_CASE("cat: prints a file as it was, holes and all") {
     }
 }
 
+TEST_CASE("diff: what is new, gone, changed, or changed in its metadata only") {
+    const Site site(Site::Kind::local);
+    for (const char* file : {"same", "gone", "content", "mode", "dir/type"}) write_file(site.src / file, "content");
+    site.init_or_fail();
+    site.backup_or_fail();
+    fs::remove(site.src / "gone");
+    write_file(site.src / "new", "content");
+    write_file(site.src / "content", "CONTENT");
+    chmod((site.src / "mode").c_str(), 0600);
+    fs::remove(site.src / "dir/type");
+    fs::create_symlink("elsewhere", site.src / "dir/type");
+    site.backup_or_fail();
+    const auto ids = ids_in(site);
+    const std::string wanted = "U .\nM content\nU dir\nM dir/type\n- gone\nU mode\n+ new\n";
+    const Result newest = site.nfreeze({"diff", site.url, ids[0]});
+    CHECK_EXIT(newest, 0);
+    CHECK(newest.out == wanted);
+    const Result both = site.nfreeze({"diff", site.url, ids[1], ids[0]});
+    CHECK_NAMES(both.out, "+ gone");
+    CHECK_NAMES(both.out, "- new");
+    const Result none = site.nfreeze({"diff", site.url, ids[1]});
+    CHECK(none.out == "");
+    const Result wrong = site.nfreeze({"diff", site.url, "zz"});
+    CHECK_EXIT(wrong, 1);
+}
+
+TEST_CASE("expect: an older state of the repository is noticed, one that lost nothing passes") {
+    const Site site(Site::Kind::local);
+    write_file(site.src / "file", "1");
+    site.init_or_fail();
+    site.backup_or_fail();
+    copy_tree(site.repo, site.dir / "older");
+    write_file(site.src / "file2", "2");
+    const std::string id = site.backup_or_fail().snapshot;
+    for (int i = 0; i < 20; ++i) { // merges of segments
+        write_file(site.src / "changing", std::to_string(i));
+        site.backup_or_fail();
+    }
+    const Result forgotten = site.nfreeze({"forget", "--yes", site.url, id});
+    REQUIRE_EXIT(forgotten, 0);
+    for (const char* verb : {"snapshots", "check", "ls"}) {
+        const Result result = site.nfreeze({verb, "--expect", id, site.url});
+        CHECK_EXIT(result, 0);
+        const Result old = site.nfreeze({verb, "--expect", id, (site.dir / "older").string()});
+        CHECK_EXIT(old, 5);
+        CHECK_NAMES(old.err, id);
+        CHECK(old.out == "");
+    }
+    const Result vague = site.nfreeze({"snapshots", "--expect", "1", site.url});
+    CHECK_EXIT(vague, 2);
+}
+
+TEST_CASE("key: several passphrases open a repository, and the last cannot be removed") {
+    const Site site(Site::Kind::local);
+    write_file(site.src / "file", "content");
+    site.init_or_fail();
+    site.backup_or_fail();
+    write_file(site.dir / "second", "another passphrase\n");
+    write_file(site.dir / "third", "a third one\n");
+    write_file(site.dir / "empty", "\n");
+    const auto with = [&](const Strings& arguments, const char* file) {
+        RunOptions options = site.options;
+        if (*file != 0) options.env.insert_or_assign("NFREEZE_PASSWORD", lines_of(read_file(site.dir / file))[0]);
+        return site.nfreeze(arguments, options);
+    };
+    const Result added = site.nfreeze({"key", "add", "--new-password-file", (site.dir / "second").string(), site.url});
+    REQUIRE_EXIT(added, 0);
+    CHECK(with({"snapshots", site.url}, "").code == 0);
+    CHECK(with({"snapshots", site.url}, "second").code == 0);
+    CHECK(with({"snapshots", site.url}, "third").code == 4);
+    CHECK(lines_of(with({"key", "list", site.url}, "").out).size() == 3);
+    CHECK(with({"key", "passwd", "--new-password-file", (site.dir / "third").string(), site.url}, "second").code == 0);
+    CHECK(with({"snapshots", site.url}, "second").code == 4);
+    CHECK(with({"snapshots", site.url}, "third").code == 0);
+    CHECK(with({"snapshots", site.url}, "").code == 0);
+    CHECK(with({"key", "add", "--new-password-file", (site.dir / "empty").string(), site.url}, "").code == 1);
+    CHECK(with({"key", "remove", site.url}, "").code == 2);
+    CHECK(with({"key", "steal", site.url}, "").code == 2);
+    std::string id;
+    for (const auto& line : lines_of(with({"key", "list", site.url}, "").out))
+        if (contains(line, "this passphrase")) id = line.substr(0, 8);
+    CHECK(with({"key", "remove", site.url, id}, "third").code == 0);
+    CHECK(with({"snapshots", site.url}, "").code == 4);
+    const Result last = with({"key", "remove", site.url, lines_of(with({"key", "list", site.url}, "third").out)[1].substr(0, 8)}, "third");
+    CHECK_EXIT(last, 1);
+    CHECK_NAMES(last.err, "last key");
+    CHECK(with({"check", "--read-data", site.url}, "third").code == 0);
+}
+
 TEST_CASE("forget: snapshots go by id and by rule, stay on the disk, and can be taken back") {
     const Site site(Site::Kind::local);
     site.init_or_fail();
