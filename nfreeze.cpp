@@ -3612,6 +3612,13 @@ public:
         next_chunk_ = pinned_upto_ = target;
         in_.reset();
     }
+    /// Announces that nothing behind `path`, or, if `below`, behind what is in it, will be read for now.
+    void read_ahead_to(const std::string& path, bool below) {
+        auto end = std::partition_point(list_.begin(), list_.end(), [&](auto& c) {
+            return path_before(c.first, path) || (below ? is_within(c.first, path) : c.first == path);
+        });
+        ahead_upto_ = size_t(end - list_.begin());
+    }
     /// Packs that the tree lies in, and their number if it lay in as few as possible.
     std::pair<size_t, size_t> spread() {
         std::set<uint32_t> packs;
@@ -3635,7 +3642,8 @@ private:
     bool load_chunk() {
         if (next_chunk_ >= list_.size()) return false;
         stop_if_asked();
-        while (pinned_upto_ < std::min(list_.size(), next_chunk_ + kChunksAhead) && (pinned_upto_ == next_chunk_ || chunks_.has_room())) {
+        size_t upto = std::min({list_.size(), ahead_upto_, next_chunk_ + kChunksAhead});
+        while (pinned_upto_ == next_chunk_ || (pinned_upto_ < upto && chunks_.has_room())) {
             try {
                 list_[pinned_upto_].place = chunks_.pin(list_[pinned_upto_].id);
             } catch (const Corrupt&) {}
@@ -3671,7 +3679,7 @@ private:
     ChunkReader chunks_;
     IdHasher hasher_;
     std::vector<Listed> list_;
-    size_t next_chunk_ = 0, pinned_upto_ = 0;
+    size_t next_chunk_ = 0, pinned_upto_ = 0, ahead_upto_ = SIZE_MAX;
     ChunkReader::Chunk chunk_;
     std::optional<Reader> in_;
     TreeCodec codec_;
@@ -4283,6 +4291,7 @@ template <class F> std::vector<std::string> for_selected(TreeReader& tree, std::
     }
     const Entry* e = nullptr;
     for (auto& [path, w] : wanted) {
+        tree.read_ahead_to(path, w.top);
         if (!e || path_before(e->path, path)) tree.seek(path), e = tree.next();
         while (e && path_before(e->path, path)) e = tree.next();
         for (; e && (w.top ? is_within(e->path, path) : e->path == path); e = tree.next()) {
