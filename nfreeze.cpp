@@ -14,9 +14,9 @@
 //    2. Errors and messages                  9. Trees
 //    3. OS handles                          10. Backup
 //    4. Encoding                            11. Restore
-//    5. Crypto                              12. Looking: snapshots, ls
-//    6. Chunker and compression             13. Command line
-//    7. Store: whole named objects, on a disk or behind SFTP
+//    5. Crypto                              12. Looking: snapshots, ls, cat, diff
+//    6. Chunker and compression             13. Care: check, forget
+//    7. Store: named objects, disk or SFTP  14. Command line
 // Two ways to read: from top to bottom; or, for what must be trusted with data and secrets, 0, 3,
 // 4, 5, 8, 9, 11. Section 7 is as untrusted as the server: what it returns is authenticated by 8.
 //
@@ -28,7 +28,7 @@
 //   time of uploads; which stretches of 256 KiB a restore reads; that something was sent again after
 //   it deleted a pack. It cannot tell the size of single files: they ride in packs of 16 MiB.
 //   It can withhold the newest segments and so show an older, consistent state. No client that
-//   remembers nothing can notice; each backup prints the id of its snapshot, to compare with.
+//   remembers nothing can notice; each backup prints the id of its snapshot, which --expect looks for.
 //   A client that is taken over holds the passphrase and can read all. On a server that refuses to
 //   delete it can destroy nothing.
 //   Who knows only the passphrase's key object can guess passphrases, at the price of one scrypt each.
@@ -3691,7 +3691,7 @@ private:
 // ============================================================================
 // [SECTION] 10. Backup
 // ============================================================================
-// Uses: 3, 6, 8, 9. Provides: Backup. The disk and the tree of the snapshot before are walked
+// Uses: 3, 6, 8, 9. Provides: what a backup takes; Backup. The disk and the tree of the snapshot before are walked
 // side by side in the same order; a new tree comes out. Must hold: I2, I3, I5, I9.
 
 Time to_time(const struct timespec& t) { return {int64_t(t.tv_sec), uint32_t(t.tv_nsec)}; }
@@ -4805,7 +4805,7 @@ private:
 };
 
 // ============================================================================
-// [SECTION] 12. Looking: snapshots, ls
+// [SECTION] 12. Looking: snapshots, ls, cat, diff
 // ============================================================================
 // Uses: 8, 9. Provides: tables and lists on standard output. Must hold: I10.
 
