@@ -249,7 +249,7 @@ constexpr size_t kReadRun = 9 * MiB;     // frames that lie together are read in
 constexpr size_t kReadGap = 512 * KiB;   // reading through a gap is cheaper than a round trip
 constexpr size_t kReadAhead = 64 * MiB;  // raw bytes of frames that are fetched before use
 constexpr size_t kPinsMax = 1 << 20;     // chunks that wait for their use: each is an id in memory
-constexpr size_t kFilesAhead = 16384;    // files that wait for their chunks: of 5 kB, they fill it
+constexpr size_t kFilesAhead = 8192;     // files that wait for their chunks: of 8 kB, they fill it
 constexpr size_t kIdsPerRecord = 4096;   // a longer file continues in another tree record
 constexpr size_t kHolesMax = 65536;      // of a file; beyond that the smallest are stored as zeros
 constexpr size_t kTreePacks = 16;        // a tree that lies in more packs is written anew
@@ -499,7 +499,10 @@ size_t read_full(int fd, std::span<uint8_t> into, std::string_view shown) {
     size_t got = 0;
     while (got < into.size()) {
         ssize_t n = ::read(fd, into.data() + got, into.size() - got);
-        if (n < 0 && errno == EINTR) continue;
+        if (n < 0 && errno == EINTR) {
+            stop_if_asked(); // a pipe may have nothing for ever
+            continue;
+        }
         if (n < 0) throw system_error("read", shown);
         if (n == 0) break;
         got += size_t(n);
@@ -5114,7 +5117,8 @@ struct CheckResult {
 
 class Check {
 public:
-    Check(Repository& repo, int connections) : repo_(repo), tree_wire_(2, 8), wire_(connections, 0) {}
+    /// Memory: two packs for each connection, of which it uses four at most.
+    Check(Repository& repo, int connections) : repo_(repo), tree_wire_(2, 8), wire_(std::min(connections, 4), 0) {}
 
     /// Names everything that is wrong; `sample`: what to read of the packs, nothing if null.
     void run(const Sample* sample, bool quiet, CheckResult& result) {
@@ -5156,6 +5160,7 @@ private:
         auto bytes = read_object(name, p.size);
         if (sha256(bytes) != p.name) throw Corrupt(name + " is not what it was when it was stored");
         auto object = open_object(kPackLabel, repo_.keys.pack, bytes, name);
+        bytes = {};
         IdHasher hasher(repo_.keys.id);
         for (size_t i = 0; i < object.frames.size(); ++i) {
             auto raw = decompress(std::exchange(object.frames[i], {}), kFrameMax);
@@ -5736,8 +5741,9 @@ public:
         if (bad != 0) throw system_error("run", name_);
     }
     ~Command() {
-        out_ = Fd();
-        if (pid_ > 0) waitpid(pid_, nullptr, 0);
+        if (pid_ <= 0) return;
+        kill(pid_, SIGTERM);
+        waitpid(pid_, nullptr, 0);
     }
     Command(const Command&) = delete;
     Command& operator=(const Command&) = delete;

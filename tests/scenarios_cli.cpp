@@ -57,7 +57,8 @@ TEST_CASE("command line: --version, --help, help and help VERB answer on standar
         CHECK_NAMES(help.out, word);
     for (const std::string code : {"0 ", "1 ", "2 ", "3 ", "4 ", "5 ", "6 ", "130 "})
         CHECK_NAMES(help.out, code);
-    for (const std::string verb : {"init", "backup", "restore", "snapshots", "ls"}) {
+    for (const std::string verb : {"init", "backup", "restore", "snapshots", "ls", "cat", "diff", "check",
+                                   "forget", "key"}) {
         const Result of_verb = run({nfreeze, "help", verb});
         CHECK_EXIT(of_verb, 0);
         for (const std::string option :
@@ -91,7 +92,8 @@ TEST_CASE("command line: what is not understood is wrong usage, exit code 2, and
     wrong({"restore", "--snapshot"}, {"snapshot"}); // without its value
     wrong({"backup"}, {"help backup"});
     wrong({"backup", site.url}, {"REPO"});
-    wrong({"backup", site.src, site.url, "more"}, {"help backup"});
+    wrong({"check", site.url, "more"}, {"help check"});
+    wrong({"backup", "--stdin-name", "name", site.src, site.url}, {"--stdin-name"});
     wrong({"init"}, {"REPO"});
     wrong({"snapshots", site.url, "more"}, {"help snapshots"});
     wrong({"backup", "--connections", "0", site.src, site.url}, {"connections", "0"});

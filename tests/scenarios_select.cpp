@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <csignal>
 #include <random>
 #include <set>
 
@@ -202,6 +203,22 @@ TEST_CASE("select: what a command prints is stored only if it ends well, and it 
     CHECK(snapshots_in(site) == 1);
     const Result none = site.nfreeze({"backup", "--stdin-name", "dump", "--stdin-from-command", site.url});
     CHECK_EXIT(none, 2);
+}
+
+TEST_CASE("select: a signal ends a backup that waits for a command, and the command with it") {
+    const Site site(Site::Kind::local);
+    site.init_or_fail();
+    const fs::path pid_file = site.dir / "pid";
+    Child child({nfreeze_binary(), "backup", "--stdin-name", "dump", "--stdin-from-command", site.url, "--", "sh", "-c",
+                 "echo $$ > '" + pid_file.string() + "'; exec sleep 60"}, site.options);
+    REQUIRE(wait_until([&] { return fs::exists(pid_file) && !read_file(pid_file).empty(); }, milliseconds(5'000)));
+    const std::string pid = lines_of(read_file(pid_file))[0];
+    child.kill(SIGTERM);
+    const Result result = child.wait();
+    CHECK_EXIT(result, 130);
+    CHECK(result.seconds < 10);
+    CHECK(wait_until([&] { return !fs::exists("/proc/" + pid); }, milliseconds(2'000)));
+    CHECK(snapshots_in(site) == 0);
 }
 
 TEST_CASE("select: several sources become a snapshot each, and the worst outcome is the exit code") {
