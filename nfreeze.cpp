@@ -499,10 +499,7 @@ size_t read_full(int fd, std::span<uint8_t> into, std::string_view shown) {
     size_t got = 0;
     while (got < into.size()) {
         ssize_t n = ::read(fd, into.data() + got, into.size() - got);
-        if (n < 0 && errno == EINTR) {
-            stop_if_asked(); // a pipe may have nothing for ever
-            continue;
-        }
+        if (n < 0 && errno == EINTR) continue;
         if (n < 0) throw system_error("read", shown);
         if (n == 0) break;
         got += size_t(n);
@@ -4208,7 +4205,7 @@ private:
             uint64_t upto = hole != e.holes.end() ? hole->offset : UINT64_MAX; // to the end, wherever it is now
             size_t want = size_t(std::min<uint64_t>(buffer_.size() - have, upto - at));
             std::span<uint8_t> into(buffer_.data() + have, want);
-            size_t n = st ? read_at(fd, at, into, e.path) : read_full(fd, into, e.path);
+            size_t n = st ? read_at(fd, at, into, e.path) : read_stream(fd, into, e.path);
             XXH3_64bits_update(&checksum, buffer_.data() + have, n);
             have += n;
             at += n;
@@ -4226,6 +4223,18 @@ private:
     static size_t read_at(int fd, uint64_t offset, std::span<uint8_t> into, std::string_view shown) {
         if (lseek(fd, off_t(offset), SEEK_SET) < 0) throw system_error("read", shown);
         return read_full(fd, into, shown);
+    }
+    /// What can wait for ever is waited for in short turns, so that a signal is noticed.
+    static size_t read_stream(int fd, std::span<uint8_t> into, std::string_view shown) {
+        size_t got = 0, n = 1;
+        while (got < into.size() && n > 0) {
+            for (pollfd p{fd, POLLIN, 0}; poll(&p, 1, 250) <= 0;) stop_if_asked();
+            ssize_t some = ::read(fd, into.data() + got, into.size() - got);
+            if (some < 0 && errno != EINTR && errno != EAGAIN) throw system_error("read", shown);
+            n = some < 0 ? 1 : size_t(some);
+            got += some < 0 ? 0 : n;
+        }
+        return got;
     }
     /// Stores the chunks at the start of the buffer that are certain; moves the rest to its front.
     size_t put_chunks(Entry& e, size_t have, bool ended) {
