@@ -204,7 +204,6 @@
 #include <mutex>
 #include <optional>
 #include <random>
-#include <ranges>
 #include <set>
 #include <span>
 #include <sstream>
@@ -3113,7 +3112,7 @@ private:
         }
     };
     std::shared_ptr<Pack> new_pack() {
-        return std::make_shared<Pack>(Sealer(kPackLabel, repo_.keys.pack, packs_.take()), std::vector<uint32_t>());
+        return std::make_shared<Pack>(Pack{Sealer(kPackLabel, repo_.keys.pack, packs_.take()), {}});
     }
     struct Frame {
         uint32_t number = kNone; // in the index; kNone: not begun
@@ -3752,8 +3751,8 @@ public:
     }
     /// Whether this path is left out; what is in a directory that is left out is not asked for.
     bool exclude(std::string_view path, bool directory) const {
-        for (auto& p : std::views::reverse(patterns_))
-            if ((directory || !p.only_directories) && match(p.names, path)) return !p.negated;
+        for (auto p = patterns_.rbegin(); p != patterns_.rend(); ++p)
+            if ((directory || !p->only_directories) && match(p->names, path)) return !p->negated;
         return false;
     }
 
@@ -6062,7 +6061,7 @@ void print_help(const std::string& verb) {
             std::string name = o.name;
             name = name[1] == ',' ? "-" + name.substr(0, 1) + ", --" + name.substr(2) : "    --" + name;
             if (*o.argument) name += *o.argument == '[' ? text("[=", o.argument + 1) : text(" ", o.argument);
-            std::cout << "  " << std::left << std::setw(30) << name << o.help << '\n';
+            std::cout << "  " << std::left << std::setw(32) << name << o.help << '\n';
         }
         return;
     }
