@@ -38,11 +38,15 @@ std::optional<fs::path> sftp_server() {
     return {};
 }
 
-// sshd starts a script for each session, by which the server logs all requests.
+// sshd starts a script for each session, by which the server logs all requests. The script itself
+// says when the server has begun and ended: one that is killed, by SIGPIPE when the client goes
+// before it has all its answers, says nothing.
 Sshd::Options with_log(const fs::path& program, const fs::path& dir) {
     const fs::path script = dir / "sftp-server";
-    write_file(script, "#!/bin/sh\nexec " + program.string() + " -e -l DEBUG3 2>>" +
-                           (dir / "log").string() + "\n");
+    const std::string log = (dir / "log").string();
+    write_file(script, "#!/bin/sh\ntrap '' HUP TERM\necho server begun >>" + log + "\n" +
+                           program.string() + " -e -l DEBUG3 2>>" + log + "\necho server ended >>" +
+                           log + "\n");
     chmod(script.c_str(), 0755);
     Sshd::Options options;
     options.config = {"Subsystem sftp " + script.string()};
@@ -67,11 +71,12 @@ class FarAway {
 
     Cost cost_of(const Strings& arguments, int code = 0) {
         proxy_.delay_ms = 20;
+        REQUIRE(wait_until([&] { return all_closed(); }, milliseconds(20'000))); // of runs before
         write_file(log_, "");
         proxy_.round_trips = 0;
         const Result result = site.nfreeze(arguments);
         REQUIRE_EXIT(result, code);
-        REQUIRE(wait_until([&] { return all_closed(); }, milliseconds(5'000)));
+        REQUIRE(wait_until([&] { return all_closed(); }, milliseconds(20'000)));
         return {proxy_.round_trips, count(read_file(log_), "request [0-9]+: (?!sent)")};
     }
     // The best of up to three runs. A count may be too high, never too low: an answer that nobody
@@ -89,8 +94,8 @@ class FarAway {
   private:
     bool all_closed() const {
         const std::string log = read_file(log_);
-        return proxy_.open == 0 && contains(log, "session closed") &&
-               count(log, "session opened") == count(log, "session closed");
+        return proxy_.open == 0 && contains(log, "server ended") &&
+               count(log, "server begun") == count(log, "server ended");
     }
 
     TempDir dir_;
