@@ -69,8 +69,9 @@
 //   compressed as one; frames share packs of about 16 MiB. Trees and snapshots have packs of their own.
 //
 // Segment: its frames hold records of type 1, bytes body:
-//     1 pack added: name 32, salt 32, varint size, table as above     2 pack condemned: name 32
-//     3 pack deleted: name 32     4 snapshot added: see below         5 snapshot forgotten: id 16
+//     1 pack added: name 32, salt 32, varint size, table as above
+//     2 pack condemned: name 32, since 8 (s, server's time; 0: time stamp of the first segment saying so)
+//     3 pack deleted: name 32   4 snapshot added: see below   5 snapshot forgotten: id 16
 //     6 segment superseded, 7 parent, 8 torn: the first 16 bytes of the segment's <sha256>
 //   The state is the union of all segments that are not superseded, so segments of clients that run
 //   side by side merge in any order and nobody needs a lock. A parent was live when the segment was
@@ -275,6 +276,7 @@ constexpr size_t kWriteWindow = 80 * 30000;  // libssh2 cuts writes into 30,000-
 constexpr size_t kReadBlock = 4 * MiB;
 
 constexpr auto kCheckpoint = std::chrono::seconds(30);
+constexpr int64_t kSettled = 3600; // seconds: what is so old nobody is still busy with
 constexpr auto kListingFresh = std::chrono::seconds(10); // a listing of index/ need not be repeated
 constexpr int64_t kRacySeconds = 2; // a ctime this fresh may hide a later change (I9)
 
@@ -416,6 +418,13 @@ void pause_for(Clock::duration time) {
     for (auto until = Clock::now() + time; Clock::now() < until; std::this_thread::sleep_for(std::chrono::milliseconds(20)))
         stop_if_asked();
 }
+/// Since the machine started, time in which it was suspended included.
+Clock::duration since_boot() {
+    struct timespec t;
+    clock_gettime(CLOCK_BOOTTIME, &t);
+    return std::chrono::seconds(t.tv_sec) + std::chrono::nanoseconds(t.tv_nsec);
+}
+
 /// How long to wait before attempt number `failed` + 1 at something that failed.
 Clock::duration backoff(int failed) { return std::chrono::milliseconds(250) * (1 << std::min(failed, 7)); }
 
@@ -2280,6 +2289,14 @@ void put_record(Writer& out, Record type, View body) {
     out.bytes(body);
 }
 
+/// `since`: seconds by the server's clock; 0: the time stamp of the segment that says so first.
+void put_condemned(Writer& out, const Hash& pack, int64_t since = 0) {
+    Writer body;
+    body.raw(pack);
+    body.u64(uint64_t(since));
+    put_record(out, Record::pack_condemned, body.view());
+}
+
 Bytes encode_pack(const PackInfo& p) {
     Writer out;
     out.raw(p.name);
@@ -2306,11 +2323,14 @@ public:
     std::optional<std::map<Hash, uint64_t>> listed_packs; // this run's listing of packs/: name, size
     std::map<SnapshotId, Snapshot> snapshots;
     std::set<SnapshotId> forgotten;
-    std::set<Hash> condemned, deleted;
-    std::set<ShortName> superseded, parents, torn;
+    std::map<Hash, int64_t> condemned;       // since when, in seconds by the server's clock: the time stamp
+    std::map<ShortName, int64_t> superseded; // of the oldest segment that is known to have said so
+    std::set<Hash> deleted;
+    std::set<ShortName> parents, torn;
+    static constexpr int64_t kJustNow = INT64_MAX; // by this run, later than any time stamp it has seen
 
-    /// Adds a segment's records; throws Corrupt or, for an unknown record, Error.
-    void apply(View records, uint32_t seq) {
+    /// Adds the records of a segment with this time stamp; throws Corrupt or, for an unknown record, Error.
+    void apply(View records, uint32_t seq, int64_t mtime = kJustNow) {
         for (Reader in(records, "a segment"); !in.empty();) {
             auto type = Record(in.u8());
             Reader body(in.bytes(kSegmentMax), "a segment's record");
@@ -2322,15 +2342,20 @@ public:
                 add_pack(std::move(pack), {});
                 continue;
             }
-            case Record::pack_condemned: condemn(body.array<32>()); break;
-            case Record::pack_deleted: deleted.insert(body.array<32>()); break;
+            case Record::pack_condemned: {
+                auto name = body.array<32>();
+                auto since = int64_t(body.u64());
+                condemn(name, since ? since : mtime);
+                break;
+            }
+            case Record::pack_deleted: remove(body.array<32>()); break;
             case Record::snapshot_added: {
                 auto s = decode_snapshot(body.raw(body.left()));
                 snapshots.emplace(s.id, std::move(s));
                 break;
             }
             case Record::snapshot_forgotten: forgotten.insert(body.array<16>()); break;
-            case Record::segment_superseded: superseded.insert(body.array<16>()); break;
+            case Record::segment_superseded: note_since(superseded, body.array<16>(), mtime); break;
             case Record::segment_parent: parents.insert(body.array<16>()); break;
             case Record::segment_torn: torn.insert(body.array<16>()); break;
             default: throw Error(text("the index has a record of type ", int(type), ": get a newer nfreeze"));
@@ -2371,13 +2396,27 @@ public:
     }
     /// Where packs/ was not listed, reading will tell.
     bool is_listed(const PackInfo& pack) const {
+        if (deleted.contains(pack.name)) return false;
         if (!listed_packs) return true;
         auto listed = listed_packs->find(pack.name);
         return listed != listed_packs->end() && listed->second == pack.size;
     }
-    void condemn(const Hash& name) {
-        condemned.insert(name);
+    template <class Name> static void note_since(std::map<Name, int64_t>& names, const Name& name, int64_t since) {
+        auto at = names.emplace(name, since).first;
+        at->second = std::min(at->second, since);
+    }
+    void condemn(const Hash& name, int64_t since) {
+        note_since(condemned, name, since);
         if (auto p = by_name_.find(name); p != by_name_.end()) packs_[p->second].condemned = true;
+    }
+    void remove(const Hash& name) {
+        deleted.insert(name);
+        if (auto p = by_name_.find(name); p != by_name_.end()) packs_[p->second].present = false;
+    }
+    /// Looks again which packs are there.
+    void see(std::map<Hash, uint64_t> listing) {
+        listed_packs = std::move(listing);
+        for (auto& p : packs_) p.present = is_listed(p);
     }
 
     /// Whether a chunk need not be sent: it is in a pack that is there and not condemned, or on
@@ -2398,6 +2437,30 @@ public:
         return std::ranges::all_of(ids, [&](auto& id) { return rely_on(id); });
     }
 
+    /// Marks a chunk as relied upon where no other than condemned packs hold it, too: it is copied before
+    /// the next segment is written. Returns whether it is there at all.
+    bool need(const ChunkId& id) {
+        if (rely_on(id)) return true;
+        if (places(id).empty()) return false;
+        places_.find(id)->relied = 1;
+        return true;
+    }
+    struct Use {
+        uint64_t used = 0, all = 0; // bytes of frames
+        uint64_t unused() const { return all - std::min(used, all); }
+    };
+    /// For each pack, how much of it is relied upon: a chunk counts in one of its places.
+    std::vector<Use> uses() {
+        std::vector<Use> found(packs_.size());
+        for (auto& f : frames_)
+            if (f.pack != kNone) found[f.pack].all += f.sealed;
+        places_.each([&](const Place& p) {
+            auto& f = frames_[p.frame];
+            if (p.relied && f.pack != kNone) found[f.pack].used += uint64_t(p.length) * f.sealed / std::max(f.raw, 1u) + 1;
+        });
+        return found;
+    }
+
     /// All places of a chunk whose packs are there, the best first.
     std::vector<Place> places(const ChunkId& id) {
         std::vector<Place> found;
@@ -2408,16 +2471,18 @@ public:
         return found;
     }
     bool knows(const ChunkId& id) { return places_.find(id) != nullptr; }
+    bool names(const Hash& pack) const { return by_name_.contains(pack); }
     const FramePlace& frame(uint32_t number) const { return frames_[number]; }
     const PackInfo& pack(const FramePlace& f) const { return packs_[f.pack]; }
     const std::vector<PackInfo>& packs() const { return packs_; }
 
-    /// Chunks this run relies on whose pack was condemned meanwhile.
+    /// Chunks this run relies on whose pack was condemned meanwhile, in the order in which they lie.
     std::vector<Place> relied_but_condemned() {
         std::vector<Place> found;
         places_.each([&](Place& p) {
             if (p.relied && !usable(p)) found.push_back(p);
         });
+        std::ranges::sort(found, {}, [](auto& p) { return std::pair(p.frame, p.offset); });
         return found;
     }
 
@@ -2474,7 +2539,8 @@ public:
         Secret master(32);
         fill_random(master.span());
         Repository r(store, master);
-        r.write_segment({});
+        r.listed_ = since_boot(); // nothing is there
+        r.commit([] { return Bytes(); });
         add_key(store, master, passphrase, cost, now, label);
         Repository again(store, master);
         again.load();
@@ -2550,41 +2616,42 @@ public:
     void refresh() {
         read_segments(store.list("index"));
     }
-    /// Whether that was done a moment ago, which is nothing beside a grace period (I4).
-    bool is_fresh() const { return Clock::now() - listed_ < listing_lasts; }
+    /// Makes records part of the index: one new segment, which also takes in the small ones before it
+    /// (`merge_all`: all but very large ones). `records` is called once the state of index/ is known as it
+    /// was a moment ago, which is nothing beside a grace period (I4); what they name must be durable (I2, I3)
+    /// and rely on nothing that is condemned by then (I5). Called again if the outcome of writing is
+    /// unknown: until it is written anew much may happen.
+    template <class F> void commit(F records, bool merge_all = false) {
+        for (auto begun = Clock::now();; listed_.reset()) {
+            if (!listed_ || since_boot() - *listed_ > listing_lasts) refresh();
+            Bytes additions = records();
+            if (write_segment(additions, begun, merge_all)) return;
+        }
+    }
     Clock::duration listing_lasts = kListingFresh;
 
-    /// Makes `additions` part of the index: one new segment, which also takes in the small ones
-    /// before it. What the records name must be durable already (I2, I3) and not condemned (I5).
-    void write_segment(View additions) {
-        auto merged = choose_merge(additions.size());
-        Writer out;
-        std::set<ShortName> gone;
-        for (auto* s : merged) {
-            copy_records(out, *s);
-            gone.insert(short_name(s->name));
-        }
-        for (auto& name : gone) put_record(out, Record::segment_superseded, name);
-        for (auto& [key, s] : segments_) {
-            auto shortened = short_name(s.name);
-            if (live(s) && !gone.contains(shortened)) put_record(out, Record::segment_parent, shortened);
-            if (s.state == Segment::broken && !index.torn.contains(shortened)) put_record(out, Record::segment_torn, shortened);
-        }
-        out.raw(additions);
-        auto done = send_segment(out);
-        for (auto& name : gone) index.superseded.insert(name);
-        segments_[{done.name, done.seq}] = std::move(done);
+    /// The newest time stamp in index/, in seconds: by the server's clock it is at least so late.
+    int64_t server_time() const {
+        int64_t latest = 0;
+        for (auto& [key, s] : segments_) latest = std::max(latest, s.mtime);
+        return latest;
     }
+    size_t segments() const { return segments_.size(); }
 
-    /// Deletes the segments that were superseded already when this run began. A server that does
-    /// not let us is left alone.
+    /// Deletes the segments that were superseded already when this run began, by one that is so old that
+    /// no listing which is under way can have missed both. A server that does not let us is left alone.
     void remove_superseded() {
         for (auto& [key, s] : segments_) {
-            if (!s.superseded_at_start) continue;
-            try {
-                store.remove(s.file());
-            } catch (const NotThere&) {
-            } catch (const Error&) { return; } // all that matters is done already
+            auto since = index.superseded.find(short_name(s.name));
+            if (s.superseded_at_start && server_time() - since->second >= kSettled && !remove_segment(s)) return;
+        }
+    }
+    /// Deletes what was left of uploads that broke off so long ago (seconds).
+    void remove_torn(int64_t age) {
+        for (auto& [key, s] : segments_) {
+            auto shortened = short_name(s.name);
+            bool garbage = s.state == Segment::broken && index.torn.contains(shortened) && !index.parents.contains(shortened);
+            if (garbage && server_time() - s.mtime >= age && !remove_segment(s)) return;
         }
     }
 
@@ -2622,6 +2689,7 @@ private:
         uint32_t seq = 0;
         uint64_t size = 0;
         enum State : uint8_t { unread, whole, broken } state = unread;
+        int64_t mtime = 0; // seconds, by the server's clock; 0 until it was listed
         bool superseded_at_start = false;
         std::optional<Bytes> records; // kept for merging if not larger than kKeepRecords
         std::string file() const { return text("index/", std::hex, std::setw(8), std::setfill('0'), seq, "-", hex(name)); }
@@ -2653,6 +2721,39 @@ private:
         if (index.listed_packs) index.listed_packs->clear(); // packs of later segments count as absent, which costs little
     }
 
+    /// Whether the server lets us; all that matters is done already.
+    bool remove_segment(const Segment& s) {
+        try {
+            store.remove(s.file());
+        } catch (const NotThere&) {
+        } catch (const Error& e) {
+            if (e.exit == Exit::interrupted) throw;
+            return false;
+        }
+        return true;
+    }
+    /// Returns false if nobody knows whether it was written.
+    bool write_segment(View additions, Clock::time_point begun, bool merge_all) {
+        auto merged = choose_merge(additions.size(), merge_all);
+        Writer out;
+        std::set<ShortName> gone;
+        for (auto* s : merged) {
+            copy_records(out, *s);
+            gone.insert(short_name(s->name));
+        }
+        for (auto& name : gone) put_record(out, Record::segment_superseded, name);
+        for (auto& [key, s] : segments_) {
+            auto shortened = short_name(s.name);
+            if (live(s) && !gone.contains(shortened)) put_record(out, Record::segment_parent, shortened);
+            if (s.state == Segment::broken && !index.torn.contains(shortened)) put_record(out, Record::segment_torn, shortened);
+        }
+        for (auto& name : uncertain_) put_record(out, Record::segment_superseded, name);
+        out.raw(additions);
+        if (!send_segment(out, begun)) return false;
+        for (auto& name : gone) index.superseded.emplace(name, Index::kJustNow);
+        return true;
+    }
+
     bool live(const Segment& s) const { return s.state == Segment::whole && !index.superseded.contains(short_name(s.name)); }
 
     static void note(std::vector<std::string>& where, const std::string& what) {
@@ -2664,7 +2765,7 @@ private:
     /// Reads what is new in a listing of index/, the newest first, so that superseded segments are
     /// not read. A listing is not atomic: what seems lost is looked for twice more.
     void read_segments(std::vector<ObjectInfo> listing) {
-        listed_ = Clock::now();
+        listed_ = since_boot();
         for (int round = 0;; ++round) {
             bool vanished = !read_listed(listing);
             if (!vanished && missing_parents().empty()) break;
@@ -2698,6 +2799,7 @@ private:
             uint32_t seq = 0;
             if (!name || std::from_chars(&o.name[0], &o.name[8], seq, 16).ptr != &o.name[8]) continue;
             auto& s = segments_[{*name, seq}];
+            s.mtime = o.mtime;
             if (s.state == Segment::whole || (s.state == Segment::broken && s.size == o.size)) continue;
             s.name = *name;
             s.seq = seq;
@@ -2710,7 +2812,7 @@ private:
             if (index.superseded.contains(short_name(s->name))) continue;
             try {
                 auto records = load_records(*s);
-                index.apply(records, s->seq);
+                index.apply(records, s->seq, s->mtime);
                 s->state = Segment::whole;
                 highest_seq_ = std::max(highest_seq_, s->seq);
                 if (records.size() <= kKeepRecords) s->records = std::move(records);
@@ -2740,21 +2842,23 @@ private:
 
     /// The trailing live segments, oldest first, each at most twice as large as all after it: so
     /// that there are O(log n) segments and each record is merged O(log n) times.
-    std::vector<Segment*> choose_merge(size_t size) {
+    std::vector<Segment*> choose_merge(size_t size, bool all_that_fit) {
         std::vector<Segment*> all, chosen;
         for (auto& [key, s] : segments_)
             if (live(s)) all.push_back(&s);
         std::ranges::sort(all, std::greater{}, [](auto* s) { return s->seq; });
         size_t sum = std::max<size_t>(size, 4 * KiB);
         for (auto* s : all) {
-            if (s->size > 2 * sum || sum + s->size > kMergeMax) break;
+            if (all_that_fit && sum + s->size > kMergeMax) continue;
+            if (!all_that_fit && (s->size > 2 * sum || sum + s->size > kMergeMax)) break;
             sum += s->size;
             chosen.insert(chosen.begin(), s);
         }
         return chosen;
     }
 
-    /// Copies a segment's records but for parents that are superseded by now.
+    /// Copies a segment's records but for parents that are superseded by now, packs that were deleted
+    /// (their names are carried on) and forgotten snapshots of which nothing is left.
     void copy_records(Writer& out, const Segment& s) {
         Bytes loaded;
         if (!s.records) loaded = load_records(s);
@@ -2765,45 +2869,57 @@ private:
                 auto parent = Reader(body, "a parent").array<16>();
                 bool known = std::ranges::any_of(segments_, [&](auto& k) { return short_name(k.second.name) == parent && k.second.state == Segment::whole; });
                 if (known || index.superseded.contains(parent)) continue; // a lost one is carried on
+            } else if (type == Record::pack_added || type == Record::pack_condemned) {
+                Reader in_body(body, "a pack's record");
+                auto name = in_body.array<32>();
+                if (index.deleted.contains(name)) continue;
+                if (type == Record::pack_condemned) {
+                    auto since = int64_t(in_body.u64());
+                    put_condemned(out, name, since ? since : s.mtime);
+                    continue;
+                }
+            } else if (type == Record::snapshot_added) {
+                auto snapshot = decode_snapshot(body);
+                bool left = std::ranges::any_of(snapshot.tree, [&](auto& id) { return !index.places(id).empty(); });
+                if (index.forgotten.contains(snapshot.id) && !left) continue;
             }
             put_record(out, type, body);
         }
     }
 
-    Segment send_segment(Writer& records) {
+    bool send_segment(Writer& records, Clock::time_point begun) {
         Segment done;
         done.seq = highest_seq_ + 1;
         Label label = kSegmentLabel;
         label.seq = done.seq;
-        auto seal = [&] {
-            Sealer sealer(label, keys.index);
-            for (View rest = records.view(); !rest.empty();) {
-                View part = rest.first(std::min(rest.size(), kFrameMax / 2));
-                Bytes raw(part.begin(), part.end());
-                auto [head, body] = compress(raw);
-                sealer.add({.kind = Kind::records, .chunks = {}}, head, body);
-                rest = rest.subspan(part.size());
-            }
-            return sealer.finish();
-        };
-        for (auto begun = Clock::now();;) {
-            auto object = seal();
-            done.name = object.name;
-            done.size = object.bytes.size();
-            if (create(done.file(), object, begun)) break;
-            // Should that name turn up, torn or whole: the next one says the same and more.
-            put_record(records, Record::segment_superseded, short_name(object.name));
-            index.superseded.insert(short_name(object.name));
+        Sealer sealer(label, keys.index);
+        for (View rest = records.view(); !rest.empty();) {
+            View part = rest.first(std::min(rest.size(), kFrameMax / 2));
+            Bytes raw(part.begin(), part.end());
+            auto [head, body] = compress(raw);
+            sealer.add({.kind = Kind::records, .chunks = {}}, head, body);
+            rest = rest.subspan(part.size());
+        }
+        auto object = sealer.finish();
+        done.name = object.name;
+        done.size = object.bytes.size();
+        if (!create(done.file(), object, begun)) {
+            // Should that name turn up, torn or whole: the next segment says the same and more.
+            uncertain_.insert(short_name(object.name));
+            index.superseded.emplace(short_name(object.name), Index::kJustNow);
+            return false;
         }
         done.state = Segment::whole;
         if (records.size() <= kKeepRecords) done.records = records.take();
         highest_seq_ = done.seq;
-        return done;
+        segments_[{done.name, done.seq}] = std::move(done);
+        return true;
     }
 
     std::map<std::pair<Hash, uint32_t>, Segment> segments_; // by name and number, which a server may make up
     uint32_t highest_seq_ = 0; // among those that authenticated
-    Clock::time_point listed_; // when index/ was
+    std::set<ShortName> uncertain_; // segments that this run sent without learning whether they are there
+    std::optional<Clock::duration> listed_; // when index/ was, by since_boot()
 };
 
 // ---- chunks out --------------------------------------------------------------------
@@ -2898,6 +3014,19 @@ public:
             slots_.erase(idle_.front());
         }
         changed_.notify_all();
+    }
+    /// Calls `f(number, bytes)` for each chunk in its order. Planner only, of a reader that does nothing
+    /// else. Throws Corrupt.
+    template <class F> void read_all(const std::vector<ChunkId>& ids, IdHasher& hasher, F f) {
+        std::deque<Place> pinned;
+        for (size_t next = 0, i = 0; i < ids.size(); ++i) {
+            stop_if_asked();
+            while (next < ids.size() && (pinned.empty() || has_room())) pinned.push_back(pin(ids[next++]));
+            flush();
+            f(i, get(ids[i], pinned.front(), hasher));
+            unpin(pinned.front().frame);
+            pinned.pop_front();
+        }
     }
     /// pin, flush, get, unpin: for a reader that looks at one chunk at a time. Planner only.
     Chunk read(const ChunkId& id, IdHasher& hasher) {
@@ -3073,7 +3202,7 @@ public:
     /// only what went up since.
     void maybe_checkpoint() {
         collect();
-        if (Clock::now() - last_checkpoint_ >= checkpoint_every_ || records_.size() > kRecordsMax) checkpoint({});
+        if (checkpoint_due()) checkpoint({});
     }
     /// Throws what went wrong in another thread.
     void check() {
@@ -3084,22 +3213,21 @@ public:
     /// Writes a segment that lists the packs sent since the last one, and `additions`. Where what
     /// this run relies on was condemned meanwhile, its chunks are copied first (I5).
     void checkpoint(View additions) {
-        last_checkpoint_ = Clock::now();
         collect();
-        if (records_.size() == 0 && additions.empty()) return;
-        if (!repo_.is_fresh()) repo_.refresh();
-        while (rescue()) repo_.refresh();
-        records_.raw(additions);
-        repo_.write_segment(records_.view());
-        records_.take();
+        if (records_.size() == 0 && additions.empty() && repo_.index.relied_but_condemned().empty()) return;
+        commit([&] {
+            while (rescue()) repo_.refresh();
+            return additions;
+        });
     }
 
-    /// After an interruption: gives up what is not sent, keeps what is.
+    /// After an interruption: gives up what is not sent, keeps what is. Packs alone rely on nothing.
     void salvage() {
         crunch_.abandon();
         wire_.abandon();
         g_stop_by = (Clock::now() + kCheckpointGrace).time_since_epoch().count();
-        checkpoint({});
+        collect();
+        if (records_.size() > 0) commit([] { return View(); });
     }
 
 private:
@@ -3154,6 +3282,7 @@ private:
         std::map<uint64_t, Frame> early; // compressed, but one before it is not
         std::shared_ptr<Pack> pack; // none: not begun
     };
+    bool checkpoint_due() const { return Clock::now() - last_checkpoint_ >= checkpoint_every_ || records_.size() > kRecordsMax; }
     static size_t frame_max(Kind kind) { return kind == Kind::data ? kDataFrame : kTreeFrame; }
     static int processors() { return std::clamp(int(std::thread::hardware_concurrency()), 1, 16); }
 
@@ -3237,6 +3366,17 @@ private:
         sent_.emplace_back(std::move(done), std::move(pack.frames));
     }
 
+    template <class F> void commit(F additions) {
+        repo_.commit([&] {
+            View more = additions(); // which may send packs first
+            Bytes all(records_.view().begin(), records_.view().end());
+            all.insert(all.end(), more.begin(), more.end());
+            return all;
+        });
+        records_.take();
+        last_checkpoint_ = Clock::now();
+    }
+
     /// Takes the durable packs into the index and into the records of the next segment.
     void collect() {
         std::lock_guard lock(sent_mutex_);
@@ -3251,10 +3391,17 @@ private:
     bool rescue() {
         auto endangered = repo_.index.relied_but_condemned();
         if (endangered.empty()) return false;
+        std::vector<ChunkId> ids;
+        for (auto& place : endangered) ids.push_back(place.id);
         ChunkReader reader(repo_, wire_, kReadAhead);
-        for (auto& place : endangered) {
-            auto kind = repo_.index.frame(place.frame).kind;
-            put(kind, reader.read(place.id, hasher_), true);
+        try {
+            reader.read_all(ids, hasher_, [&](size_t i, View chunk) {
+                put(repo_.index.frame(endangered[i].frame).kind, chunk, true);
+                collect();
+                if (checkpoint_due()) commit([] { return View(); }); // packs alone rely on nothing
+            });
+        } catch (const Corrupt& e) {
+            throw Error(text("something that this run relies on was deleted meanwhile, and nothing was committed; run it again (", e.what(), ")"));
         }
         flush();
         return true;
@@ -4883,6 +5030,16 @@ struct Choice {
     bool everything() const { return !one() && source.empty() && host.empty() && tag.empty() && upto == INT64_MAX; }
 };
 
+/// Seconds: 12h, 3d, 2w, 0.
+std::optional<int64_t> parse_age(const std::string& s) {
+    int64_t n = -1, unit = 0;
+    auto end = std::from_chars(s.data(), s.data() + s.size(), n).ptr;
+    for (auto [letter, seconds] : {std::pair{'h', 3600}, {'d', 86400}, {'w', 604800}})
+        if (end + 1 == s.data() + s.size() && *end == letter) unit = seconds;
+    if (n < 0 || n > 1'000'000 || (unit == 0 && s != "0")) return {};
+    return n * unit;
+}
+
 /// A point in time: "2026-11-20" (its end), "2026-11-20 14:00", or an age such as 3d, 12h, 2w. In ns
 /// since 1970; throws Usage.
 int64_t parse_time(const std::string& s) {
@@ -4898,12 +5055,8 @@ int64_t parse_time(const std::string& s) {
         }
         return (int64_t(mktime(&parts)) + rest + 1) * 1'000'000'000 - 1;
     }
-    int64_t n = 0, unit = 0;
-    auto end = std::from_chars(s.data(), s.data() + s.size(), n).ptr;
-    for (auto [letter, seconds] : {std::pair{'h', 3600}, {'d', 86400}, {'w', 604800}})
-        if (end + 1 == s.data() + s.size() && *end == letter) unit = seconds;
-    if (unit == 0 || n < 0 || n > 1'000'000) throw Usage(text("a time is given as 2026-11-20, \"2026-11-20 14:00\", or an age as 12h, 3d, 2w, not ", in_quotes(s)));
-    return now_ns() - n * unit * 1'000'000'000;
+    if (auto age = parse_age(s)) return now_ns() - *age * 1'000'000'000;
+    throw Usage(text("a time is given as 2026-11-20, \"2026-11-20 14:00\", or an age as 12h, 3d, 2w, not ", in_quotes(s)));
 }
 
 /// The newest snapshot that is meant. Throws Usage that lists the choice where there is one.
@@ -5064,16 +5217,8 @@ void print_file(Repository& repo, const Snapshot& snapshot, const std::string& p
                 write_full(1, View(zeros).first(size_t(n)), "standard output");
             }
     };
-    std::deque<Place> pinned;
-    size_t next = 0;
-    for (auto& id : found->chunks) {
-        stop_if_asked();
-        while (next < found->chunks.size() && (pinned.empty() || chunks.has_room())) pinned.push_back(chunks.pin(found->chunks[next++]));
-        chunks.flush();
-        auto chunk = chunks.get(id, pinned.front(), hasher);
-        chunks.unpin(pinned.front().frame);
-        pinned.pop_front();
-        for (View rest = chunk; !rest.empty();) {
+    chunks.read_all(found->chunks, hasher, [&](size_t, View rest) {
+        while (!rest.empty()) {
             fill_hole();
             uint64_t room = (hole != found->holes.end() ? hole->offset : found->size) - at;
             View part = rest.first(size_t(std::min<uint64_t>(rest.size(), room)));
@@ -5082,7 +5227,7 @@ void print_file(Repository& repo, const Snapshot& snapshot, const std::string& p
             at += part.size();
             rest = rest.subspan(part.size());
         }
-    }
+    });
     fill_hole();
     if (at != found->size) throw Corrupt(text(in_quotes(path), " has less content than its size"));
 }
@@ -5118,6 +5263,56 @@ struct Sample {
     }
 };
 
+/// Reads the trees of several snapshots, each part that they share once.
+class TreeWalk {
+public:
+    TreeWalk(Repository& repo, TaskPool& wire) : repo_(repo), wire_(wire) {}
+
+    /// Calls `part` with the id of each chunk that the tree or its list lies in, `entry` with each entry,
+    /// which returns false for one that is to come again with another snapshot, and `damage` with what
+    /// cannot be read, in words.
+    void run(const Snapshot& snapshot, const std::function<void(const ChunkId&)>& part,
+             const std::function<bool(const Entry&)>& entry, const std::function<void(const std::string&)>& damage) {
+        std::vector<ChunkId> whole, since; // parts of this tree; those since the entry before, its own included
+        std::set<ChunkId> again;
+        bool damaged = false;
+        stop_if_asked();
+        try {
+            std::ranges::for_each(snapshot.tree, part);
+            TreeReader tree(repo_, wire_, snapshot);
+            tree.leave_out([&](auto& id) {
+                part(id);
+                return done_.contains(id);
+            });
+            tree.on_damage = [&](auto& what) {
+                damage(what);
+                damaged = true;
+            };
+            tree.on_chunk = [&](auto& id) {
+                whole.push_back(id);
+                since.push_back(id);
+            };
+            while (auto* e = tree.next()) {
+                stop_if_asked();
+                // A file that continues in another part must be read with that.
+                if (!entry(*e) || e->chunks.size() > kIdsPerRecord) again.insert(since.begin(), since.end());
+                since.erase(since.begin(), since.end() - 1);
+            }
+        } catch (const Corrupt& e) {
+            damage(text("the list of files cannot be read: ", e.what()));
+            damaged = true;
+        }
+        if (damaged) return;
+        for (auto& id : whole)
+            if (!again.contains(id)) done_.insert(id);
+    }
+
+private:
+    Repository& repo_;
+    TaskPool& wire_;
+    std::set<ChunkId> done_;
+};
+
 struct CheckResult {
     uint64_t snapshots = 0, files = 0, packs_read = 0, bytes_read = 0;
     std::atomic<uint64_t> errors{0};
@@ -5132,7 +5327,7 @@ public:
     void run(const Sample* sample, bool quiet, CheckResult& result) {
         result_ = &result;
         for (auto& p : repo_.index.packs())
-            if (!p.present && !repo_.index.deleted.contains(p.name)) wrong(text(object_name("packs", p.name), " is missing or has another size than it had"));
+            if (!p.present && !p.condemned && !repo_.index.deleted.contains(p.name)) wrong(text(object_name("packs", p.name), " is missing or has another size than it had"));
         if (sample) read_packs(sample->of(repo_.index.packs()), quiet);
         for (auto* s : repo_.snapshots()) check_tree(*s);
     }
@@ -5193,49 +5388,24 @@ private:
         return std::ranges::any_of(repo_.index.places(id), [&](auto& p) { return !bad_.contains(repo_.index.pack(repo_.index.frame(p.frame)).name); });
     }
 
-    /// Names the files of a snapshot that cannot be restored. Parts of the tree in which an earlier
-    /// snapshot had none, and no file that continues in another part, are not read again.
+    /// Names the files of a snapshot that cannot be restored.
     void check_tree(const Snapshot& snapshot) {
-        stop_if_asked();
         ++result_->snapshots;
         auto in_snapshot = text(" (snapshot ", hex(snapshot.id).substr(0, 8), ")");
-        std::vector<ChunkId> whole, since; // parts of this tree; those since the entry before, its own included
-        std::set<ChunkId> not_alone;
-        bool damaged = false;
-        try {
-            TreeReader tree(repo_, tree_wire_, snapshot);
-            tree.leave_out([&](auto& id) { return sound_.contains(id); });
-            tree.on_damage = [&](auto& what) {
-                wrong(what + in_snapshot);
-                damaged = true;
-            };
-            tree.on_chunk = [&](auto& id) {
-                whole.push_back(id);
-                since.push_back(id);
-            };
-            while (auto* e = tree.next()) {
-                stop_if_asked();
-                ++result_->files;
-                bool good = std::ranges::all_of(e->chunks, [&](auto& id) { return is_there(id); });
-                if (!good) wrong(text("a part of ", in_quotes(e->path), " is lost or damaged", in_snapshot));
-                if (!good || e->chunks.size() > kIdsPerRecord) not_alone.insert(since.begin(), since.end());
-                since.erase(since.begin(), since.end() - 1);
-            }
-        } catch (const Corrupt& e) {
-            wrong(text("the list of files cannot be read", in_snapshot, ": ", e.what()));
-            damaged = true;
-        }
-        if (damaged) return;
-        for (auto& id : whole)
-            if (!not_alone.contains(id)) sound_.insert(id);
+        walk_.run(snapshot, [](auto&) {}, [&](const Entry& e) {
+            ++result_->files;
+            bool good = std::ranges::all_of(e.chunks, [&](auto& id) { return is_there(id); });
+            if (!good) wrong(text("a part of ", in_quotes(e.path), " is lost or damaged", in_snapshot));
+            return good;
+        }, [&](auto& what) { wrong(what + in_snapshot); });
     }
 
     Repository& repo_;
     CheckResult* result_ = nullptr;
     std::mutex mutex_;
-    std::set<Hash> bad_;       // packs
-    std::set<ChunkId> sound_;  // of trees
+    std::set<Hash> bad_; // packs
     TaskPool tree_wire_, wire_;
+    TreeWalk walk_{repo_, tree_wire_};
 };
 
 /// Which snapshots a forget keeps: the newest of each of so many hours, days and so on that have any.
@@ -5274,22 +5444,212 @@ struct Keep {
     }
 };
 
+struct PruneOptions {
+    double max_unused = 0.1;            // share of the repository that may stay unused rather than be copied
+    uint64_t max_repack = UINT64_MAX;   // bytes to copy, at most
+    int64_t grace = 3 * 24 * 3600;      // seconds between condemning and deleting
+    int connections = kConnections;
+};
+
+/// Makes room, in two steps that are usually two runs. Packs are condemned: what is worth keeping in them
+/// is copied to new ones first, and nobody relies on them from then on, but all may still be read. A grace
+/// period later they are deleted (I4). No locks: a backup that relied on one when it was condemned
+/// notices before it commits (I5), if only its last look at index/ and the end of its commit are not
+/// a grace period apart; and what snapshots need is worked out anew before anything is deleted.
+class Prune {
+public:
+    struct Sum {
+        uint64_t packs = 0, bytes = 0;
+        void add(uint64_t size) {
+            ++packs;
+            bytes += size;
+        }
+    };
+    struct Plan {
+        Sum all, condemn, waiting, due;
+        uint64_t used = 0, copy = 0; // bytes
+        bool empty() const { return condemn.packs + due.packs + waiting.packs + copy == 0; }
+    };
+
+    Prune(Repository& repo, const PruneOptions& options)
+        : repo_(repo), options_(options), wire_(options.connections, 64), packer_(repo, options.connections, kCheckpoint) {}
+
+    /// Works out what is needed and what is not. Throws Error where that cannot be known.
+    Plan plan() {
+        look();
+        Plan plan;
+        for (auto& [name, size] : listed_) plan.all.add(size);
+        for (auto& place : repo_.index.relied_but_condemned()) plan.copy += place.length;
+        choose(plan);
+        for (auto& [name, since] : repo_.index.condemned)
+            if (auto at = listed_.find(name); at != listed_.end()) (is_due(name) ? plan.due : plan.waiting).add(at->second);
+        return plan;
+    }
+
+    /// Does it: condemns, and deletes what was condemned a grace period ago. Returns what was deleted.
+    Sum run() {
+        try {
+            Writer records;
+            for (auto& name : chosen_) {
+                repo_.index.condemn(name, Index::kJustNow);
+                put_condemned(records, name);
+            }
+            packer_.checkpoint(records.view());
+            if (chosen_.empty()) repo_.commit([] { return Bytes(); }); // so that the server says what time it is
+            while (look()) packer_.checkpoint({});
+        } catch (const Interrupted&) {
+            packer_.salvage();
+            throw;
+        }
+        return remove_due();
+    }
+
+private:
+    /// Looks at the repository until it stands still, and marks what the snapshots need. Returns whether
+    /// some of that must be copied first.
+    bool look() {
+        for (size_t before = 0; before != repo_.segments();) {
+            before = repo_.segments();
+            repo_.refresh();
+        }
+        if (!repo_.damage.empty() || !repo_.doubts.empty())
+            throw Error("cannot tell what is needed while a part of the index is not there or not whole; nothing was changed. If a "
+                        "backup is running, try again later; if one was interrupted, run it again; else see: nfreeze help repair", Exit::damaged);
+        listed_.clear();
+        ages_.clear();
+        for (auto& p : repo_.store.list("packs"))
+            if (auto name = parse_hash(p.name)) {
+                listed_[*name] = p.size;
+                ages_[*name] = repo_.server_time() - p.mtime;
+            }
+        repo_.index.see(listed_);
+        IdHasher hasher(repo_.keys.id);
+        for (auto* s : repo_.snapshots()) {
+            if (!seen_.insert(s->id).second) continue;
+            auto missing = [&](const std::string& what) {
+                throw Error(text("snapshot ", hex(s->id).substr(0, 8), " is damaged (", what, "): run a backup, which sends again what is still on "
+                                 "the disk, then check; or forget it. Nothing was deleted"), Exit::damaged);
+            };
+            auto need = [&](const ChunkId& id) {
+                if (!repo_.index.need(id)) missing("a part of it is in no pack that is there");
+            };
+            repo_.index.need(hasher(encode_snapshot(*s))); // if it was stored with the tree: repair reads it
+            walk_.run(*s, need, [&](const Entry& e) { return std::ranges::for_each(e.chunks, need), true; }, missing);
+        }
+        return !repo_.index.relied_but_condemned().empty();
+    }
+
+    /// Chooses what to condemn: packs that nothing needs, and the emptiest others until little enough is
+    /// unused; small ones, once there are many; packs that no segment names and nobody is still sending.
+    void choose(Plan& plan) {
+        auto uses = repo_.index.uses();
+        auto& packs = repo_.index.packs();
+        std::vector<size_t> partly;
+        uint64_t unused = 0, small = 0;
+        auto condemn = [&](const Hash& name, uint64_t size) {
+            chosen_.push_back(name);
+            plan.condemn.add(size);
+        };
+        auto is_small = [&](size_t i) { return packs[i].size < kPackTarget / 4; };
+        for (size_t i = 0; i < packs.size(); ++i) {
+            auto& p = packs[i];
+            plan.used += uses[i].used;
+            if (p.condemned || repo_.index.deleted.contains(p.name)) continue;
+            if (uses[i].used == 0) {
+                condemn(p.name, p.size);
+                continue;
+            }
+            partly.push_back(i);
+            unused += uses[i].unused();
+            small += is_small(i);
+        }
+        std::ranges::sort(partly, {}, [&](size_t i) { return double(uses[i].used) / double(uses[i].all); });
+        for (size_t i : partly) {
+            bool too_much = double(unused) > options_.max_unused * double(plan.used) && uses[i].unused() > uses[i].all / 20;
+            if (!too_much && !(small > kSmallPacks && is_small(i))) continue;
+            if (plan.copy + uses[i].used > options_.max_repack) continue;
+            plan.copy += uses[i].used;
+            unused -= uses[i].unused();
+            condemn(packs[i].name, packs[i].size);
+        }
+        for (auto& [name, size] : listed_)
+            if (!repo_.index.names(name) && !repo_.index.condemned.contains(name) && (options_.grace == 0 || ages_[name] >= kSettled)) condemn(name, size);
+    }
+
+    bool is_due(const Hash& name) const {
+        int64_t since = repo_.index.condemned.at(name);
+        return options_.grace == 0 || (since != Index::kJustNow && repo_.server_time() - since >= options_.grace);
+    }
+
+    /// Deletes, then records it, so that the index gets smaller, too: whoever relied on one of these packs
+    /// knows that it was condemned.
+    Sum remove_due() {
+        Sum sum;
+        Writer records;
+        std::vector<Hash> due;
+        for (auto& [name, since] : repo_.index.condemned)
+            if (is_due(name) && (listed_.contains(name) || !repo_.index.deleted.contains(name))) due.push_back(name);
+        for (auto& name : due) {
+            if (auto at = listed_.find(name); at != listed_.end()) {
+                sum.add(at->second);
+                wire_.push([this, file = object_name("packs", name)] { remove(file); });
+            }
+            put_record(records, Record::pack_deleted, name);
+        }
+        wire_.drain();
+        if (due.empty()) return sum;
+        for (auto& name : due) repo_.index.remove(name);
+        repo_.commit([&] { return Bytes(records.view().begin(), records.view().end()); }, true);
+        repo_.remove_superseded();
+        repo_.remove_torn(options_.grace);
+        return sum;
+    }
+    void remove(const std::string& file) {
+        stop_if_asked();
+        try {
+            repo_.store.remove(file);
+        } catch (const NotThere&) {
+        } catch (const Error& e) {
+            if (e.exit != Exit::failed) throw;
+            throw Error(text(e.what(), ": packs are condemned but the server lets this account delete nothing (append-only?); prune with one that may"));
+        }
+    }
+
+    static constexpr uint64_t kSmallPacks = 64; // a listing tells of 100 packs in a round trip
+    Repository& repo_;
+    PruneOptions options_;
+    TaskPool wire_;
+    Packer packer_;
+    TreeWalk walk_{repo_, wire_};
+    std::set<SnapshotId> seen_;
+    std::map<Hash, uint64_t> listed_; // packs, with their sizes
+    std::map<Hash, int64_t> ages_;    // of these, in seconds
+    std::vector<Hash> chosen_;
+};
+
 /// Marks snapshots as forgotten: they are listed no more, and nothing is deleted.
 void forget(Repository& repo, const std::vector<const Snapshot*>& gone) {
     Writer records;
     for (auto* s : gone) put_record(records, Record::snapshot_forgotten, s->id);
-    if (!repo.is_fresh()) repo.refresh();
-    repo.write_segment(records.view());
+    repo.commit([bytes = records.take()] { return bytes; });
     for (auto* s : gone) repo.index.forgotten.insert(s->id);
 }
 
-/// Takes a forgotten snapshot back, under a new id: what segments say is only ever added to.
-SnapshotId unforget(Repository& repo, Snapshot s) {
+/// Takes a forgotten snapshot back, under a new id: what segments say is only ever added to. What was
+/// condemned meanwhile is copied (I5). Throws Error where something of it was deleted already.
+SnapshotId unforget(Repository& repo, Snapshot s, int connections) {
+    auto missing = [&](const std::string& what) {
+        throw Error(text("snapshot ", hex(s.id).substr(0, 8), " cannot be taken back: a part of it was deleted already (", what, ")"));
+    };
+    auto need = [&](const ChunkId& id) {
+        if (!repo.index.need(id)) missing("prune");
+    };
+    TaskPool wire(connections, 64);
+    TreeWalk(repo, wire).run(s, need, [&](const Entry& e) { return std::ranges::for_each(e.chunks, need), true; }, missing);
     fill_random(s.id);
     Writer record;
     put_record(record, Record::snapshot_added, encode_snapshot(s));
-    if (!repo.is_fresh()) repo.refresh();
-    repo.write_segment(record.view());
+    Packer(repo, connections, kCheckpoint).checkpoint(record.view());
     return s.id;
 }
 
@@ -5310,6 +5670,7 @@ constexpr const char* kHelp = R"(nfreeze keeps encrypted backups on servers that
   nfreeze key       list|add|remove|passwd REPO [ID]  several passphrases
   nfreeze check     [options] REPO             look whether all is there and sound
   nfreeze forget    [options] REPO [ID...]     take snapshots off the list
+  nfreeze prune     [options] REPO             delete what no snapshot needs
   nfreeze help [VERB]                          this text, or a verb's options
 
 REPO is [user@]host:path, sftp://[user@]host[:port]/path (//path from the root),
@@ -5376,9 +5737,13 @@ constexpr Option kOptions[] = {
     {"forget", "keep-yearly", "N", "of N years"},
     {"forget", "keep-within", "AGE", "keep all that are not older (12h, 30d, 8w)"},
     {"forget", "keep-tag", "TAG", "keep all with this tag"},
+    {"prune", "max-unused", "AMOUNT", "let so much stay unused rather than copy what is beside it (10%)"},
+    {"prune", "max-repack", "SIZE", "copy no more than this in one run"},
+    {"prune", "grace", "AGE", "between condemning and deleting (3d)"},
+    {"prune", "now", "", "do not wait: for you who know that nothing else runs"},
     {"forget", "undo", "", "take the snapshots of these IDs back"},
-    {"forget", "yes", "", "do not ask"},
-    {"forget", "n,dry-run", "", "say what would go, change nothing"},
+    {"forget prune", "yes", "", "do not ask"},
+    {"forget prune", "n,dry-run", "", "say what would go, change nothing"},
     {"ls", "l,long", "", "mode, owner, size and time too"},
     {"ls", "R,recursive", "", "everything below, too"},
 };
@@ -6011,7 +6376,7 @@ Exit verb_forget(int argc, char** argv) {
     if (keep.any() == !job.operands.empty()) throw Usage("give either rules (--keep-...) or the IDs of snapshots; see: nfreeze help forget");
     job.open(false);
     if (job.args.flag("undo")) {
-        for (auto* s : find_snapshots(job.repo->snapshots(true), job.operands)) std::cout << "snapshot " << hex(unforget(*job.repo, *s)) << std::endl;
+        for (auto* s : find_snapshots(job.repo->snapshots(true), job.operands)) std::cout << "snapshot " << hex(unforget(*job.repo, *s, job.connections())) << std::endl;
         return job.verdict();
     }
     auto all = job.repo->snapshots();
@@ -6031,6 +6396,52 @@ Exit verb_forget(int argc, char** argv) {
     return job.verdict();
 }
 
+PruneOptions parse_prune_options(const Job& job) {
+    PruneOptions o;
+    auto share = job.args.value("max-unused", "10%");
+    unsigned percent = 0;
+    if (std::from_chars(share.data(), share.data() + share.size(), percent).ptr != share.data() + share.size() - 1 || !share.ends_with('%') || percent > 100)
+        throw Usage(text("--max-unused wants a share such as 10%, not ", in_quotes(share)));
+    o.max_unused = percent / 100.0;
+    if (job.args.flag("max-repack")) o.max_repack = parse_size(job.args.value("max-repack"));
+    if (job.args.flag("grace")) {
+        auto grace = parse_age(job.args.value("grace"));
+        if (!grace || *grace == 0) throw Usage("--grace wants an age such as 12h or 3d; to wait for nothing, say --now");
+        o.grace = *grace;
+    }
+    if (job.args.flag("now")) o.grace = 0;
+    o.connections = job.connections();
+    return o;
+}
+
+Exit verb_prune(int argc, char** argv) {
+    Job job("prune", argc, argv, 0, 1, 1);
+    auto o = parse_prune_options(job);
+    job.open();
+    Prune prune(*job.repo, o);
+    auto plan = prune.plan();
+    auto sum = [](const Prune::Sum& s) { return text(s.packs, s.packs == 1 ? " pack, " : " packs, ", human_size(s.bytes)); };
+    if (!job.quiet()) {
+        if (auto forgotten = job.repo->snapshots(true); !forgotten.empty()) {
+            std::cout << "forgotten:\n";
+            print_snapshots(forgotten);
+        }
+        std::cout << "there: " << sum(plan.all) << "; needed: " << human_size(plan.used) << '\n'
+                  << "to condemn: " << sum(plan.condemn) << "; worth keeping in them, to copy: " << human_size(plan.copy) << '\n'
+                  << "condemned before: " << sum(plan.waiting) << "; long enough ago to be deleted: " << sum(plan.due) << std::endl;
+    }
+    if (plan.empty() || job.args.flag("dry-run")) return job.verdict();
+    confirm(job, "Go on");
+    auto deleted = prune.run();
+    auto left = plan.condemn.bytes + plan.waiting.bytes + plan.due.bytes - deleted.bytes;
+    if (!job.quiet()) {
+        std::cout << "deleted: " << sum(deleted);
+        if (left > 0) std::cout << "; a prune in " << text(o.grace / 3600, " hours") << " or later deletes another " << human_size(left);
+        std::cout << std::endl;
+    }
+    return job.verdict();
+}
+
 struct Verb {
     const char *name, *operands, *summary;
     Exit (*run)(int, char**);
@@ -6045,6 +6456,7 @@ constexpr Verb kVerbs[] = {
     {"diff", "REPO ID [ID]", "Prints what differs between two backups, or one and the newest of the same source.", verb_diff},
     {"key", "list|add|remove|passwd REPO [ID]", "Lists, adds, removes passphrases, or changes the one that is given.", verb_key},
     {"check", "REPO", "Looks whether all that the backups need is there, and names the files that are damaged.", verb_check},
+    {"prune", "REPO", "Deletes what no snapshot needs, in two steps some days apart.", verb_prune},
     {"forget", "REPO [ID...]", "Takes snapshots off the list, by rules or by ID; deletes nothing, and --undo takes them back.", verb_forget},
 };
 

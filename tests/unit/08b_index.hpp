@@ -48,9 +48,9 @@ std::string answers(Index& index, uint64_t most, bool best) {
     for (auto& [id, snapshot] : index.snapshots)
         s += text("snapshot ", hex(id), " ", hex(encode_snapshot(snapshot)), "\n");
     for (auto& id : index.forgotten) s += "forgotten " + hex(id) + "\n";
-    for (auto& name : index.condemned) s += "condemned " + hex(name) + "\n";
+    for (auto& [name, since] : index.condemned) s += text("condemned ", hex(name), " ", since, "\n");
     for (auto& name : index.deleted) s += "deleted " + hex(name) + "\n";
-    for (auto& name : index.superseded) s += "superseded " + hex(name) + "\n";
+    for (auto& [name, since] : index.superseded) s += text("superseded ", hex(name), " ", since, "\n");
     for (auto& name : index.parents) s += "parent " + hex(name) + "\n";
     for (auto& name : index.torn) s += "torn " + hex(name) + "\n";
     for (uint64_t c = 1; c <= most; ++c) {
@@ -159,13 +159,13 @@ TEST_CASE("index: segments give the same answers in whatever order they are read
         {1, joined({pack_added(p1), snapshot_added(s1)})},
         {2,
          joined({record(Record::segment_parent, name(101)), pack_added(p2), snapshot_added(s2)})},
-        {3, joined({pack_added(p3), record(Record::pack_condemned, p1.name),
+        {3, joined({pack_added(p3), condemned_record(p1.name),
                     record(Record::snapshot_forgotten, s1.id), pack_added(absent)})},
         {4, joined({record(Record::segment_superseded, name(102)),
                     record(Record::segment_parent, name(103)), pack_added(p2), snapshot_added(s2),
                     record(Record::segment_torn, name(9))})}, // took segment 2 in
         {5, joined({pack_added(p5), record(Record::pack_deleted, hash_of(77)),
-                    record(Record::pack_condemned, hash_of(78)), snapshot_added(s3),
+                    condemned_record(hash_of(78)), snapshot_added(s3),
                     record(Record::snapshot_forgotten, sample_snapshot(9).id)})}};
     auto got = in_every_order(segments, {p1, p2, p3, p5}, 8, false);
     INFO(got);
@@ -204,7 +204,7 @@ TEST_CASE("index: nothing relies on a pack that is absent, has another size or i
     index.apply(
         joined({pack_added(good), pack_added(absent), pack_added(resized), pack_added(doomed)}), 1);
     CHECK(index.rely_on(chunk_id(4)));
-    index.apply(record(Record::pack_condemned, doomed.name), 2);
+    index.apply(condemned_record(doomed.name), 2);
     CHECK(index.rely_on(chunk_id(1)));
     CHECK_FALSE(index.rely_on(chunk_id(2)));
     CHECK_FALSE(index.rely_on(chunk_id(3)));
@@ -231,10 +231,10 @@ TEST_CASE("index: a chunk with another place is relied on there") {
     index.listed_packs = std::map<Hash, uint64_t>{{old.name, old.size}, {newer.name, newer.size}};
     index.apply(pack_added(old), 1);
     index.apply(pack_added(newer), 2);
-    index.apply(record(Record::pack_condemned, newer.name), 3);
+    index.apply(condemned_record(newer.name), 3);
     CHECK(index.rely_on(chunk_id(1)));
     CHECK(index.relied_but_condemned().empty());
-    index.apply(record(Record::pack_condemned, old.name), 4);
+    index.apply(condemned_record(old.name), 4);
     CHECK_FALSE(index.rely_on(chunk_id(1)));
     CHECK(index.relied_but_condemned().size() == 1);
     CHECK(index.places(chunk_id(1)).size() == 2); // both can still be read
@@ -271,7 +271,7 @@ TEST_CASE("index: a chunk on its way counts as present") {
     sent.seq = kNone;
     index.add_pack(sent, {frame});
     CHECK(index.places(chunk_id(1)).size() == 1);
-    index.condemn(sent.name);
+    index.condemn(sent.name, 1);
     CHECK_FALSE(index.rely_on(chunk_id(1)));
     CHECK(index.relied_but_condemned().size() == 1);
 }
@@ -281,10 +281,10 @@ TEST_CASE("index: what is no list of records is refused, what is of the future n
     auto whole = joined({pack_added(sample_pack()), snapshot_added(sample_snapshot(1)),
                          record(Record::segment_parent, chunk_id(1))});
     auto body_of = [](Record type, size_t size) { return record(type, Bytes(size)); };
-    for (auto type : {Record::pack_condemned, Record::pack_deleted}) {
-        CHECK_NOTHROW(index.apply(body_of(type, 32), 1));
-        CHECK_THROWS_AS(index.apply(body_of(type, 31), 1), Corrupt);
-        CHECK_THROWS_AS(index.apply(body_of(type, 33), 1), Corrupt);
+    for (auto [type, size] : {std::pair{Record::pack_condemned, 40u}, {Record::pack_deleted, 32u}}) {
+        CHECK_NOTHROW(index.apply(body_of(type, size), 1));
+        CHECK_THROWS_AS(index.apply(body_of(type, size - 1), 1), Corrupt);
+        CHECK_THROWS_AS(index.apply(body_of(type, size + 1), 1), Corrupt);
     }
     for (auto type : {Record::snapshot_forgotten, Record::segment_superseded,
                       Record::segment_parent, Record::segment_torn}) {

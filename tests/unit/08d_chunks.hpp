@@ -36,7 +36,7 @@ struct Stored {
 Bytes condemn_all(const TestStore& store) {
     Bytes all;
     for (auto& name : store.names("packs")) {
-        auto one = record(Record::pack_condemned, *parse_hash(name.substr(6)));
+        auto one = condemned_record(*parse_hash(name.substr(6)));
         all.insert(all.end(), one.begin(), one.end());
     }
     return all;
@@ -239,7 +239,7 @@ TEST_CASE("chunks: damage in a pack is found, whatever the damage is") {
         s.store.hidden.insert(pack);
         auto blind = open_repository(s.store);
         CHECK_FALSE(blind->index.rely_on(s.ids[0]));
-        blind->write_segment(snapshot_added(sample_snapshot(1)));
+        write_segment(*blind, snapshot_added(sample_snapshot(1)));
         s.store.hidden.clear();
         auto next = open_repository(s.store);
         CHECK(next->damage.empty());
@@ -294,7 +294,7 @@ TEST_CASE("chunks: what a chunk's id says is the last word on what it holds") {
         p.salt = object.salt;
         p.size = object.bytes.size();
         p.table = object.table;
-        repo->write_segment(pack_added(p));
+        write_segment(*repo, pack_added(p));
     };
     store_as(other, 100);
     CHECK_THROWS_AS(read_chunk(*open_repository(store), id), Corrupt);
@@ -609,7 +609,7 @@ TEST_CASE("chunks: what is condemned while a run relies on it is copied before i
     ChunkId fresh_id{};
     if (with_new) fresh_id = packer.put(Kind::data, fresh);
     packer.flush();
-    prune->write_segment(condemn_all(s.store));
+    write_segment(*prune, condemn_all(s.store));
     packer.checkpoint(snapshot_added(sample_snapshot(1)));
 
     // The condemned packs go, as they may after the grace period.
@@ -625,7 +625,7 @@ TEST_CASE("chunks: what is condemned while a run relies on it is copied before i
 
 TEST_CASE("chunks: what is condemned before a run begins is sent again by it") {
     Stored s(10, 50'000);
-    open_repository(s.store)->write_segment(condemn_all(s.store));
+    write_segment(*open_repository(s.store), condemn_all(s.store));
     auto condemned = s.store.names("packs");
     auto repo = open_repository(s.store);
     CHECK(store_chunks(*repo, s.chunks) == s.ids);

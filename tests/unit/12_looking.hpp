@@ -78,7 +78,7 @@ TEST_CASE("looking: which snapshot is meant") {
             if (i == 3) s.source = "/other";
             put_record(w, Record::snapshot_added, encode_snapshot(s));
         }
-        repo->write_segment(w.view());
+        write_segment(*repo, w.view());
     }
     auto repo = open_repository(store);
     auto chosen = [&](const std::string& id, const std::string& source) {

@@ -166,6 +166,8 @@ class TestStore : public Store {
         whole    // Uncertain, and all of it was written
     };
     std::map<std::string, Bytes> objects;
+    std::map<std::string, int64_t> stamps; // seconds, when they were created
+    int64_t clock = 1'000'000'000;         // what it is now
     std::set<std::string> directories;
     bool append_only = false;                           // remove() is refused
     std::set<std::string> hidden;                       // not listed, not found
@@ -178,7 +180,7 @@ class TestStore : public Store {
     TestStore() = default;
     /// A copy of the objects alone.
     TestStore(const TestStore& other)
-        : Store(), objects(other.objects), directories(other.directories) {}
+        : Store(), objects(other.objects), stamps(other.stamps), clock(other.clock), directories(other.directories) {}
     TestStore& operator=(const TestStore&) = delete;
 
     std::vector<ObjectInfo> list(const std::string& dir) override {
@@ -191,7 +193,7 @@ class TestStore : public Store {
                     if (!d.empty()) found.push_back({d, 0, 0});
             for (auto& [name, bytes] : objects)
                 if (name.starts_with(dir + "/") && !hidden.contains(name))
-                    found.push_back({name.substr(dir.size() + 1), bytes.size(), 0});
+                    found.push_back({name.substr(dir.size() + 1), bytes.size(), stamps[name]});
         }
         if (on_list) on_list(dir, found);
         return found;
@@ -219,6 +221,7 @@ class TestStore : public Store {
                           : fault == Fault::torn ? data.size() / 2
                                                  : data.size();
             if (part > 0) objects[name] = Bytes(data.begin(), data.begin() + long(part));
+            stamps[name] = clock;
         }
         if (fault != Fault::none) throw Uncertain("the line broke while " + name + " was written");
     }
@@ -338,6 +341,16 @@ class OpenRepository {
 };
 OpenRepository open_repository(Store& store) { return OpenRepository(store); }
 
+void write_segment(Repository& repo, View records) {
+    repo.commit([&] { return Bytes(records.begin(), records.end()); });
+}
+/// What is superseded by now goes, as the first run does when some time has passed.
+void tidy_index(TestStore& store) {
+    auto repo = open_repository(store);
+    segments_of(*repo)[{Hash{}, 0}].mtime = store.clock + kSettled;
+    repo->remove_superseded();
+}
+
 Snapshot sample_snapshot(uint64_t seed) {
     Snapshot s;
     s.id = noise_array<16>(seed);
@@ -352,6 +365,11 @@ Bytes record(Record type, View body) {
     Writer out;
     put_record(out, type, body);
     return out.take();
+}
+Bytes condemned_record(const Hash& name, int64_t since = 0) {
+    Writer w;
+    put_condemned(w, name, since);
+    return w.take();
 }
 Bytes snapshot_added(const Snapshot& s) {
     return record(Record::snapshot_added, encode_snapshot(s));
