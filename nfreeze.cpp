@@ -1022,6 +1022,9 @@ public:
     /// Makes an object durable under a new name (I2); throws Uncertain, Error.
     virtual void create(const std::string& name, View data) = 0;
     virtual void remove(const std::string& name) = 0;
+    /// What no run does: empties an object, or gives it another name. For a check that it is refused.
+    virtual void truncate(const std::string& name) = 0;
+    virtual void rename(const std::string& from, const std::string& to) = 0;
     /// Creates the repository's directory with what leads to it, or one in it. It may exist.
     virtual void make_directory(const std::string& dir) = 0;
 };
@@ -1063,6 +1066,12 @@ public:
     }
     void remove(const std::string& name) override {
         if (::unlink(path(name).c_str()) != 0) fail("remove", path(name));
+    }
+    void truncate(const std::string& name) override {
+        if (!Fd(::open(path(name).c_str(), O_WRONLY | O_TRUNC | O_CLOEXEC))) fail("truncate", path(name));
+    }
+    void rename(const std::string& from, const std::string& to) override {
+        if (::rename(path(from).c_str(), path(to).c_str()) != 0) fail("rename", path(from));
     }
     void make_directory(const std::string& dir) override {
         make_directories(path(dir), 0700);
@@ -1813,6 +1822,17 @@ public:
         });
     }
 
+    void truncate(const std::string& name) override {
+        with_session([&](Session& s) { Handle(s, path(name), "truncate", LIBSSH2_FXF_WRITE | LIBSSH2_FXF_TRUNC, 0, LIBSSH2_SFTP_OPENFILE).close(); });
+    }
+    void rename(const std::string& from, const std::string& to) override {
+        with_session([&](Session& s) {
+            auto a = path(from), b = path(to);
+            s.call("rename " + show(a), [&] {
+                return libssh2_sftp_rename_ex(s.sftp(), a.c_str(), unsigned(a.size()), b.c_str(), unsigned(b.size()), LIBSSH2_SFTP_RENAME_NATIVE);
+            });
+        });
+    }
     void make_directory(const std::string& dir) override {
         with_session([&](Session& s) { make_path(s, path(dir)); });
     }
@@ -1998,6 +2018,11 @@ struct SealedObject {
     Table table;
 };
 
+/// `salt`: the object's own, so that no two share a key.
+Aead object_aead(const Label& label, const Secret& root, View salt) {
+    return Aead(hkdf(root.view(), salt, "nfreeze object"), label.associated());
+}
+
 /// An object in the making. Frames are sealed as they come, under a fresh salt and so under a fresh
 /// key and name: memory holds them once.
 class Sealer {
@@ -2005,7 +2030,7 @@ public:
     /// The object is made in `buffer`.
     Sealer(const Label& label, const Secret& root, Bytes buffer = {}) {
         fill_random(object_.salt);
-        aead_.emplace(hkdf(root.view(), object_.salt, "nfreeze object"), label.associated());
+        aead_.emplace(object_aead(label, root, object_.salt));
         object_.bytes = std::move(buffer);
         object_.bytes.assign(label.magic.begin(), label.magic.end());
         object_.bytes.insert(object_.bytes.end(), object_.salt.begin(), object_.salt.end());
@@ -2044,12 +2069,11 @@ struct OpenedObject {
     std::vector<Bytes> frames; // still compressed
 };
 
-/// Opens a whole object that was read; throws Corrupt (I6: nothing is used before its tag matched).
-OpenedObject open_object(const Label& label, const Secret& root, View whole, std::string_view what) {
+/// Opens the table of a whole object that was read, and tells where it begins; throws Corrupt.
+std::pair<Table, uint64_t> open_table(const Label& label, Aead& aead, View whole, std::string_view what) {
     check_magic(whole, label.magic, what);
     auto bad = [&] { return Corrupt(text(what, " does not authenticate")); };
     if (whole.size() < kHead + kTag + kFooter) throw bad();
-    Aead aead(hkdf(root.view(), whole.subspan(8, sizeof(Salt)), "nfreeze object"), label.associated());
     auto footer = aead.open(kNonceFooter, whole.last(kFooter));
     if (!footer) throw bad();
     uint64_t table_at = Reader(*footer, what).u64();
@@ -2057,9 +2081,19 @@ OpenedObject open_object(const Label& label, const Secret& root, View whole, std
     auto plain = aead.open(kNonceTable, whole.subspan(table_at, whole.size() - kFooter - table_at));
     if (!plain) throw bad();
     Reader in(*plain, what);
-    OpenedObject o{decode_table(in), {}};
+    auto table = decode_table(in);
     for (uint8_t zero : in.raw(in.left()))
         if (zero != 0) in.fail("bytes behind its end");
+    return {std::move(table), table_at};
+}
+
+/// Opens a whole object that was read; throws Corrupt (I6: nothing is used before its tag matched).
+OpenedObject open_object(const Label& label, const Secret& root, View whole, std::string_view what) {
+    auto bad = [&] { return Corrupt(text(what, " does not authenticate")); };
+    if (whole.size() < kHead) throw bad();
+    auto aead = object_aead(label, root, whole.subspan(8, sizeof(Salt)));
+    auto [table, table_at] = open_table(label, aead, whole, what);
+    OpenedObject o{std::move(table), {}};
     uint64_t at = kHead;
     for (auto& f : o.table) {
         if (f.sealed > table_at - at) throw bad();
@@ -2116,6 +2150,47 @@ std::optional<Secret> open_key_object(View object, const Secret& passphrase) {
     Secret master(32);
     std::copy_n(plain->begin(), 32, master.span().begin());
     CryptoPP::SecureWipeBuffer(plain->data(), plain->size());
+    return master;
+}
+
+/// The master key on paper: four lines of 8 bytes, each with 2 of the SHA-256 of its number and them.
+/// Owned and wiped by the caller.
+std::string recovery_sheet(const Secret& master) {
+    std::string sheet;
+    for (size_t line = 0; line < 4; ++line) {
+        Secret numbered(9);
+        numbered.span()[0] = uint8_t(line + 1);
+        std::ranges::copy(master.view().subspan(8 * line, 8), numbered.span().begin() + 1);
+        auto digits = hex(numbered.view().subspan(1)) + hex(View(sha256(numbered.view())).first(2));
+        sheet += text(line + 1, " ");
+        for (size_t at = 0; at < digits.size(); at += 4) sheet += " " + digits.substr(at, 4);
+        sheet += '\n';
+        wipe(digits);
+    }
+    return sheet;
+}
+
+/// The inverse; other lines and spaces count for nothing. Throws Error that names a line with a typing error.
+Secret read_recovery_sheet(const std::string& sheet) {
+    Secret master(32);
+    std::istringstream lines(sheet);
+    unsigned found = 0;
+    for (std::string line; std::getline(lines, line); wipe(line)) {
+        std::erase_if(line, [](char c) { return std::isspace(uint8_t(c)); });
+        unsigned number = line.size() == 21 ? unsigned(line[0] - '0') : 0;
+        if (number < 1 || number > 4) continue;
+        Secret numbered(11);
+        numbered.span()[0] = uint8_t(number);
+        bool good = true;
+        for (size_t i = 0; i < 10; ++i)
+            good &= std::from_chars(&line[1 + 2 * i], &line[3 + 2 * i], numbered.span()[i + 1], 16).ptr == &line[3 + 2 * i];
+        auto check = sha256(numbered.view().first(9));
+        if (!good || !std::equal(check.begin(), check.begin() + 2, numbered.view().begin() + 9))
+            throw Error(text("line ", number, " of the recovery sheet is not what was printed: look for a typing error"));
+        std::copy_n(numbered.view().begin() + 1, 8, master.span().begin() + 8 * (number - 1));
+        found |= 1u << number;
+    }
+    if (found != 0b11110) throw Error("a recovery sheet has four lines, which begin with 1 to 4 and have 20 more digits each");
     return master;
 }
 
@@ -2413,9 +2488,11 @@ public:
         deleted.insert(name);
         if (auto p = by_name_.find(name); p != by_name_.end()) packs_[p->second].present = false;
     }
-    /// Looks again which packs are there.
-    void see(std::map<Hash, uint64_t> listing) {
-        listed_packs = std::move(listing);
+    /// Takes a listing of packs/ as what is there.
+    void see(const std::vector<ObjectInfo>& listing) {
+        listed_packs.emplace();
+        for (auto& p : listing)
+            if (auto name = parse_hash(p.name)) (*listed_packs)[*name] = p.size;
         for (auto& p : packs_) p.present = is_listed(p);
     }
 
@@ -2471,7 +2548,27 @@ public:
         return found;
     }
     bool knows(const ChunkId& id) { return places_.find(id) != nullptr; }
-    bool names(const Hash& pack) const { return by_name_.contains(pack); }
+    const PackInfo* find_pack(const Hash& name) const {
+        auto at = by_name_.find(name);
+        return at == by_name_.end() ? nullptr : &packs_[at->second];
+    }
+    /// The table of a pack, made again from what is known of its chunks. Looks at all of these.
+    Table table_of(const PackInfo& pack) {
+        std::map<uint32_t, std::map<uint32_t, Chunk>> found; // by frame and offset
+        auto gather = [&](const Place& p) {
+            if (frames_[p.frame].pack == size_t(&pack - packs_.data())) found[p.frame][p.offset] = {p.id, p.length};
+        };
+        places_.each(gather);
+        for (auto& [id, place] : more_) gather(place);
+        Table table;
+        for (auto& [number, chunks] : found) {
+            auto& f = frames_[number];
+            table.resize(std::max<size_t>(table.size(), f.number + 1));
+            table[f.number] = {f.kind, f.sealed, {}};
+            for (auto& [offset, chunk] : chunks) table[f.number].chunks.push_back(chunk);
+        }
+        return table;
+    }
     const FramePlace& frame(uint32_t number) const { return frames_[number]; }
     const PackInfo& pack(const FramePlace& f) const { return packs_[f.pack]; }
     const std::vector<PackInfo>& packs() const { return packs_; }
@@ -2590,11 +2687,17 @@ public:
         return name;
     }
 
+    /// Throws Corrupt unless this master key opens what is in index/.
+    static void try_key(Store& store, const Secret& master) { Repository(store, master).load({store.list("index"), {}}); }
+
     /// Opens a repository. `passphrase` is asked for only once it is sure that there is one. The key
     /// is stretched while index/ and, if asked for, packs/ are listed: at 100 names a round trip that
     /// takes a while in a large repository. Throws NotThere if there is no repository.
-    static std::unique_ptr<Repository> open(Store& store, const std::function<Secret()>& passphrase, bool list_packs = true) {
+    /// `to_repair`: index/ may be lost.
+    static std::unique_ptr<Repository> open(Store& store, const std::function<Secret()>& passphrase, bool list_packs = true, bool to_repair = false) {
         auto objects = read_keys(store);
+        if (to_repair)
+            for (auto* dir : {"index", "packs"}) store.make_directory(dir);
         Secret words = passphrase();
         stop_if_asked();
         auto unlocking = std::async(std::launch::async, [&] { return unlock(objects, words); });
@@ -2605,9 +2708,11 @@ public:
         } catch (...) { failed = std::current_exception(); }
         Secret master = unlocking.get();
         stop_if_asked();
-        if (failed) std::rethrow_exception(failed);
+        try {
+            if (failed) std::rethrow_exception(failed);
+        } catch (const NotThere& e) { throw Corrupt(text("a part of the repository is lost: ", e.what(), "; see: nfreeze help repair")); }
         std::unique_ptr<Repository> r(new Repository(store, master));
-        r->load(std::move(listing));
+        r->load(std::move(listing), to_repair);
         stop_if_asked();
         return r;
     }
@@ -2637,6 +2742,16 @@ public:
         return latest;
     }
     size_t segments() const { return segments_.size(); }
+    /// Segments that others name and that are not there.
+    std::vector<ShortName> missing_parents() const {
+        std::set<ShortName> whole;
+        for (auto& [key, s] : segments_)
+            if (s.state == Segment::whole) whole.insert(short_name(s.name));
+        std::vector<ShortName> missing;
+        for (auto& p : index.parents)
+            if (!whole.contains(p) && !index.superseded.contains(p)) missing.push_back(p);
+        return missing;
+    }
 
     /// Deletes the segments that were superseded already when this run began, by one that is so old that
     /// no listing which is under way can have missed both. A server that does not let us is left alone.
@@ -2710,13 +2825,11 @@ private:
 
 
     void load() { load(list(store, true)); }
-    void load(Listing listing) {
-        if (listing.packs) index.listed_packs.emplace();
-        for (auto& p : listing.packs.value_or(std::vector<ObjectInfo>()))
-            if (auto name = parse_hash(p.name)) (*index.listed_packs)[*name] = p.size;
+    void load(Listing listing, bool may_be_lost = false) {
+        if (listing.packs) index.see(*listing.packs);
         read_segments(std::move(listing.index));
         if (std::ranges::none_of(segments_, [](auto& s) { return s.second.state == Segment::whole; }))
-            throw Corrupt("index/ holds no segment that is whole");
+            may_be_lost ? note(damage, "the index is lost") : throw Corrupt("index/ holds no segment that is whole; see: nfreeze help repair");
         for (auto& [key, s] : segments_) s.superseded_at_start = index.superseded.contains(short_name(s.name));
         if (index.listed_packs) index.listed_packs->clear(); // packs of later segments count as absent, which costs little
     }
@@ -2781,16 +2894,6 @@ private:
                 note(doubts, text(s.file(), " is not whole: an interrupted upload, or damage; the next backup notes it"));
         }
     }
-    std::vector<ShortName> missing_parents() const {
-        std::set<ShortName> whole;
-        for (auto& [key, s] : segments_)
-            if (s.state == Segment::whole) whole.insert(short_name(s.name));
-        std::vector<ShortName> missing;
-        for (auto& p : index.parents)
-            if (!whole.contains(p) && !index.superseded.contains(p)) missing.push_back(p);
-        return missing;
-    }
-
     /// Returns whether every listed segment was still there.
     bool read_listed(const std::vector<ObjectInfo>& listing) {
         std::vector<Segment*> fresh;
@@ -3137,7 +3240,7 @@ private:
             if (e.exit != Exit::failed) throw; // the connection, or a signal
             throw Corrupt(e.what());
         }
-        Aead aead(hkdf(repo.keys.pack.view(), run.salt, "nfreeze object"), kPackLabel.associated());
+        auto aead = object_aead(kPackLabel, repo.keys.pack, run.salt);
         std::vector<RawFrame> frames;
         for (auto& [number, f] : run.frames) {
             auto plain = aead.open_in_place(f.number, std::span(sealed).subspan(f.offset - begin, f.sealed));
@@ -5313,6 +5416,54 @@ private:
     std::set<ChunkId> done_;
 };
 
+/// A pack's bytes. Throws Corrupt where the server does not give them.
+Bytes read_pack(Repository& repo, const PackInfo& p) {
+    try {
+        if (p.size > kPackMax) throw Corrupt(object_name("packs", p.name) + " is larger than any pack");
+        return repo.store.read(object_name("packs", p.name), 0, p.size);
+    } catch (const Error& e) {
+        if (e.exit != Exit::failed) throw;
+        throw Corrupt(e.what());
+    }
+}
+
+/// Calls `f(frame, chunk, bytes)` for every chunk of a frame that opens, checked against its id. Returns
+/// how many chunks cannot be had.
+template <class F> size_t open_frames(Repository& repo, const Table& table, View salt, View bytes, F f) {
+    auto aead = object_aead(kPackLabel, repo.keys.pack, salt);
+    IdHasher hasher(repo.keys.id);
+    size_t at = kHead, lost = 0;
+    for (size_t i = 0; i < table.size(); at += table[i++].sealed) {
+        auto plain = at + table[i].sealed <= bytes.size() ? aead.open(i, bytes.subspan(at, table[i].sealed)) : std::nullopt;
+        Bytes raw;
+        try {
+            if (plain) raw = decompress(std::move(*plain), kFrameMax);
+        } catch (const Corrupt&) {}
+        View rest = raw;
+        for (auto& c : table[i].chunks) {
+            if (c.length > rest.size() || hasher(rest.first(c.length)) != c.id) {
+                ++lost;
+                continue;
+            }
+            f(table[i], c, rest.first(c.length));
+            rest = rest.subspan(c.length);
+        }
+    }
+    return lost;
+}
+
+/// The same for a whole pack. Returns its table; throws Corrupt unless all of it is what it was.
+template <class F> Table open_pack(Repository& repo, const PackInfo& p, View bytes, F f) {
+    auto name = object_name("packs", p.name);
+    if (sha256(bytes) != p.name) throw Corrupt(name + " is not what it was when it was stored"); // I1
+    if (bytes.size() < kHead) throw Corrupt(name + " is too short");
+    View salt = bytes.subspan(8, sizeof(Salt));
+    auto aead = object_aead(kPackLabel, repo.keys.pack, salt);
+    auto table = open_table(kPackLabel, aead, bytes, name).first;
+    if (open_frames(repo, table, salt, bytes, f) > 0) throw Corrupt(name + " holds a chunk that is not what its id says");
+    return table;
+}
+
 struct CheckResult {
     uint64_t snapshots = 0, files = 0, packs_read = 0, bytes_read = 0;
     std::atomic<uint64_t> errors{0};
@@ -5326,10 +5477,11 @@ public:
     /// Names everything that is wrong; `sample`: what to read of the packs, nothing if null.
     void run(const Sample* sample, bool quiet, CheckResult& result) {
         result_ = &result;
-        for (auto& p : repo_.index.packs())
-            if (!p.present && !p.condemned && !repo_.index.deleted.contains(p.name)) wrong(text(object_name("packs", p.name), " is missing or has another size than it had"));
         if (sample) read_packs(sample->of(repo_.index.packs()), quiet);
         for (auto* s : repo_.snapshots()) check_tree(*s);
+        for (auto& p : repo_.index.packs())
+            if (!p.present && !p.condemned)
+                say(text(object_name("packs", p.name), " is missing or has another size than it had", result.errors > 0 ? "" : "; nothing needs it any more"));
     }
 
 private:
@@ -5346,7 +5498,7 @@ private:
             stop_if_asked();
             wire_.push([this, p] {
                 try {
-                    read_pack(*p);
+                    open_pack(repo_, *p, read_pack(repo_, *p), [](auto&, auto&, auto) {});
                 } catch (const Corrupt& e) {
                     wrong(e.what());
                     std::lock_guard lock(mutex_);
@@ -5358,31 +5510,6 @@ private:
         result_->packs_read = packs.size();
         result_->bytes_read = sum;
     }
-    void read_pack(const PackInfo& p) {
-        auto name = object_name("packs", p.name);
-        auto bytes = read_object(name, p.size);
-        if (sha256(bytes) != p.name) throw Corrupt(name + " is not what it was when it was stored");
-        auto object = open_object(kPackLabel, repo_.keys.pack, bytes, name);
-        bytes = {};
-        IdHasher hasher(repo_.keys.id);
-        for (size_t i = 0; i < object.frames.size(); ++i) {
-            auto raw = decompress(std::exchange(object.frames[i], {}), kFrameMax);
-            View rest = raw;
-            for (auto& c : object.table[i].chunks) {
-                if (c.length > rest.size() || hasher(rest.first(c.length)) != c.id) throw Corrupt(name + " holds a chunk that is not what its id says");
-                rest = rest.subspan(c.length);
-            }
-        }
-    }
-    Bytes read_object(const std::string& name, uint64_t size) {
-        try {
-            return repo_.store.read(name, 0, size);
-        } catch (const Error& e) {
-            if (e.exit != Exit::failed) throw;
-            throw Corrupt(e.what());
-        }
-    }
-
     /// Whether a chunk has a place that is not known to be bad.
     bool is_there(const ChunkId& id) {
         return std::ranges::any_of(repo_.index.places(id), [&](auto& p) { return !bad_.contains(repo_.index.pack(repo_.index.frame(p.frame)).name); });
@@ -5444,6 +5571,121 @@ struct Keep {
     }
 };
 
+struct RepairResult {
+    uint64_t read = 0, adopted = 0, snapshots = 0, damaged = 0, saved = 0, lost = 0; // the last two are chunks
+};
+
+/// Reads all packs. Those that a damaged index does not name are listed anew, with the snapshots that ride
+/// in them; every chunk that can be had of a damaged pack is stored again, and the pack counts no more:
+/// what is lost is sent again by the next backup of what still has it. Deletes nothing.
+class Repair {
+public:
+    Repair(Repository& repo, int connections) : repo_(repo), wire_(std::min(connections, 4), 0), packer_(repo, connections, kCheckpoint) {}
+
+    RepairResult run() {
+        bool index_damaged = !repo_.damage.empty() || !repo_.doubts.empty();
+        for (auto& listed : repo_.store.list("packs")) {
+            auto name = parse_hash(listed.name);
+            if (!name || repo_.index.deleted.contains(*name)) continue;
+            std::unique_lock lock(mutex_);
+            auto* known = repo_.index.find_pack(*name);
+            if (!known && (!index_damaged || repo_.index.condemned.contains(*name))) continue; // garbage is never adopted
+            PackInfo pack = known ? *known : PackInfo{};
+            lock.unlock();
+            pack.name = *name;
+            pack.size = listed.size;
+            ++result_.read;
+            wire_.push([this, pack, is_known = known != nullptr] { read(pack, is_known); });
+        }
+        wire_.drain();
+        packer_.flush();
+        commit();
+        return result_;
+    }
+
+private:
+    void read(PackInfo pack, bool known) {
+        stop_if_asked();
+        std::vector<Snapshot> snapshots;
+        auto look = [&](const FrameInfo& f, const Chunk&, View bytes) {
+            if (f.kind == Kind::snapshot) snapshots.push_back(decode_snapshot(bytes));
+        };
+        Bytes bytes;
+        for (int attempt = 1;; ++attempt) {
+            try {
+                bytes = read_pack(repo_, pack);
+                pack.table = open_pack(repo_, pack, bytes, look);
+                break;
+            } catch (const Corrupt& e) {
+                snapshots.clear();
+                if (attempt == 1) continue; // it may have been the way, not the disk
+                say(e.what());
+                return save(pack, known, bytes);
+            }
+        }
+        std::lock_guard lock(mutex_);
+        if (known) return;
+        std::copy_n(bytes.begin() + 8, sizeof(Salt), pack.salt.begin());
+        pack.present = true;
+        put_record(records_, Record::pack_added, encode_pack(pack));
+        repo_.index.add_pack(std::move(pack), {});
+        ++result_.adopted;
+        for (auto& s : snapshots) adopt(s);
+    }
+    /// Stores again what opens of a damaged pack.
+    void save(const PackInfo& pack, bool known, View bytes) {
+        std::lock_guard lock(mutex_);
+        Table table;
+        Salt salt = pack.salt;
+        try {
+            if (known) {
+                table = repo_.index.table_of(*repo_.index.find_pack(pack.name));
+            } else if (bytes.size() >= kHead) {
+                std::copy_n(bytes.begin() + 8, salt.size(), salt.begin());
+                auto aead = object_aead(kPackLabel, repo_.keys.pack, salt);
+                table = open_table(kPackLabel, aead, bytes, object_name("packs", pack.name)).first;
+            }
+        } catch (const Corrupt&) {} // without a table nothing of it can be found
+        result_.lost += open_frames(repo_, table, salt, bytes, [&](const FrameInfo& f, const Chunk&, View chunk) {
+            if (f.kind == Kind::snapshot && !known) adopt(decode_snapshot(chunk));
+            packer_.put(f.kind, chunk, true);
+            ++result_.saved;
+        });
+        ++result_.damaged;
+        put_condemned(records_, pack.name);
+        put_record(records_, Record::pack_deleted, pack.name); // nobody looks for anything there; prune removes it
+        gone_.push_back(pack.name);
+    }
+    void adopt(const Snapshot& s) {
+        if (repo_.index.forgotten.contains(s.id) || !repo_.index.snapshots.emplace(s.id, s).second) return;
+        put_record(records_, Record::snapshot_added, encode_snapshot(s));
+        ++result_.snapshots;
+    }
+    /// What the index has lost is accepted as lost from now on.
+    void commit() {
+        for (auto& name : repo_.missing_parents()) {
+            put_record(records_, Record::segment_superseded, name);
+            repo_.index.superseded.emplace(name, Index::kJustNow);
+        }
+        for (auto& name : gone_) {
+            repo_.index.condemn(name, Index::kJustNow);
+            repo_.index.remove(name);
+        }
+        if (records_.size() > 0 || !repo_.doubts.empty()) packer_.checkpoint(records_.view());
+        if (records_.size() == 0 && !repo_.doubts.empty()) repo_.commit([] { return Bytes(); }); // notes what is torn
+        repo_.damage.clear();
+        repo_.doubts.clear();
+    }
+
+    Repository& repo_;
+    std::mutex mutex_; // guards all but the store
+    RepairResult result_;
+    Writer records_;
+    std::vector<Hash> gone_;
+    TaskPool wire_;
+    Packer packer_;
+};
+
 struct PruneOptions {
     double max_unused = 0.1;            // share of the repository that may stay unused rather than be copied
     uint64_t max_repack = UINT64_MAX;   // bytes to copy, at most
@@ -5478,11 +5720,11 @@ public:
     Plan plan() {
         look();
         Plan plan;
-        for (auto& [name, size] : listed_) plan.all.add(size);
+        for (auto& [name, size] : listed()) plan.all.add(size);
         for (auto& place : repo_.index.relied_but_condemned()) plan.copy += place.length;
         choose(plan);
         for (auto& [name, since] : repo_.index.condemned)
-            if (auto at = listed_.find(name); at != listed_.end()) (is_due(name) ? plan.due : plan.waiting).add(at->second);
+            if (auto at = listed().find(name); at != listed().end()) (is_due(name) ? plan.due : plan.waiting).add(at->second);
         return plan;
     }
 
@@ -5515,14 +5757,10 @@ private:
         if (!repo_.damage.empty() || !repo_.doubts.empty())
             throw Error("cannot tell what is needed while a part of the index is not there or not whole; nothing was changed. If a "
                         "backup is running, try again later; if one was interrupted, run it again; else see: nfreeze help repair", Exit::damaged);
-        listed_.clear();
-        ages_.clear();
-        for (auto& p : repo_.store.list("packs"))
-            if (auto name = parse_hash(p.name)) {
-                listed_[*name] = p.size;
-                ages_[*name] = repo_.server_time() - p.mtime;
-            }
-        repo_.index.see(listed_);
+        auto listing = repo_.store.list("packs");
+        repo_.index.see(listing);
+        for (auto& p : listing)
+            if (auto name = parse_hash(p.name)) ages_[*name] = repo_.server_time() - p.mtime;
         IdHasher hasher(repo_.keys.id);
         for (auto* s : repo_.snapshots()) {
             if (!seen_.insert(s->id).second) continue;
@@ -5572,10 +5810,11 @@ private:
             unused -= uses[i].unused();
             condemn(packs[i].name, packs[i].size);
         }
-        for (auto& [name, size] : listed_)
-            if (!repo_.index.names(name) && !repo_.index.condemned.contains(name) && (options_.grace == 0 || ages_[name] >= kSettled)) condemn(name, size);
+        for (auto& [name, size] : listed())
+            if (!repo_.index.find_pack(name) && !repo_.index.condemned.contains(name) && (options_.grace == 0 || ages_[name] >= kSettled)) condemn(name, size);
     }
 
+    const std::map<Hash, uint64_t>& listed() const { return *repo_.index.listed_packs; }
     bool is_due(const Hash& name) const {
         int64_t since = repo_.index.condemned.at(name);
         return options_.grace == 0 || (since != Index::kJustNow && repo_.server_time() - since >= options_.grace);
@@ -5588,9 +5827,9 @@ private:
         Writer records;
         std::vector<Hash> due;
         for (auto& [name, since] : repo_.index.condemned)
-            if (is_due(name) && (listed_.contains(name) || !repo_.index.deleted.contains(name))) due.push_back(name);
+            if (is_due(name) && (listed().contains(name) || !repo_.index.deleted.contains(name))) due.push_back(name);
         for (auto& name : due) {
-            if (auto at = listed_.find(name); at != listed_.end()) {
+            if (auto at = listed().find(name); at != listed().end()) {
                 sum.add(at->second);
                 wire_.push([this, file = object_name("packs", name)] { remove(file); });
             }
@@ -5622,8 +5861,7 @@ private:
     Packer packer_;
     TreeWalk walk_{repo_, wire_};
     std::set<SnapshotId> seen_;
-    std::map<Hash, uint64_t> listed_; // packs, with their sizes
-    std::map<Hash, int64_t> ages_;    // of these, in seconds
+    std::map<Hash, int64_t> ages_; // of packs, in seconds
     std::vector<Hash> chosen_;
 };
 
@@ -5667,8 +5905,9 @@ constexpr const char* kHelp = R"(nfreeze keeps encrypted backups on servers that
   nfreeze ls        [options] REPO [PATH...]   list the files of a backup
   nfreeze cat       [options] REPO PATH        print a file of a backup
   nfreeze diff      [options] REPO ID [ID]     what differs between two backups
-  nfreeze key       list|add|remove|passwd REPO [ID]  several passphrases
+  nfreeze key       list|add|remove|passwd|export|import REPO [ID|FILE]  its passphrases
   nfreeze check     [options] REPO             look whether all is there and sound
+  nfreeze repair    REPO                       save what can be had of a damaged repository
   nfreeze forget    [options] REPO [ID...]     take snapshots off the list
   nfreeze prune     [options] REPO             delete what no snapshot needs
   nfreeze help [VERB]                          this text, or a verb's options
@@ -5729,6 +5968,7 @@ constexpr Option kOptions[] = {
     {"snapshots", "forgotten", "", "those that were forgotten and not pruned yet"},
     {"key", "new-password-file", "FILE", "its first line is the new passphrase"},
     {"check", "read-data", "[AMOUNT]", "read the packs, too: all, or 10%, 500M, 3/7 (the third seventh)"},
+    {"check", "append-only", "", "try whether the server lets objects be changed or removed"},
     {"forget", "keep-last", "N", "keep the newest N of each host and source"},
     {"forget", "keep-hourly", "N", "keep the newest of each of N hours that have any"},
     {"forget", "keep-daily", "N", "of N days"},
@@ -5932,10 +6172,10 @@ struct Job {
         if (port()) address.port = port();
         store = ::open_store(address, args);
     }
-    void open(bool list_packs = true) {
+    void open(bool list_packs = true, bool to_repair = false) {
         open_store();
         try {
-            repo = Repository::open(*store, [&] { return get_passphrase(args, false); }, list_packs);
+            repo = Repository::open(*store, [&] { return get_passphrase(args, false); }, list_packs, to_repair);
         } catch (const NotThere& e) {
             throw NotThere(text(in_quotes(repo_name), " is no repository (", e.what(), "); make one with: nfreeze init ", show(repo_name)));
         }
@@ -6259,10 +6499,27 @@ Secret new_passphrase(const Arguments& args) {
     return secret;
 }
 
+/// Makes a key object with a new passphrase from a recovery sheet, without any of those that are there.
+Exit import_key(Job& job) {
+    job.open_store();
+    auto sheet = read_small_file(job.operands[1] == "-" ? "/dev/stdin" : job.operands[1], kKeyFileMax);
+    auto master = read_recovery_sheet(sheet);
+    wipe(sheet);
+    try {
+        Repository::try_key(*job.store, master);
+    } catch (const Corrupt&) { throw Error("this recovery sheet is not of this repository, or its index is lost", Exit::passphrase); }
+    job.store->make_directory("keys");
+    auto name = Repository::add_key(*job.store, master, new_passphrase(job.args), Job::scrypt_cost(), now_ns(), Job::label());
+    if (!job.quiet()) std::cout << "added the key " << name.substr(5, 8) << std::endl;
+    return Exit::ok;
+}
+
 Exit verb_key(int argc, char** argv) {
     Job job("key", argc, argv, 1, 2, 3);
     auto& action = job.operands[0];
-    if (!has_word("list add remove passwd", action) || (action == "remove") != (job.operands.size() == 2)) throw Usage("give list, add, passwd, or remove with an ID; see: nfreeze help key");
+    if (!has_word("list add remove passwd export import", action) || has_word("remove import", action) != (job.operands.size() == 2))
+        throw Usage("give list, add, passwd, export, remove with an ID, or import with a FILE; see: nfreeze help key");
+    if (action == "import") return import_key(job);
     job.open_store();
     auto keys = Repository::read_keys(*job.store);
     auto passphrase = get_passphrase(job.args, false);
@@ -6271,7 +6528,13 @@ Exit verb_key(int argc, char** argv) {
         job.store->remove("keys/" + o.name);
         if (!job.quiet()) std::cout << "removed the key " << o.name.substr(0, 8) << std::endl;
     };
-    if (action == "list") {
+    if (action == "export") {
+        auto sheet = recovery_sheet(master);
+        std::cout << "Recovery sheet of the nfreeze repository " << show(job.repo_name) << "\n\n" << std::flush;
+        write_full(1, as_bytes(sheet), "standard output");
+        wipe(sheet);
+        std::cout << "\nWho has this can read all backups in it. To open it with a new passphrase:\n  nfreeze key import REPO FILE   (or - and type the four lines)" << std::endl;
+    } else if (action == "list") {
         std::vector<std::vector<std::string>> rows{{"ID", "TIME", ""}};
         for (auto& [o, bytes] : keys.whole)
             rows.push_back({o.name.substr(0, 8), local_time(o.mtime, "%Y-%m-%d %H:%M:%S"), open_key_object(bytes, passphrase) ? "this passphrase" : ""});
@@ -6315,8 +6578,39 @@ Sample parse_sample(const std::string& s) {
     return sample;
 }
 
+/// Tries on an object of its own what ransomware would do. Returns whether the server refused all of it.
+bool is_append_only(Store& store, bool quiet) {
+    Bytes junk(64);
+    fill_random(junk);
+    auto name = object_name("packs", sha256(junk)), other = object_name("packs", sha256(as_bytes(name)));
+    store.create(name, junk);
+    bool refused = true;
+    auto attempt = [&](const char* what, auto f) {
+        bool done = true;
+        try {
+            f();
+        } catch (const Error& e) {
+            if (e.exit != Exit::failed) throw;
+            done = false;
+        }
+        if (!quiet || done) std::cout << (done ? "the server let an object be " : "refused: an object cannot be ") << what << std::endl;
+        refused &= !done;
+        return done;
+    };
+    attempt("truncated", [&] { store.truncate(name); });
+    bool renamed = attempt("renamed", [&] { store.rename(name, other); });
+    attempt("removed", [&] { store.remove(renamed ? other : name); });
+    return refused;
+}
+
 Exit verb_check(int argc, char** argv) {
     Job job("check", argc, argv, 0, 1, 1);
+    if (job.args.flag("append-only")) {
+        job.open(false);
+        bool refused = is_append_only(*job.store, job.quiet());
+        say(refused ? "the server is append-only: who takes over this machine cannot destroy what is there" : "the server is NOT append-only");
+        return refused ? Exit::ok : Exit::failed;
+    }
     bool read = job.args.flag("read-data");
     auto sample = parse_sample(job.args.value("read-data"));
     job.open();
@@ -6326,6 +6620,21 @@ Exit verb_check(int argc, char** argv) {
         std::cout << "checked: " << r.snapshots << " snapshots, " << job.repo->index.packs().size() << " packs, " << r.packs_read << " of them read ("
                   << human_size(r.bytes_read) << "); errors: " << r.errors << std::endl;
     return r.errors > 0 ? Exit::damaged : job.verdict();
+}
+
+Exit verb_repair(int argc, char** argv) {
+    Job job("repair", argc, argv, 0, 1, 1);
+    job.open(true, true);
+    auto r = Repair(*job.repo, job.connections()).run();
+    if (!job.quiet())
+        std::cout << "read: " << r.read << " packs; listed anew: " << r.adopted << ", with " << r.snapshots << " snapshots\ndamaged: " << r.damaged
+                  << " packs; of the chunks in them " << r.saved << " were saved, " << r.lost << " cannot be had" << std::endl;
+    job.repo->index.see(job.store->list("packs"));
+    CheckResult left;
+    Check(*job.repo, job.connections()).run(nullptr, true, left);
+    if (!job.quiet() && left.errors > 0)
+        std::cout << "lost: " << left.errors << ", named above. A backup sends again what is still on the disk; what is not can be forgotten" << std::endl;
+    return left.errors > 0 ? Exit::damaged : Exit::ok;
 }
 
 Keep parse_keep(const Arguments& args) {
@@ -6454,8 +6763,10 @@ constexpr Verb kVerbs[] = {
     {"ls", "REPO [PATH...]", "Lists the files of a backup, or of directories in it.", verb_ls},
     {"cat", "REPO PATH", "Prints a file of a backup.", verb_cat},
     {"diff", "REPO ID [ID]", "Prints what differs between two backups, or one and the newest of the same source.", verb_diff},
-    {"key", "list|add|remove|passwd REPO [ID]", "Lists, adds, removes passphrases, or changes the one that is given.", verb_key},
+    {"key", "list|add|remove|passwd|export|import REPO [ID|FILE]",
+     "Lists, adds, removes passphrases, or changes the one that is given; prints a recovery sheet, or uses one.", verb_key},
     {"check", "REPO", "Looks whether all that the backups need is there, and names the files that are damaged.", verb_check},
+    {"repair", "REPO", "Rebuilds a damaged index from the packs and saves what can be had of damaged packs; deletes nothing.", verb_repair},
     {"prune", "REPO", "Deletes what no snapshot needs, in two steps some days apart.", verb_prune},
     {"forget", "REPO [ID...]", "Takes snapshots off the list, by rules or by ID; deletes nothing, and --undo takes them back.", verb_forget},
 };
