@@ -2655,7 +2655,7 @@ public:
         KeyObjects keys;
         keys.listed = store.list("keys");
         std::erase_if(keys.listed, [](auto& o) { return !parse_hash(o.name); });
-        if (keys.listed.empty()) throw NotThere("it has no key objects");
+        if (keys.listed.empty()) throw NotThere("it has no key objects; if they were lost, a recovery sheet helps: nfreeze help key");
         if (keys.listed.size() > kKeysMax) throw Corrupt(text("there are more than ", kKeysMax, " key objects"));
         for (auto& o : keys.listed) {
             if (o.size != kKeySize) continue;
@@ -5891,6 +5891,52 @@ SnapshotId unforget(Repository& repo, Snapshot s, int connections) {
     return s.id;
 }
 
+/// Calls `f` for each entry of a snapshot that the patterns do not match, nor what is above it. Returns the
+/// number of the others but for directories; throws Corrupt unless all of the tree can be read.
+template <class F> uint64_t for_not_matching(Repository& repo, const Snapshot& snapshot, const Patterns& patterns, F f) {
+    TaskPool wire(2, 8);
+    TreeReader tree(repo, wire, snapshot);
+    tree.on_damage = [&](auto& what) { throw Corrupt(text("snapshot ", hex(snapshot.id).substr(0, 8), " stays as it is: ", what)); };
+    uint64_t matching = 0;
+    std::optional<std::string> top;
+    while (auto* e = tree.next()) {
+        stop_if_asked();
+        bool directory = e->type == Type::directory, below = top && is_within(e->path, *top);
+        if (!below && (e->path.empty() || !patterns.exclude(e->path, directory))) {
+            f(*e);
+            continue;
+        }
+        if (!below) top = e->path;
+        matching += !directory;
+    }
+    return matching;
+}
+
+/// Takes what the patterns match out of snapshots: writes their trees anew, and forgets the old ones.
+void forget_paths(Repository& repo, const std::vector<const Snapshot*>& snapshots, const Patterns& patterns, int connections) {
+    Chunker chunker(repo.keys.gear);
+    Packer packer(repo, connections, kCheckpoint);
+    Writer records;
+    for (auto* old : snapshots) {
+        TreeWriter tree(packer, chunker, false);
+        Snapshot fresh = *old;
+        fill_random(fresh.id);
+        auto& c = fresh.counts = {};
+        for_not_matching(repo, *old, patterns, [&](const Entry& e) {
+            for (auto& id : e.chunks) repo.index.need(id); // I5
+            tree.add(e);
+            ++(e.type == Type::directory ? c.directories : e.type == Type::file ? c.files : c.others);
+            if (e.type == Type::file) c.bytes += e.size;
+            packer.maybe_checkpoint();
+        });
+        fresh.tree = tree.finish();
+        packer.flush(&fresh);
+        put_record(records, Record::snapshot_added, encode_snapshot(fresh));
+        put_record(records, Record::snapshot_forgotten, old->id);
+    }
+    packer.checkpoint(records.view()); // I3
+}
+
 // ============================================================================
 // [SECTION] 14. Command line
 // ============================================================================
@@ -5981,6 +6027,8 @@ constexpr Option kOptions[] = {
     {"prune", "max-repack", "SIZE", "copy no more than this in one run"},
     {"prune", "grace", "AGE", "between condemning and deleting (3d)"},
     {"prune", "now", "", "do not wait: for you who know that nothing else runs"},
+    {"forget", "path", "PATTERN", "take only what matches (as in .gitignore) out of the snapshots that would go"},
+    {"forget", "purge", "", "with --path: out of all snapshots"},
     {"forget", "undo", "", "take the snapshots of these IDs back"},
     {"forget prune", "yes", "", "do not ask"},
     {"forget prune", "n,dry-run", "", "say what would go, change nothing"},
@@ -6679,18 +6727,42 @@ void confirm(const Job& job, const std::string& question) {
     if (ask(question + " (yes/no)? ", true) != "yes") throw Error("nothing was changed");
 }
 
+/// Takes what matches --path out of these snapshots.
+Exit forget_by_path(Job& job, std::vector<const Snapshot*> from) {
+    Patterns patterns;
+    for (auto& [option, pattern] : job.args.all("path")) patterns.add(pattern);
+    std::erase_if(from, [&](auto* s) {
+        auto files = for_not_matching(*job.repo, *s, patterns, [](auto&) {});
+        if (files > 0 && !job.quiet()) std::cout << files << " files go from " << hex(s->id).substr(0, 8) << '\n';
+        return files == 0;
+    });
+    if (!job.quiet()) {
+        std::cout << from.size() << " snapshots are written anew:\n";
+        print_snapshots(from);
+        std::cout << std::flush;
+    }
+    if (from.empty() || job.args.flag("dry-run")) return job.verdict();
+    confirm(job, text("Change ", from.size(), " snapshots"));
+    forget_paths(*job.repo, from, patterns, job.connections());
+    return job.verdict();
+}
+
 Exit verb_forget(int argc, char** argv) {
     Job job("forget", argc, argv, 0, 1, SIZE_MAX);
     auto keep = parse_keep(job.args);
-    if (keep.any() == !job.operands.empty()) throw Usage("give either rules (--keep-...) or the IDs of snapshots; see: nfreeze help forget");
-    job.open(false);
+    bool purge = job.args.flag("purge"), by_path = job.args.flag("path");
+    if (int(keep.any()) + int(!job.operands.empty()) + int(purge) != 1 || (purge && !by_path))
+        throw Usage("give either rules (--keep-...), or the IDs of snapshots, or --purge with --path; see: nfreeze help forget");
+    job.open(by_path || job.args.flag("undo"));
     if (job.args.flag("undo")) {
-        for (auto* s : find_snapshots(job.repo->snapshots(true), job.operands)) std::cout << "snapshot " << hex(unforget(*job.repo, *s, job.connections())) << std::endl;
+        for (auto* s : find_snapshots(job.repo->snapshots(true), job.operands))
+            std::cout << "snapshot " << hex(unforget(*job.repo, *s, job.connections())) << std::endl;
         return job.verdict();
     }
     auto all = job.repo->snapshots();
     std::erase_if(all, [choice = job.choice()](auto* s) { return !choice.meets(*s); });
-    auto gone = keep.any() ? dropped(all, keep) : find_snapshots(all, job.operands);
+    auto gone = purge ? all : keep.any() ? dropped(all, keep) : find_snapshots(all, job.operands);
+    if (by_path) return forget_by_path(job, gone);
     std::erase_if(all, [&](auto* s) { return std::ranges::count(gone, s) > 0; });
     if (!job.quiet()) {
         std::cout << "stay: " << all.size() << '\n';
