@@ -387,6 +387,51 @@ Error system_error(const std::string& tried, std::string_view on, int code = err
     return Error(text("cannot ", tried, " ", in_quotes(on), ": ", std::strerror(code)));
 }
 
+/// One line of --json: an object with its fields in their order. What is no printable UTF-8 is written as
+/// in all that the program prints, \xNN.
+class Json {
+public:
+    template <class T> Json& add(const char* name, const T& value) {
+        line_ += text(line_.empty() ? "{" : ",", '"', name, "\":");
+        put(value);
+        return *this;
+    }
+    std::string line() const { return line_ + "}"; }
+
+private:
+    void put(const std::string& value) {
+        line_ += '"';
+        for (char c : show(value)) {
+            if (c == '"' || c == '\\') line_ += '\\';
+            line_ += c;
+        }
+        line_ += '"';
+    }
+    void put(const std::vector<std::string>& values) {
+        char before = '[';
+        for (auto& v : values) line_ += std::exchange(before, ','), put(v);
+        line_ += values.empty() ? "[]" : "]";
+    }
+    void put(bool value) { line_ += value ? "true" : "false"; }
+    template <class T> void put(const T& number) { line_ += text(+number); }
+    std::string line_;
+};
+
+/// ISO 8601, in UTC.
+std::string json_time(int64_t seconds) {
+    time_t t = seconds;
+    struct tm parts{};
+    gmtime_r(&t, &parts);
+    char out[64];
+    return {out, strftime(out, sizeof out, "%Y-%m-%dT%H:%M:%SZ", &parts)};
+}
+
+/// A path that is new (+), gone (-), or differs (M, U).
+void print_change(char what, std::string_view path, bool as_json) {
+    std::string name(path.empty() ? "." : path);
+    std::cout << (as_json ? Json().add("change", std::string(1, what)).add("path", name).line() : text(what, ' ', show(name))) << '\n';
+}
+
 /// One line to standard error, whole even when threads speak at once.
 void say(const std::string& line) {
     static std::mutex one_at_a_time;
@@ -3571,6 +3616,12 @@ struct Entry {
     }
 };
 
+/// 'M' where content or type differ, 'U' where only the rest does (mode, owner, time, attributes), or ' '.
+char difference(const Entry& a, const Entry& b) {
+    auto content = [](const Entry& e) { return std::tie(e.type, e.size, e.device, e.target, e.chunks, e.holes); };
+    return content(a) != content(b) ? 'M' : a.looks_like(b) ? ' ' : 'U';
+}
+
 /// Walk order: as bytes, but a slash comes before everything, so that a directory's content
 /// follows it at once.
 std::strong_ordering compare_paths(std::string_view a, std::string_view b) {
@@ -4067,7 +4118,8 @@ struct BackupOptions {
     bool checksum = false;      // trust content alone
     bool ignore_inode = false;  // for network mounts, where they change
     bool ignore_ctime = false;
-    bool verbose = false;
+    bool verbose = false, json = false;
+    const Snapshot* against = nullptr; // compare with this one, not with the newest of the same source
     std::chrono::seconds checkpoint = kCheckpoint;
     int connections = kConnections;
     std::optional<std::pair<dev_t, ino_t>> skip; // the repository's own directory
@@ -4142,6 +4194,7 @@ private:
         auto& mine = result_.snapshot;
         auto all = repo_.snapshots();
         std::erase_if(all, [&](auto* s) { return s->host != mine.host || s->source != mine.source; });
+        if (options_.against) all = {options_.against};
         if (all.empty()) return;
         auto complete = std::ranges::find(all, false, &Snapshot::incomplete);
         if (complete != all.end()) complete_before_ = *complete;
@@ -4186,7 +4239,7 @@ private:
         return text("the source holds ", lost.first, " of ", lost.second, lost.second == then.files ? " files" : " bytes", " that the snapshot before had");
     }
     void tell(char what, std::string_view path) {
-        if (options_.verbose) std::cout << what << ' ' << show(path.empty() ? "." : path) << '\n';
+        if (options_.verbose) print_change(what, path, options_.json);
     }
 
     // ---- the walk ----
@@ -4327,7 +4380,7 @@ private:
             ++result_.unchanged;
         } else {
             ++result_.snapshot.counts.changed_files;
-            tell('M', e.path);
+            tell(difference(e, *before), e.path);
         }
     }
 
@@ -5106,7 +5159,21 @@ void print_table(const std::vector<std::vector<std::string>>& rows, const std::s
     }
 }
 
-void print_snapshots(const std::vector<const Snapshot*>& snapshots) {
+/// `list`: what these have in common, if there are several lists.
+void print_snapshots(const std::vector<const Snapshot*>& snapshots, bool as_json, const std::string& list = "") {
+    if (as_json) {
+        for (auto i = snapshots.rbegin(); i != snapshots.rend(); ++i) {
+            auto& [id, time, host, user, source, version, tags, incomplete, c, users, groups, tree] = **i;
+            Json json;
+            if (!list.empty()) json.add("list", list);
+            json.add("id", hex(id)).add("time", json_time(time / 1'000'000'000)).add("host", host).add("user", user).add("source", source);
+            json.add("tags", tags).add("incomplete", incomplete).add("files", c.files).add("directories", c.directories).add("others", c.others);
+            json.add("bytes", c.bytes).add("new_files", c.new_files).add("changed_files", c.changed_files).add("new_bytes", c.new_bytes);
+            std::cout << json.add("version", version).line() << '\n';
+        }
+        return;
+    }
+    if (!list.empty()) std::cout << list << ": " << snapshots.size() << '\n';
     std::vector<std::vector<std::string>> rows{{"ID", "TIME", "HOST", "SOURCE", "FILES", "SIZE", ""}};
     for (auto i = snapshots.rbegin(); i != snapshots.rend(); ++i) {
         auto& s = **i;
@@ -5115,7 +5182,7 @@ void print_snapshots(const std::vector<const Snapshot*>& snapshots) {
         rows.push_back({hex(s.id).substr(0, 8), local_time(s.time / 1'000'000'000, "%Y-%m-%d %H:%M:%S"), show(s.host), show(s.source),
                         text(s.counts.files), human_size(s.counts.bytes), notes});
     }
-    print_table(rows, {4, 5});
+    if (rows.size() > 1 || list.empty()) print_table(rows, {4, 5});
 }
 
 /// Which snapshots are meant; what is empty does not count.
@@ -5185,8 +5252,26 @@ const Snapshot& choose_snapshot(const Repository& repo, const Choice& choice) {
     return *all[0];
 }
 
+/// Calls `f(entry, inside)` for what is at or below some paths, or, where one of them has a *, ? or [, for
+/// all that matches as a pattern of .gitignore would. Returns the paths that were not found.
+template <class F> std::vector<std::string> for_named(TreeReader& tree, const std::vector<std::string>& names, F f) {
+    Patterns patterns;
+    std::vector<std::string> paths;
+    bool any = false;
+    for (auto& name : names) {
+        bool pattern = name.find_first_of("*?[") != name.npos;
+        any |= pattern;
+        pattern ? patterns.add(name) : paths.push_back(name);
+    }
+    if (!any) return for_selected(tree, paths, f);
+    for (auto& path : paths) patterns.add("/" + path + "/**"), patterns.add("/" + path);
+    while (auto* e = tree.next())
+        if (!e->path.empty() && patterns.exclude(e->path, e->type == Type::directory)) f(*e, true);
+    return {};
+}
+
 struct ListOptions {
-    bool details = false, recursive = false;
+    bool details = false, recursive = false, json = false;
     std::vector<std::string> paths;
 };
 
@@ -5214,8 +5299,15 @@ public:
         if (tops.empty()) tops.push_back("");
         std::ranges::sort(tops, path_before);
         std::vector<std::string> missing;
-        for (auto& top : tops)
-            if (!list(top, damaged)) missing.push_back(top);
+        if (std::ranges::any_of(tops, [](auto& t) { return t.find_first_of("*?[") != t.npos; })) {
+            auto tree = open(damaged);
+            missing = for_named(*tree, tops, [&](const Entry& e, bool inside) {
+                if (inside) print(e);
+            });
+        } else {
+            for (auto& top : tops)
+                if (!list(top, damaged)) missing.push_back(top);
+        }
         print_table(rows_, {3});
         return missing;
     }
@@ -5223,11 +5315,8 @@ public:
 private:
     /// A directory's content, or a file itself; skips what lies deeper unless all is asked for.
     bool list(const std::string& top, bool& damaged) {
-        TreeReader tree(repo_, wire_, snapshot_);
-        tree.on_damage = [&](const std::string& what) {
-            say(what);
-            damaged = true;
-        };
+        auto reader = open(damaged);
+        auto& tree = *reader;
         tree.seek(top);
         bool found = false;
         for (const Entry* e = tree.next(); e; e = tree.next()) {
@@ -5242,7 +5331,23 @@ private:
         }
         return found;
     }
+    std::unique_ptr<TreeReader> open(bool& damaged) {
+        auto tree = std::make_unique<TreeReader>(repo_, wire_, snapshot_);
+        tree->on_damage = [&](const std::string& what) {
+            say(what);
+            damaged = true;
+        };
+        return tree;
+    }
     void print(const Entry& e) {
+        if (options_.json) {
+            static constexpr const char* types[] = {"file", "directory", "symlink", "fifo", "character", "block"};
+            Json json;
+            json.add("path", e.path).add("type", std::string(types[size_t(e.type)])).add("mode", text(std::oct, e.mode)).add("uid", e.uid).add("gid", e.gid);
+            json.add("user", owner(snapshot_.users, e.uid)).add("group", owner(snapshot_.groups, e.gid)).add("size", e.size);
+            std::cout << json.add("mtime", json_time(e.mtime.seconds)).add("target", e.target).line() << '\n';
+            return;
+        }
         if (!options_.details) {
             std::cout << show(e.path) << '\n';
             return;
@@ -5266,9 +5371,100 @@ private:
     std::vector<std::vector<std::string>> rows_;
 };
 
-/// Prints what differs between two snapshots: '+' new, '-' gone, 'M' content or type, 'U' the rest
-/// (mode, owner, time, attributes). Returns whether both could be read whole.
-bool print_difference(Repository& repo, const Snapshot& from, const Snapshot& to) {
+struct Version {
+    const Snapshot* first; // that has it
+    Entry entry;
+};
+/// Every content that files at, below or matching `names` ever had, the oldest first, by path.
+std::map<std::string, std::vector<Version>> find_versions(Repository& repo, std::vector<const Snapshot*> snapshots,
+                                                          const std::vector<std::string>& names, bool& damaged) {
+    TaskPool wire(2, 8);
+    std::map<std::string, std::vector<Version>> found;
+    for (auto s = snapshots.rbegin(); s != snapshots.rend(); ++s) {
+        stop_if_asked();
+        try {
+            TreeReader tree(repo, wire, **s);
+            tree.on_damage = [](auto& what) { throw Corrupt(what); };
+            for_named(tree, names, [&](const Entry& e, bool inside) {
+                if (!inside || e.type == Type::directory) return;
+                auto& versions = found[e.path];
+                if (versions.empty() || difference(e, versions.back().entry) == 'M') versions.push_back({*s, e});
+            });
+        } catch (const Corrupt& e) {
+            say(text("snapshot ", hex((*s)->id).substr(0, 8), ": ", e.what()));
+            damaged = true;
+        }
+    }
+    return found;
+}
+
+struct Space {
+    uint64_t files = 0, bytes = 0;
+};
+/// What each directory (or file) right below `top` holds of a snapshot, of files that changed since then.
+std::map<std::string, Space> disk_usage(Repository& repo, const Snapshot& snapshot, const std::string& top, int64_t since_s, bool& damaged) {
+    TaskPool wire(2, 8);
+    TreeReader tree(repo, wire, snapshot);
+    tree.on_damage = [&](auto& what) {
+        say(what);
+        damaged = true;
+    };
+    std::map<std::string, Space> found;
+    for_selected(tree, {top}, [&](const Entry& e, bool inside) {
+        if (!inside || e.type != Type::file || std::max(e.mtime.seconds, e.ctime.seconds) < since_s) return;
+        auto end = e.path == top ? e.path.size() : e.path.find('/', top.empty() ? 0 : top.size() + 1);
+        auto& usage = found[e.path.substr(0, end) + (end == e.path.npos || end == e.path.size() ? "" : "/")];
+        ++usage.files;
+        usage.bytes += e.size;
+    });
+    return found;
+}
+
+/// For each snapshot the stored bytes that no other one needs: what a prune frees if it alone is forgotten.
+/// Memory: 40 bytes for each chunk.
+std::map<SnapshotId, uint64_t> unique_bytes(Repository& repo, const std::vector<const Snapshot*>& snapshots, bool& damaged) {
+    static const Snapshot several{};
+    std::map<ChunkId, const Snapshot*> owners; // of chunks, or `several`
+    auto own = [&](const ChunkId& id, const Snapshot* owner) {
+        auto& o = owners[id];
+        o = !o || o == owner ? owner : &several;
+        return o;
+    };
+    std::set<ChunkId> done; // parts of several trees, which need not be read again
+    TaskPool wire(2, 8);
+    for (bool parts : {true, false}) // who has which part of a tree, then what is in these
+        for (auto* s : snapshots) {
+            stop_if_asked();
+            try {
+                TreeReader tree(repo, wire, *s);
+                if (parts) {
+                    for (auto& id : s->tree) own(id, s);
+                    tree.leave_out([&](auto& id) { return own(id, s), true; });
+                    continue;
+                }
+                const Snapshot* owner = s;
+                tree.leave_out([&](auto& id) { return owners[id] == &several && !done.insert(id).second; });
+                tree.on_damage = [](auto& what) { throw Corrupt(what); };
+                tree.on_chunk = [&](auto& id) { owner = owners[id]; };
+                while (auto* e = tree.next())
+                    for (auto& id : e->chunks) own(id, owner);
+            } catch (const Corrupt& e) {
+                say(text("snapshot ", hex(s->id).substr(0, 8), ": ", e.what()));
+                damaged = true;
+            }
+        }
+    std::map<SnapshotId, uint64_t> unique;
+    for (auto& [id, owner] : owners) {
+        auto places = repo.index.places(id);
+        if (owner == &several || places.empty()) continue;
+        auto& f = repo.index.frame(places[0].frame);
+        unique[owner->id] += uint64_t(places[0].length) * f.sealed / std::max(f.raw, 1u);
+    }
+    return unique;
+}
+
+/// Prints what differs between two snapshots: '+' new, '-' gone, else difference(). Returns whether both could be read whole.
+bool print_difference(Repository& repo, const Snapshot& from, const Snapshot& to, bool as_json) {
     TaskPool wire(kConnections, 8);
     TreeReader before(repo, wire, from), after(repo, wire, to);
     bool whole = true;
@@ -5282,10 +5478,8 @@ bool print_difference(Repository& repo, const Snapshot& from, const Snapshot& to
         stop_if_asked();
         auto order = !a ? std::strong_ordering::greater : !b ? std::strong_ordering::less : compare_paths(a->path, b->path);
         auto& path = order > 0 ? b->path : a->path;
-        bool other = order == 0 && (a->type != b->type || a->size != b->size || a->chunks != b->chunks || a->holes != b->holes ||
-                                    a->target != b->target || a->device != b->device);
-        char mark = order < 0 ? '-' : order > 0 ? '+' : other ? 'M' : a->looks_like(*b) ? ' ' : 'U';
-        if (mark != ' ') std::cout << mark << ' ' << show(path.empty() ? "." : path) << '\n';
+        char mark = order < 0 ? '-' : order > 0 ? '+' : difference(*a, *b);
+        if (mark != ' ') print_change(mark, path, as_json);
         bool next_a = order <= 0, next_b = order >= 0;
         if (next_a) a = before.next();
         if (next_b) b = after.next();
@@ -5950,7 +6144,8 @@ constexpr const char* kHelp = R"(nfreeze keeps encrypted backups on servers that
   nfreeze snapshots REPO                       list the backups
   nfreeze ls        [options] REPO [PATH...]   list the files of a backup
   nfreeze cat       [options] REPO PATH        print a file of a backup
-  nfreeze diff      [options] REPO ID [ID]     what differs between two backups
+  nfreeze diff      [options] REPO ID [ID]     what differs between two backups, or a backup and a disk
+  nfreeze du        [options] REPO [PATH]      what takes the space
   nfreeze key       list|add|remove|passwd|export|import REPO [ID|FILE]  its passphrases
   nfreeze check     [options] REPO             look whether all is there and sound
   nfreeze repair    REPO                       save what can be had of a damaged repository
@@ -5983,6 +6178,7 @@ constexpr Option kOptions[] = {
     {"", "password-command", "CMD", "the first line it prints is the passphrase"},
     {"", "connections", "N", "connections to the server, at most (6)"},
     {"", "expect", "ID", "fail where the history shown lacks this snapshot"},
+    {"backup restore snapshots ls diff du key check repair forget prune", "json", "", "print objects, one a line, instead of words"},
     {"", "q,quiet", "", "print nothing but warnings and errors"},
     {"", "v,verbose", "", "name each file that is new (+), changed (M) or gone (-)"},
     {"backup", "exclude", "PATTERN", "leave out what matches, as in .gitignore; the last match wins"},
@@ -6001,13 +6197,14 @@ constexpr Option kOptions[] = {
     {"backup", "checksum", "", "read every file, trust content alone"},
     {"backup", "ignore-inode", "", "do not compare inode numbers (network mounts)"},
     {"backup", "ignore-ctime", "", "do not compare the time of the last status change"},
-    {"restore ls cat", "snapshot", "ID", "this snapshot (the first digits do), not the newest"},
-    {"restore ls cat", "at", "TIME", "the newest of then: 2026-11-20, \"2026-11-20 14:00\", 3d"},
-    {"restore ls cat snapshots forget", "source", "PATH", "the snapshots of this source, as PATH or HOST:PATH"},
-    {"restore ls cat snapshots forget", "host", "NAME", "the snapshots of this machine"},
-    {"restore ls cat snapshots forget", "tag", "TAG", "the snapshots with this tag"},
+    {"restore ls cat du", "snapshot", "ID", "this snapshot (the first digits do), not the newest"},
+    {"restore ls cat du", "at", "TIME", "the newest of then: 2026-11-20, \"2026-11-20 14:00\", 3d"},
+    {"restore ls cat du snapshots forget", "source", "PATH", "the snapshots of this source, as PATH or HOST:PATH"},
+    {"restore ls cat du snapshots forget", "host", "NAME", "the snapshots of this machine"},
+    {"restore ls cat du snapshots forget", "tag", "TAG", "the snapshots with this tag"},
     {"backup", "host", "NAME", "the machine's name in the snapshot"},
     {"backup", "tag", "TAG", "a word to find the snapshot by; may be repeated"},
+    {"restore", "all-versions", "", "every version of PATHs, each in a directory named after its time"},
     {"restore", "overwrite", "", "replace files that differ"},
     {"restore", "delete", "", "remove what the snapshot does not have"},
     {"restore", "n,dry-run", "", "say what would happen, change nothing"},
@@ -6032,6 +6229,10 @@ constexpr Option kOptions[] = {
     {"forget", "undo", "", "take the snapshots of these IDs back"},
     {"forget prune", "yes", "", "do not ask"},
     {"forget prune", "n,dry-run", "", "say what would go, change nothing"},
+    {"diff", "dir", "DIR", "compare this directory's content with the backup; only the list of files is downloaded"},
+    {"du", "newer", "TIME", "only files that changed since then"},
+    {"du", "unique", "", "what each snapshot holds that no other one does"},
+    {"ls", "a,all", "", "every version of PATHs, with the snapshot that first had it"},
     {"ls", "l,long", "", "mode, owner, size and time too"},
     {"ls", "R,recursive", "", "everything below, too"},
 };
@@ -6207,6 +6408,12 @@ struct Job {
         if (repo_name.empty()) throw Usage(text("REPO is missing and NFREEZE_REPOSITORY is not set; see: nfreeze help ", verb));
     }
     bool quiet() const { return args.flag("quiet"); }
+    bool json() const { return args.flag("json"); }
+    /// What came of it: in words unless --quiet, or as an object with --json.
+    void report(const std::string& words, const Json& object) const {
+        if (json()) std::cout << object.line() << std::endl;
+        else if (!quiet()) std::cout << words << std::endl;
+    }
     int port() const { return args.number("port", 0, 1, 65535); }
     int connections() const { return args.number("connections", kConnections, 1, kConnectionsMax); }
 
@@ -6258,6 +6465,12 @@ struct Job {
     Exit verdict() const { return repo->damage.empty() && repo->doubts.empty() ? Exit::ok : Exit::damaged; }
 };
 
+/// The worse of two exit codes.
+Exit worse(Exit a, Exit b) {
+    auto severity = [](Exit e) { return e == Exit::ok ? 0 : e == Exit::partial ? 1 : e == Exit::failed ? 2 : 3; };
+    return severity(a) < severity(b) ? b : a;
+}
+
 // ---- the verbs --------------------------------------------------------------------------
 
 Exit verb_init(int argc, char** argv) {
@@ -6286,13 +6499,17 @@ void open_for_backup(Job& job) {
     }
 }
 
-void print_backup(const BackupResult& r, uint64_t uploaded, Clock::time_point begun, bool dry_run) {
+void report_backup(const Job& job, const BackupResult& r, uint64_t uploaded, Clock::time_point begun, bool dry_run) {
     auto& c = r.snapshot.counts;
     auto bytes = [](uint64_t n) { return isatty(1) ? human_size(n) : text(n); };
-    std::cout << "files: " << c.new_files << " new, " << c.changed_files << " changed, " << r.unchanged << " unchanged, " << r.gone << " gone\n"
-              << "bytes: " << bytes(r.bytes_read) << " read, " << bytes(r.new_bytes) << " new, " << bytes(uploaded) << " uploaded\n"
-              << "time: " << std::fixed << std::setprecision(3) << std::chrono::duration<double>(Clock::now() - begun).count() << " s\n"
-              << (dry_run ? "dry run: nothing was sent" : "snapshot " + hex(r.snapshot.id)) << (r.snapshot.incomplete ? " (incomplete)" : "") << std::endl;
+    double seconds = std::chrono::duration<double>(Clock::now() - begun).count();
+    Json json;
+    json.add("snapshot", dry_run ? "" : hex(r.snapshot.id)).add("source", r.snapshot.source).add("incomplete", r.snapshot.incomplete);
+    json.add("new", c.new_files).add("changed", c.changed_files).add("unchanged", r.unchanged).add("gone", r.gone).add("unreadable", r.unreadable);
+    json.add("bytes_read", r.bytes_read).add("bytes_new", r.new_bytes).add("bytes_uploaded", uploaded).add("seconds", seconds);
+    job.report(text("files: ", c.new_files, " new, ", c.changed_files, " changed, ", r.unchanged, " unchanged, ", r.gone, " gone\nbytes: ",
+                    bytes(r.bytes_read), " read, ", bytes(r.new_bytes), " new, ", bytes(uploaded), " uploaded\ntime: ", std::fixed, std::setprecision(3),
+                    seconds, " s\n", dry_run ? "dry run: nothing was sent" : "snapshot " + hex(r.snapshot.id), r.snapshot.incomplete ? " (incomplete)" : ""), json);
 }
 
 /// Slashes at the ends, doubled ones and "." taken away.
@@ -6345,6 +6562,7 @@ BackupOptions parse_backup_options(const Job& job) {
     o.ignore_inode = job.args.flag("ignore-inode");
     o.ignore_ctime = job.args.flag("ignore-ctime");
     o.verbose = job.args.flag("verbose");
+    o.json = job.json();
     o.connections = job.connections();
     if (auto s = environment("NFREEZE_CHECKPOINT_SECONDS"); !s.empty()) o.checkpoint = std::chrono::seconds(std::atoi(s.c_str()));
     o.skip = job.own_directory();
@@ -6366,7 +6584,7 @@ Exit back_up(Job& job, const std::string& source, const Stream* stream) {
         say(text("cannot back up ", in_quotes(source), ": ", result.refused, ": nothing was committed; if that is right, say --allow-shrink"));
         return Exit::failed;
     }
-    if (!job.quiet()) print_backup(result, job.repo->uploaded - uploaded, begun, o.dry_run);
+    report_backup(job, result, job.repo->uploaded - uploaded, begun, o.dry_run);
     if (!job.repo->damage.empty()) return Exit::damaged;
     return result.snapshot.incomplete ? Exit::partial : Exit::ok;
 }
@@ -6457,9 +6675,7 @@ Exit verb_backup(int argc, char** argv) {
     open_for_backup(job);
     auto worst = Exit::ok;
     for (auto& source : sources) {
-        auto severity = [](Exit e) { return e == Exit::ok ? 0 : e == Exit::partial ? 1 : e == Exit::failed ? 2 : 3; };
-        auto code = back_up(job, source, nullptr);
-        if (severity(code) > severity(worst)) worst = code;
+        worst = worse(worst, back_up(job, source, nullptr));
     }
     return worst;
 }
@@ -6467,10 +6683,7 @@ Exit verb_backup(int argc, char** argv) {
 /// A path as the user typed it or as `ls` printed it, in the form the tree has.
 std::string clean_path(const std::string& typed) { return plain_path(unshow(typed)); }
 
-Exit verb_restore(int argc, char** argv) {
-    Job job("restore", argc, argv, 0, 2, SIZE_MAX);
-    job.open();
-    auto& snapshot = choose_snapshot(*job.repo, job.choice());
+RestoreOptions parse_restore_options(const Job& job) {
     RestoreOptions o;
     o.overwrite = job.args.flag("overwrite");
     o.remove = job.args.flag("delete");
@@ -6479,55 +6692,155 @@ Exit verb_restore(int argc, char** argv) {
     o.connections = job.connections();
     o.skip = job.own_directory();
     for (size_t i = 1; i < job.operands.size(); ++i) o.paths.push_back(clean_path(job.operands[i]));
+    return o;
+}
+
+/// Restores a snapshot, or a part of it, and says what came of it.
+Exit restore(const Job& job, const Snapshot& snapshot, const RestoreOptions& o, const std::string& dest) {
     RestoreResult r;
-    Restore(*job.repo, snapshot, o).run(job.operands[0], r);
+    Restore(*job.repo, snapshot, o).run(dest, r);
     for (auto& path : r.missing) say(text("the snapshot has no ", in_quotes(path)));
-    if (!job.quiet()) {
-        std::cout << (o.dry_run ? "would be restored: " : "restored: ") << r.restored << " files, " << human_size(r.bytes) << "; in place: " << r.in_place
-                  << "; kept: " << r.kept << "; deleted: " << r.removed << "; failed: " << r.failed + r.damaged << '\n';
-        if (r.no_owner + r.no_device + r.no_xattr > 0)
-            std::cout << "for lack of rights or of support by the file system, not set: " << r.no_owner << " owners, " << r.no_device << " devices, "
-                      << r.no_xattr << " attributes\n";
-        std::cout << "snapshot " << hex(snapshot.id) << " of " << show(snapshot.host) << ':' << show(snapshot.source) << ", "
-                  << local_time(snapshot.time / 1'000'000'000, "%Y-%m-%d %H:%M:%S") << std::endl;
-    }
+    uint64_t failed = r.failed + r.damaged;
+    Json json;
+    json.add("snapshot", hex(snapshot.id)).add("dest", dest).add("restored", uint64_t(r.restored)).add("bytes", uint64_t(r.bytes)).add("in_place", uint64_t(r.in_place));
+    json.add("kept", uint64_t(r.kept)).add("deleted", uint64_t(r.removed)).add("failed", failed).add("missing", r.missing);
+    std::string no_rights;
+    if (r.no_owner + r.no_device + r.no_xattr > 0)
+        no_rights = text("for lack of rights or of support by the file system, not set: ", r.no_owner, " owners, ", r.no_device, " devices, ", r.no_xattr, " attributes\n");
+    job.report(text(o.dry_run ? "would be restored: " : "restored: ", r.restored, " files, ", human_size(r.bytes), "; in place: ", r.in_place, "; kept: ", r.kept,
+                    "; deleted: ", r.removed, "; failed: ", failed, '\n', no_rights, "snapshot ", hex(snapshot.id), " of ", show(snapshot.host), ':',
+                    show(snapshot.source), ", ", local_time(snapshot.time / 1'000'000'000, "%Y-%m-%d %H:%M:%S")), json);
     if (r.damaged > 0) return Exit::damaged;
     if (job.verdict() != Exit::ok) return job.verdict();
     if (r.kept + r.failed > 0 || !r.missing.empty()) return r.restored + r.in_place == 0 && !r.missing.empty() ? Exit::failed : Exit::partial;
     return Exit::ok;
 }
 
+/// The snapshots that are meant, the newest first.
+std::vector<const Snapshot*> chosen_snapshots(const Job& job, bool forgotten = false) {
+    auto all = job.repo->snapshots(forgotten);
+    std::erase_if(all, [choice = job.choice()](auto* s) { return !choice.meets(*s); });
+    return all;
+}
+
+/// Restores every version of some paths, each into a directory named after the time of the first snapshot
+/// that has it.
+Exit restore_all_versions(const Job& job) {
+    auto o = parse_restore_options(job);
+    if (o.paths.empty()) throw Usage("--all-versions wants a PATH");
+    bool damaged = false;
+    std::map<const Snapshot*, std::vector<std::string>> wanted;
+    for (auto& [path, versions] : find_versions(*job.repo, chosen_snapshots(job), o.paths, damaged))
+        for (auto& v : versions) wanted[v.first].push_back(path);
+    auto worst = damaged ? Exit::damaged : wanted.empty() ? Exit::failed : Exit::ok;
+    if (wanted.empty()) say("no snapshot has that");
+    if (!o.dry_run) make_directories(job.operands[0], 0777);
+    for (auto& [snapshot, paths] : wanted) {
+        o.paths = paths;
+        auto name = local_time(snapshot->time / 1'000'000'000, "%Y-%m-%d_%H.%M.%S") + "_" + hex(snapshot->id).substr(0, 8);
+        worst = worse(worst, restore(job, *snapshot, o, job.operands[0] + "/" + name));
+    }
+    return worst;
+}
+
+Exit verb_restore(int argc, char** argv) {
+    Job job("restore", argc, argv, 0, 2, SIZE_MAX);
+    job.open();
+    if (job.args.flag("all-versions")) return restore_all_versions(job);
+    return restore(job, choose_snapshot(*job.repo, job.choice()), parse_restore_options(job), job.operands[0]);
+}
+
 Exit verb_snapshots(int argc, char** argv) {
     Job job("snapshots", argc, argv, 0, 1, 1);
     job.open(false);
-    auto all = job.repo->snapshots(job.args.flag("forgotten"));
-    std::erase_if(all, [choice = job.choice()](auto* s) { return !choice.meets(*s); });
-    print_snapshots(all);
+    print_snapshots(chosen_snapshots(job, job.args.flag("forgotten")), job.json());
     return job.verdict();
+}
+
+/// Every version of some paths, with the snapshot that first had it.
+void print_versions(const Job& job, const std::vector<std::string>& paths, bool& damaged) {
+    std::vector<std::vector<std::string>> rows;
+    for (auto& [path, versions] : find_versions(*job.repo, chosen_snapshots(job), paths, damaged))
+        for (auto& [first, e] : versions) {
+            auto id = hex(first->id);
+            rows.push_back({id.substr(0, 8), local_time(first->time / 1'000'000'000, "%Y-%m-%d %H:%M:%S"), text(e.size),
+                            local_time(e.mtime.seconds, "%Y-%m-%d %H:%M:%S"), show(path)});
+            if (job.json())
+                std::cout << Json().add("path", path).add("snapshot", id).add("time", json_time(first->time / 1'000'000'000)).add("size", e.size)
+                                 .add("mtime", json_time(e.mtime.seconds)).line() << '\n';
+        }
+    if (!job.json()) print_table(rows, {2});
 }
 
 Exit verb_ls(int argc, char** argv) {
     Job job("ls", argc, argv, 0, 1, SIZE_MAX);
     job.open(false);
-    auto& snapshot = choose_snapshot(*job.repo, job.choice());
     ListOptions o;
     o.details = job.args.flag("long");
     o.recursive = job.args.flag("recursive");
+    o.json = job.json();
     for (auto& path : job.operands) o.paths.push_back(clean_path(path));
     bool damaged = false;
-    auto missing = Lister(*job.repo, snapshot, o).run(damaged);
+    std::vector<std::string> missing;
+    if (job.args.flag("all")) print_versions(job, o.paths, damaged);
+    else missing = Lister(*job.repo, choose_snapshot(*job.repo, job.choice()), o).run(damaged);
     for (auto& path : missing) say(text("the snapshot has no ", in_quotes(path)));
     return damaged ? Exit::damaged : job.verdict() != Exit::ok ? job.verdict() : missing.empty() ? Exit::ok : Exit::failed;
 }
 
 Exit verb_diff(int argc, char** argv) {
     Job job("diff", argc, argv, 0, 2, 3);
-    job.open(false);
+    bool disk = job.args.flag("dir");
+    if (disk && job.operands.size() > 1) throw Usage("with --dir one ID is given; see: nfreeze help diff");
+    job.open(disk);
     auto one = [&](const std::string& id) -> const Snapshot& { return choose_snapshot(*job.repo, {id, "", "", "", INT64_MAX}); };
     auto& from = one(job.operands[0]);
+    if (disk) { // a backup that compares content and sends nothing
+        BackupOptions o;
+        o.against = &from;
+        o.dry_run = o.checksum = o.verbose = true;
+        o.json = job.json();
+        std::unique_ptr<char, decltype(&free)> dir(realpath(job.args.value("dir").c_str(), nullptr), free);
+        if (!dir) throw system_error("compare with", job.args.value("dir"));
+        auto r = Backup(*job.repo, o).run(dir.get(), {});
+        return r.unreadable > 0 ? Exit::partial : job.verdict();
+    }
     Choice newest{"", from.source, from.host, "", INT64_MAX}; // of the same source
     auto& to = job.operands.size() > 1 ? one(job.operands[1]) : choose_snapshot(*job.repo, newest);
-    return print_difference(*job.repo, from, to) ? job.verdict() : Exit::damaged;
+    return print_difference(*job.repo, from, to, job.json()) ? job.verdict() : Exit::damaged;
+}
+
+/// Rows of a name and a size, the largest first, with a bar.
+void print_sizes(const Job& job, const char* what, const std::map<std::string, Space>& sizes) {
+    std::vector<std::pair<std::string, Space>> sorted(sizes.begin(), sizes.end());
+    std::ranges::stable_sort(sorted, std::greater{}, [](auto& p) { return p.second.bytes; });
+    std::vector<std::vector<std::string>> rows;
+    for (auto& [name, usage] : sorted) {
+        if (job.json()) std::cout << Json().add(what, name).add("files", usage.files).add("bytes", usage.bytes).line() << '\n';
+        double share = sorted[0].second.bytes ? double(usage.bytes) / double(sorted[0].second.bytes) : 0;
+        rows.push_back({human_size(usage.bytes), std::string(size_t(share * 20 + 0.5), '#'), show(name)});
+    }
+    if (!job.json()) print_table(rows, {0});
+}
+
+Exit verb_du(int argc, char** argv) {
+    Job job("du", argc, argv, 0, 1, 2);
+    job.open(false);
+    bool damaged = false;
+    if (job.args.flag("unique")) {
+        auto all = chosen_snapshots(job);
+        std::map<std::string, Space> sizes;
+        auto unique = unique_bytes(*job.repo, job.repo->snapshots(), damaged);
+        for (auto* s : all)
+            sizes[job.json() ? hex(s->id) : text(hex(s->id).substr(0, 8), "  ", local_time(s->time / 1'000'000'000, "%Y-%m-%d %H:%M:%S"), "  ", s->host, ":", s->source)] =
+                {s->counts.files, unique[s->id]};
+        print_sizes(job, "snapshot", sizes);
+    } else {
+        int64_t since = job.args.flag("newer") ? parse_time(job.args.value("newer")) / 1'000'000'000 : INT64_MIN;
+        auto top = job.operands.empty() ? "" : clean_path(job.operands[0]);
+        print_sizes(job, "path", disk_usage(*job.repo, choose_snapshot(*job.repo, job.choice()), top, since, damaged));
+    }
+    return damaged ? Exit::damaged : job.verdict();
 }
 
 Secret new_passphrase(const Arguments& args) {
@@ -6584,9 +6897,12 @@ Exit verb_key(int argc, char** argv) {
         std::cout << "\nWho has this can read all backups in it. To open it with a new passphrase:\n  nfreeze key import REPO FILE   (or - and type the four lines)" << std::endl;
     } else if (action == "list") {
         std::vector<std::vector<std::string>> rows{{"ID", "TIME", ""}};
-        for (auto& [o, bytes] : keys.whole)
-            rows.push_back({o.name.substr(0, 8), local_time(o.mtime, "%Y-%m-%d %H:%M:%S"), open_key_object(bytes, passphrase) ? "this passphrase" : ""});
-        print_table(rows, {});
+        for (auto& [o, bytes] : keys.whole) {
+            bool opens = open_key_object(bytes, passphrase).has_value();
+            rows.push_back({o.name.substr(0, 8), local_time(o.mtime, "%Y-%m-%d %H:%M:%S"), opens ? "this passphrase" : ""});
+            if (job.json()) std::cout << Json().add("id", o.name).add("time", json_time(o.mtime)).add("opens", opens).line() << '\n';
+        }
+        if (!job.json()) print_table(rows, {});
     } else if (action == "remove") {
         std::erase_if(keys.listed, [&](auto& o) { return !o.name.starts_with(job.operands[1]); });
         if (keys.listed.size() != 1) throw Usage(text(keys.listed.size(), " keys begin with ", in_quotes(job.operands[1]), "; see: nfreeze key list"));
@@ -6664,9 +6980,10 @@ Exit verb_check(int argc, char** argv) {
     job.open();
     CheckResult r;
     Check(*job.repo, job.connections()).run(read ? &sample : nullptr, job.quiet(), r);
-    if (!job.quiet())
-        std::cout << "checked: " << r.snapshots << " snapshots, " << job.repo->index.packs().size() << " packs, " << r.packs_read << " of them read ("
-                  << human_size(r.bytes_read) << "); errors: " << r.errors << std::endl;
+    auto packs = job.repo->index.packs().size();
+    Json json;
+    json.add("snapshots", r.snapshots).add("packs", packs).add("packs_read", r.packs_read).add("bytes_read", r.bytes_read).add("errors", uint64_t(r.errors));
+    job.report(text("checked: ", r.snapshots, " snapshots, ", packs, " packs, ", r.packs_read, " of them read (", human_size(r.bytes_read), "); errors: ", r.errors), json);
     return r.errors > 0 ? Exit::damaged : job.verdict();
 }
 
@@ -6674,14 +6991,15 @@ Exit verb_repair(int argc, char** argv) {
     Job job("repair", argc, argv, 0, 1, 1);
     job.open(true, true);
     auto r = Repair(*job.repo, job.connections()).run();
-    if (!job.quiet())
-        std::cout << "read: " << r.read << " packs; listed anew: " << r.adopted << ", with " << r.snapshots << " snapshots\ndamaged: " << r.damaged
-                  << " packs; of the chunks in them " << r.saved << " were saved, " << r.lost << " cannot be had" << std::endl;
     job.repo->index.see(job.store->list("packs"));
     CheckResult left;
     Check(*job.repo, job.connections()).run(nullptr, true, left);
-    if (!job.quiet() && left.errors > 0)
-        std::cout << "lost: " << left.errors << ", named above. A backup sends again what is still on the disk; what is not can be forgotten" << std::endl;
+    Json json;
+    json.add("packs_read", r.read).add("packs_adopted", r.adopted).add("snapshots_adopted", r.snapshots).add("packs_damaged", r.damaged);
+    json.add("chunks_saved", r.saved).add("chunks_lost", r.lost).add("errors_left", uint64_t(left.errors));
+    job.report(text("read: ", r.read, " packs; listed anew: ", r.adopted, ", with ", r.snapshots, " snapshots\ndamaged: ", r.damaged,
+                    " packs; of the chunks in them ", r.saved, " were saved, ", r.lost, " cannot be had",
+                    left.errors == 0 ? "" : text("\nlost: ", left.errors, " files, named above. A backup sends again what is still on the disk; the rest can be forgotten")), json);
     return left.errors > 0 ? Exit::damaged : Exit::ok;
 }
 
@@ -6733,14 +7051,10 @@ Exit forget_by_path(Job& job, std::vector<const Snapshot*> from) {
     for (auto& [option, pattern] : job.args.all("path")) patterns.add(pattern);
     std::erase_if(from, [&](auto* s) {
         auto files = for_not_matching(*job.repo, *s, patterns, [](auto&) {});
-        if (files > 0 && !job.quiet()) std::cout << files << " files go from " << hex(s->id).substr(0, 8) << '\n';
+        if (files > 0) job.report(text(files, " files go from ", hex(s->id).substr(0, 8)), Json().add("snapshot", hex(s->id)).add("files", files));
         return files == 0;
     });
-    if (!job.quiet()) {
-        std::cout << from.size() << " snapshots are written anew:\n";
-        print_snapshots(from);
-        std::cout << std::flush;
-    }
+    if (!job.quiet()) print_snapshots(from, job.json(), "written anew");
     if (from.empty() || job.args.flag("dry-run")) return job.verdict();
     confirm(job, text("Change ", from.size(), " snapshots"));
     forget_paths(*job.repo, from, patterns, job.connections());
@@ -6759,17 +7073,13 @@ Exit verb_forget(int argc, char** argv) {
             std::cout << "snapshot " << hex(unforget(*job.repo, *s, job.connections())) << std::endl;
         return job.verdict();
     }
-    auto all = job.repo->snapshots();
-    std::erase_if(all, [choice = job.choice()](auto* s) { return !choice.meets(*s); });
+    auto all = chosen_snapshots(job);
     auto gone = purge ? all : keep.any() ? dropped(all, keep) : find_snapshots(all, job.operands);
     if (by_path) return forget_by_path(job, gone);
     std::erase_if(all, [&](auto* s) { return std::ranges::count(gone, s) > 0; });
     if (!job.quiet()) {
-        std::cout << "stay: " << all.size() << '\n';
-        print_snapshots(all);
-        std::cout << "go: " << gone.size() << '\n';
-        print_snapshots(gone);
-        std::cout << std::flush;
+        print_snapshots(all, job.json(), "stay");
+        print_snapshots(gone, job.json(), "go");
     }
     if (gone.empty() || job.args.flag("dry-run")) return job.verdict();
     confirm(job, text("Forget ", gone.size(), " snapshots"));
@@ -6802,24 +7112,18 @@ Exit verb_prune(int argc, char** argv) {
     Prune prune(*job.repo, o);
     auto plan = prune.plan();
     auto sum = [](const Prune::Sum& s) { return text(s.packs, s.packs == 1 ? " pack, " : " packs, ", human_size(s.bytes)); };
-    if (!job.quiet()) {
-        if (auto forgotten = job.repo->snapshots(true); !forgotten.empty()) {
-            std::cout << "forgotten:\n";
-            print_snapshots(forgotten);
-        }
-        std::cout << "there: " << sum(plan.all) << "; needed: " << human_size(plan.used) << '\n'
-                  << "to condemn: " << sum(plan.condemn) << "; worth keeping in them, to copy: " << human_size(plan.copy) << '\n'
-                  << "condemned before: " << sum(plan.waiting) << "; long enough ago to be deleted: " << sum(plan.due) << std::endl;
-    }
+    if (auto forgotten = job.repo->snapshots(true); !forgotten.empty() && !job.quiet()) print_snapshots(forgotten, job.json(), "forgotten");
+    Json json;
+    json.add("packs", plan.all.packs).add("bytes", plan.all.bytes).add("bytes_needed", plan.used).add("packs_to_condemn", plan.condemn.packs);
+    json.add("bytes_to_condemn", plan.condemn.bytes).add("bytes_to_copy", plan.copy).add("bytes_condemned", plan.waiting.bytes).add("bytes_due", plan.due.bytes);
+    job.report(text("there: ", sum(plan.all), "; needed: ", human_size(plan.used), "\nto condemn: ", sum(plan.condemn), "; worth keeping in them, to copy: ",
+                    human_size(plan.copy), "\ncondemned before: ", sum(plan.waiting), "; long enough ago to be deleted: ", sum(plan.due)), json);
     if (plan.empty() || job.args.flag("dry-run")) return job.verdict();
     confirm(job, "Go on");
     auto deleted = prune.run();
     auto left = plan.condemn.bytes + plan.waiting.bytes + plan.due.bytes - deleted.bytes;
-    if (!job.quiet()) {
-        std::cout << "deleted: " << sum(deleted);
-        if (left > 0) std::cout << "; a prune in " << text(o.grace / 3600, " hours") << " or later deletes another " << human_size(left);
-        std::cout << std::endl;
-    }
+    job.report(text("deleted: ", sum(deleted), left == 0 ? "" : text("; a prune in ", o.grace / 3600, " hours or later deletes another ", human_size(left))),
+               Json().add("packs_deleted", deleted.packs).add("bytes_deleted", deleted.bytes).add("bytes_left", left));
     return job.verdict();
 }
 
@@ -6832,9 +7136,10 @@ constexpr Verb kVerbs[] = {
     {"backup", "SRC... REPO", "Backs up directories or files, each as a snapshot; only what is new is sent.", verb_backup},
     {"restore", "REPO DEST [PATH...]", "Makes DEST what SRC was, or only PATHs in it (as ls prints them).", verb_restore},
     {"snapshots", "REPO", "Lists the backups in a repository, the newest last.", verb_snapshots},
-    {"ls", "REPO [PATH...]", "Lists the files of a backup, or of directories in it.", verb_ls},
+    {"ls", "REPO [PATH...]", "Lists the files of a backup, or of directories in it, or those that match patterns such as *.jpg.", verb_ls},
     {"cat", "REPO PATH", "Prints a file of a backup.", verb_cat},
-    {"diff", "REPO ID [ID]", "Prints what differs between two backups, or one and the newest of the same source.", verb_diff},
+    {"diff", "REPO ID [ID]", "Prints what differs between two backups, one and the newest of the same source, or one and a directory.", verb_diff},
+    {"du", "REPO [PATH]", "Prints what each directory of a backup holds, the largest first.", verb_du},
     {"key", "list|add|remove|passwd|export|import REPO [ID|FILE]",
      "Lists, adds, removes passphrases, or changes the one that is given; prints a recovery sheet, or uses one.", verb_key},
     {"check", "REPO", "Looks whether all that the backups need is there, and names the files that are damaged.", verb_check},
