@@ -4080,6 +4080,7 @@ struct Selection {
     std::vector<std::string> skip_if_present;  // what is in directories that have such a name
     uint64_t largest = UINT64_MAX;             // bytes of a file
     bool one_file_system = false;
+    bool copy_links = false;                   // take what they lead to, in their place
 
     bool takes(const std::string& path, const struct stat& st) const {
         if (patterns.exclude(path, S_ISDIR(st.st_mode)) || (S_ISREG(st.st_mode) && uint64_t(st.st_size) > largest)) return false;
@@ -4266,6 +4267,7 @@ private:
             auto& level = stack.back();
             if (level.next == level.names.size()) {
                 stack.pop_back();
+                open_directories_.pop_back();
                 continue;
             }
             std::string name = std::move(level.names[level.next++]);
@@ -4285,6 +4287,7 @@ private:
                 if (errno == ENOENT) return {};
                 throw system_error("look at", path);
             }
+            if (S_ISLNK(st.st_mode) && options_.selection.copy_links) follow_link(level, name, st);
             if (S_ISSOCK(st.st_mode) || !options_.selection.takes(path, st)) return {};
             if (S_ISDIR(st.st_mode)) return visit_directory(level, name, path, st);
             if (S_ISREG(st.st_mode))
@@ -4298,6 +4301,15 @@ private:
         }
         return {};
     }
+    /// `st` becomes that of what a link leads to, unless that is nothing, or a directory that the walk is in.
+    void follow_link(const Level& level, const std::string& name, struct stat& st) const {
+        struct stat target;
+        if (fstatat(level.fd.get(), name.c_str(), &target, 0) != 0) return;
+        if (!S_ISDIR(target.st_mode) || std::ranges::count(open_directories_, std::pair(target.st_dev, target.st_ino)) == 0) st = target;
+    }
+    /// For openat(): names that are links were looked at and are not followed, but with --copy-links.
+    int no_follow() const { return options_.selection.copy_links ? 0 : O_NOFOLLOW; }
+
     void unreadable(const Error& e) {
         ++result_.unreadable;
         say(e.what());
@@ -4305,7 +4317,7 @@ private:
 
     std::optional<Level> visit_directory(Level& level, const std::string& name, const std::string& path, const struct stat& st) {
         if (options_.skip == std::pair(st.st_dev, st.st_ino)) return {};
-        Fd fd(openat(level.fd.get(), name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+        Fd fd(openat(level.fd.get(), name.c_str(), O_RDONLY | O_DIRECTORY | no_follow() | O_CLOEXEC));
         if (!fd && errno == ENOENT) return {};
         if (!fd) unreadable(system_error("open the directory", path)); // it is stored all the same, empty
         bool mount_point = st.st_dev != level.device;
@@ -4317,6 +4329,7 @@ private:
     /// Stores a directory's own entry and lists it.
     Level enter(Fd fd, const std::string& path, const struct stat& st, bool mount_point, std::string_view shown) {
         Level level{std::move(fd), path, st.st_dev, {}, 0};
+        open_directories_.emplace_back(st.st_dev, st.st_ino);
         const Entry* before = pass_previous_until(path);
         Entry e = describe(path, st);
         e.mount_point = mount_point;
@@ -4360,7 +4373,7 @@ private:
             e.racy = same_inode->second.entry.racy;
             e.xattrs = same_inode->second.entry.xattrs;
         } else {
-            Fd fd(openat(level.fd.get(), name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
+            Fd fd(openat(level.fd.get(), name.c_str(), O_RDONLY | no_follow() | O_NONBLOCK | O_CLOEXEC));
             if (!fd && errno == ENOENT) return;
             if (!fd) throw system_error("open", path);
             read_file(fd.get(), e, st);
@@ -4582,6 +4595,7 @@ private:
     bool met_ = false;              // the disk has before_, too
     bool rewrite_tree_ = false;
     std::vector<dev_t> devices_;
+    std::vector<std::pair<dev_t, ino_t>> open_directories_; // from the source to where the walk is
     std::map<std::pair<dev_t, ino_t>, Linked> linked_;
     BackupResult result_;
 };
@@ -5535,20 +5549,27 @@ void print_file(Repository& repo, const Snapshot& snapshot, const std::string& p
 // Uses: 8, 9, 12. Provides: whether everything is there and what it was; which snapshots may go.
 // Must hold: I10: a check writes nothing, and forgetting deletes nothing.
 
-/// How much of the packs a check reads: all, a share or a number of bytes by chance, or one of several
-/// parts, which together are all.
+/// How much of the packs a check reads: all, a share or a number of bytes by chance, one of several
+/// parts, which together are all, those that are not older, those of this run, or some files by chance.
 struct Sample {
     double share = 1;
     uint64_t bytes = UINT64_MAX;
     uint64_t part = 0, parts = 1;
+    int64_t newer = INT64_MAX; // seconds of age
+    bool of_this_run = false;
+    uint64_t files = 0; // these are read, not packs
 
-    std::vector<const PackInfo*> of(const std::vector<PackInfo>& packs) const {
+    std::vector<const PackInfo*> of(Repository& repo) const {
+        std::set<Hash> old;
+        if (newer != INT64_MAX)
+            for (auto& p : repo.store.list("packs"))
+                if (auto name = parse_hash(p.name); name && repo.server_time() - p.mtime > newer) old.insert(*name);
         std::vector<const PackInfo*> chosen;
         uint64_t all = 0;
-        for (auto& p : packs) {
+        for (auto& p : repo.index.packs()) {
             uint64_t number = 0;
             std::memcpy(&number, p.name.data(), sizeof number);
-            if (!p.present || number % parts != part) continue;
+            if (!p.present || number % parts != part || (of_this_run && p.seq != kNone) || old.contains(p.name)) continue;
             chosen.push_back(&p);
             all += p.size;
         }
@@ -5658,6 +5679,33 @@ template <class F> Table open_pack(Repository& repo, const PackInfo& p, View byt
     return table;
 }
 
+/// On a terminal: how much of something is done and how long the rest will take, once a second.
+class Progress {
+public:
+    explicit Progress(uint64_t bytes) : all_(bytes), shown_(isatty(2) && bytes > 0) {}
+    ~Progress() {
+        if (told_) std::cerr << "\r\x1b[K" << std::flush;
+    }
+    Progress(const Progress&) = delete;
+    Progress& operator=(const Progress&) = delete;
+    void add(uint64_t bytes) {
+        std::lock_guard lock(mutex_);
+        done_ += bytes;
+        auto now = Clock::now();
+        if (!shown_ || now - last_ < std::chrono::seconds(1)) return;
+        last_ = now;
+        told_ = true;
+        double rest = std::chrono::duration<double>(now - begun_).count() * double(all_ - std::min(done_, all_)) / double(done_);
+        std::cerr << text('\r', human_size(done_), " of ", human_size(all_), ", ", uint64_t(rest / 60), " min ", uint64_t(rest) % 60, " s left\x1b[K") << std::flush;
+    }
+
+private:
+    uint64_t all_, done_ = 0;
+    bool shown_, told_ = false;
+    std::mutex mutex_;
+    Clock::time_point begun_ = Clock::now(), last_ = begun_;
+};
+
 struct CheckResult {
     uint64_t snapshots = 0, files = 0, packs_read = 0, bytes_read = 0;
     std::atomic<uint64_t> errors{0};
@@ -5671,8 +5719,11 @@ public:
     /// Names everything that is wrong; `sample`: what to read of the packs, nothing if null.
     void run(const Sample* sample, bool quiet, CheckResult& result) {
         result_ = &result;
-        if (sample) read_packs(sample->of(repo_.index.packs()), quiet);
+        wanted_files_ = sample ? sample->files : 0;
+        if (sample && wanted_files_ == 0) read_packs(sample->of(repo_), quiet);
+        if (sample && sample->of_this_run) return;
         for (auto* s : repo_.snapshots()) check_tree(*s);
+        read_files(quiet);
         for (auto& p : repo_.index.packs())
             if (!p.present && !p.condemned)
                 say(text(object_name("packs", p.name), " is missing or has another size than it had", result.errors > 0 ? "" : "; nothing needs it any more"));
@@ -5688,9 +5739,11 @@ private:
         uint64_t sum = 0;
         for (auto* p : packs) sum += p->size;
         if (!quiet) std::cout << "reading " << packs.size() << " packs, " << human_size(sum) << std::endl;
+        Progress progress(sum);
         for (auto* p : packs) {
             stop_if_asked();
-            wire_.push([this, p] {
+            wire_.push([this, p, &progress] {
+                progress.add(p->size);
                 try {
                     open_pack(repo_, *p, read_pack(repo_, *p), [](auto&, auto&, auto) {});
                 } catch (const Corrupt& e) {
@@ -5704,6 +5757,29 @@ private:
         result_->packs_read = packs.size();
         result_->bytes_read = sum;
     }
+    /// A choice by chance of the files that come by (Vitter's algorithm R).
+    void maybe_choose(const Entry& e, const std::string& where) {
+        if (wanted_files_ == 0 || e.chunks.empty()) return;
+        if (chosen_files_.size() < wanted_files_) chosen_files_.emplace_back(e, where);
+        else if (auto at = chance_() % ++files_seen_; at < wanted_files_) chosen_files_[at] = {e, where};
+        files_seen_ = std::max(files_seen_, chosen_files_.size());
+    }
+    void read_files(bool quiet) {
+        uint64_t sum = 0;
+        for (auto& [e, where] : chosen_files_) sum += e.size;
+        if (!quiet && !chosen_files_.empty()) std::cout << "reading " << chosen_files_.size() << " files, " << human_size(sum) << std::endl;
+        ChunkReader chunks(repo_, tree_wire_, kReadAhead);
+        IdHasher hasher(repo_.keys.id);
+        Progress progress(sum);
+        for (auto& [e, where] : chosen_files_) {
+            try {
+                chunks.read_all(e.chunks, hasher, [](size_t, View) {});
+            } catch (const Corrupt& error) { wrong(text(in_quotes(e.path), " cannot be read", where, ": ", error.what())); }
+            progress.add(e.size);
+            result_->bytes_read += e.size;
+        }
+    }
+
     /// Whether a chunk has a place that is not known to be bad.
     bool is_there(const ChunkId& id) {
         return std::ranges::any_of(repo_.index.places(id), [&](auto& p) { return !bad_.contains(repo_.index.pack(repo_.index.frame(p.frame)).name); });
@@ -5717,6 +5793,7 @@ private:
             ++result_->files;
             bool good = std::ranges::all_of(e.chunks, [&](auto& id) { return is_there(id); });
             if (!good) wrong(text("a part of ", in_quotes(e.path), " is lost or damaged", in_snapshot));
+            else maybe_choose(e, in_snapshot);
             return good;
         }, [&](auto& what) { wrong(what + in_snapshot); });
     }
@@ -5725,6 +5802,9 @@ private:
     CheckResult* result_ = nullptr;
     std::mutex mutex_;
     std::set<Hash> bad_; // packs
+    uint64_t wanted_files_ = 0, files_seen_ = 0;
+    std::vector<std::pair<Entry, std::string>> chosen_files_; // with the snapshot, in words
+    std::mt19937_64 chance_{std::random_device()()};
     TaskPool tree_wire_, wire_;
     TreeWalk walk_{repo_, tree_wire_};
 };
@@ -6194,6 +6274,8 @@ constexpr Option kOptions[] = {
     {"backup", "allow-empty", "", "store it even if it is empty"},
     {"backup", "allow-shrink", "", "commit although most of SRC is gone, or a disk is not mounted"},
     {"backup", "n,dry-run", "", "send nothing; with -v, list what would be stored"},
+    {"backup", "verify", "[AMOUNT]", "read back what was stored: all, or 10%, 500M"},
+    {"backup", "copy-links", "", "store what symbolic links lead to in their place"},
     {"backup", "checksum", "", "read every file, trust content alone"},
     {"backup", "ignore-inode", "", "do not compare inode numbers (network mounts)"},
     {"backup", "ignore-ctime", "", "do not compare the time of the last status change"},
@@ -6210,7 +6292,7 @@ constexpr Option kOptions[] = {
     {"restore", "n,dry-run", "", "say what would happen, change nothing"},
     {"snapshots", "forgotten", "", "those that were forgotten and not pruned yet"},
     {"key", "new-password-file", "FILE", "its first line is the new passphrase"},
-    {"check", "read-data", "[AMOUNT]", "read the packs, too: all, or 10%, 500M, 3/7 (the third seventh)"},
+    {"check", "read-data", "[AMOUNT]", "read the packs, too: all, or 10%, 500M, 3/7 (the third seventh), newer:7d; or files:200"},
     {"check", "append-only", "", "try whether the server lets objects be changed or removed"},
     {"forget", "keep-last", "N", "keep the newest N of each host and source"},
     {"forget", "keep-hourly", "N", "keep the newest of each of N hours that have any"},
@@ -6549,6 +6631,7 @@ Selection parse_selection(const Arguments& args) {
     if (selection.only && selection.only->contains("")) selection.only.reset(); // all of it
     selection.skip_caches = args.flag("exclude-caches");
     selection.one_file_system = args.flag("one-file-system");
+    selection.copy_links = args.flag("copy-links");
     if (args.flag("exclude-larger-than")) selection.largest = parse_size(args.value("exclude-larger-than"));
     return selection;
 }
@@ -6567,6 +6650,45 @@ BackupOptions parse_backup_options(const Job& job) {
     if (auto s = environment("NFREEZE_CHECKPOINT_SECONDS"); !s.empty()) o.checkpoint = std::chrono::seconds(std::atoi(s.c_str()));
     o.skip = job.own_directory();
     return o;
+}
+
+Sample parse_sample(const std::string& s) {
+    Sample sample;
+    if (s.empty()) return sample;
+    uint64_t n = 0, of = 0;
+    if (s.starts_with("newer:")) {
+        auto age = parse_age(s.substr(6));
+        if (!age) throw Usage(text("an age is given as newer:7d, not ", in_quotes(s)));
+        sample.newer = *age;
+        return sample;
+    }
+    if (s.starts_with("files:")) {
+        sample.files = parse_size(s.substr(6));
+        if (sample.files < 1 || sample.files > 1'000'000) throw Usage("between 1 and 1000000 files can be read");
+        return sample;
+    }
+    auto end = s.data() + s.size(), at = std::from_chars(s.data(), end, n).ptr;
+    if (at + 1 == end && *at == '%' && n <= 100) {
+        sample.share = double(n) / 100;
+    } else if (at != end && *at == '/') {
+        if (std::from_chars(at + 1, end, of).ptr != end || n < 1 || n > of) throw Usage(text("a part is given as 3/7, not ", in_quotes(s)));
+        sample.part = n - 1;
+        sample.parts = of;
+    } else {
+        sample.bytes = parse_size(s);
+    }
+    return sample;
+}
+
+/// Reads back what this run has stored, or so much of it.
+Exit verify(const Job& job) {
+    auto sample = parse_sample(job.args.value("verify"));
+    sample.of_this_run = true;
+    CheckResult r;
+    Check(*job.repo, job.connections()).run(&sample, true, r);
+    job.report(text("verified: ", r.packs_read, " packs, ", human_size(r.bytes_read), "; errors: ", r.errors),
+               Json().add("packs_read", r.packs_read).add("bytes_read", r.bytes_read).add("errors", uint64_t(r.errors)));
+    return r.errors > 0 ? Exit::damaged : Exit::ok;
 }
 
 /// Backs up one source, or the stream in its place, and says what came of it.
@@ -6659,7 +6781,8 @@ Exit verb_backup_stream(int argc, char** argv) {
         stream.fd = running->output();
         stream.ended = [&] { running->wait(); };
     }
-    return back_up(job, stream.name, &stream);
+    auto code = back_up(job, stream.name, &stream);
+    return job.args.flag("verify") ? worse(code, verify(job)) : code;
 }
 
 Exit verb_backup(int argc, char** argv) {
@@ -6672,12 +6795,12 @@ Exit verb_backup(int argc, char** argv) {
         sources.push_back(source.get());
     }
     parse_backup_options(job); // what is wrong with them is said before anything is asked
+    bool verify_too = job.args.flag("verify");
+    parse_sample(job.args.value("verify"));
     open_for_backup(job);
     auto worst = Exit::ok;
-    for (auto& source : sources) {
-        worst = worse(worst, back_up(job, source, nullptr));
-    }
-    return worst;
+    for (auto& source : sources) worst = worse(worst, back_up(job, source, nullptr));
+    return verify_too ? worse(worst, verify(job)) : worst;
 }
 
 /// A path as the user typed it or as `ls` printed it, in the form the tree has.
@@ -6923,23 +7046,6 @@ Exit verb_cat(int argc, char** argv) {
     job.open();
     print_file(*job.repo, choose_snapshot(*job.repo, job.choice()), clean_path(job.operands[0]));
     return job.verdict();
-}
-
-Sample parse_sample(const std::string& s) {
-    Sample sample;
-    if (s.empty()) return sample;
-    uint64_t n = 0, of = 0;
-    auto end = s.data() + s.size(), at = std::from_chars(s.data(), end, n).ptr;
-    if (at + 1 == end && *at == '%' && n <= 100) {
-        sample.share = double(n) / 100;
-    } else if (at != end && *at == '/') {
-        if (std::from_chars(at + 1, end, of).ptr != end || n < 1 || n > of) throw Usage(text("a part is given as 3/7, not ", in_quotes(s)));
-        sample.part = n - 1;
-        sample.parts = of;
-    } else {
-        sample.bytes = parse_size(s);
-    }
-    return sample;
 }
 
 /// Tries on an object of its own what ransomware would do. Returns whether the server refused all of it.
