@@ -14,8 +14,8 @@
 //    2. Errors and messages                  9. Trees
 //    3. OS handles                          10. Backup
 //    4. Encoding                            11. Restore
-//    5. Crypto                              12. Looking: snapshots, ls, cat, diff
-//    6. Chunker and compression             13. Care: check, forget
+//    5. Crypto                              12. Looking: snapshots, ls, cat, diff, du
+//    6. Chunker and compression             13. Care: check, repair, prune, forget
 //    7. Store: named objects, disk or SFTP  14. Command line
 // Two ways to read: from top to bottom; or, for what must be trusted with data and secrets, 0, 3,
 // 4, 5, 8, 9, 11. Section 7 is as untrusted as the server: what it returns is authenticated by 8.
@@ -30,7 +30,8 @@
 //   It can withhold the newest segments and so show an older, consistent state. No client that
 //   remembers nothing can notice; each backup prints the id of its snapshot, which --expect looks for.
 //   A client that is taken over holds the passphrase and can read all. On a server that refuses to
-//   delete it can destroy nothing.
+//   delete it can destroy nothing: it can mark snapshots as forgotten and packs as condemned, and nothing
+//   is lost until somebody who may delete prunes; prune shows what was forgotten and asks.
 //   Who knows only the passphrase's key object can guess passphrases, at the price of one scrypt each.
 //
 // OBJECTS. All are created once (CREAT|EXCL, mode 0400), never renamed, overwritten or appended to.
@@ -103,17 +104,18 @@
 //       segment names them.
 //   I3  A snapshot is added only together with, or after, all that it needs.
 //   I4  A pack is deleted only when it was condemned a grace period ago and, worked out anew, no
-//       snapshot needs it. (This version deletes no packs.)
+//       snapshot needs it.
 //   I5  No segment is written whose packs or chunks rely on something condemned.
 //   I6  Nothing is parsed, written to disk or acted upon before it is authenticated.
 //   I7  A restored file appears under its name only when it is complete and checked; no path or link
 //       in a backup can lead a write outside the destination.
-//   I8  Secrets are wiped and never in argv or a message.
+//   I8  Secrets are wiped, never in argv or a message, and printed by `key export` only.
 //   I9  A file counts as unchanged only if size, mtime, ctime and inode agree, it is not flagged, AND
 //       all of its chunks are present now.
 //   I10 Absence is never recorded. A pack that is missing does not count in this run, so its chunks are
-//       sent again from the files that still hold them; if it comes back, it counts. Verbs that only
-//       read never write.
+//       sent again from the files that still hold them; if it comes back, it counts. Only prune and
+//       repair record that a pack is gone, repair after it has saved what opens. Verbs that only read
+//       never write.
 //
 // WHY IT IS SO, where there was a choice
 //   - Names are hashes of content and objects are never changed, so a torn upload cannot be mistaken for
@@ -131,6 +133,14 @@
 //     and the list. The list of the tree's chunks is
 //     itself stored in chunks, not in the snapshot record: every run downloads the index, and
 //     unchanged trees of a million files would else add 60 KiB to it each day.
+//   - Deleting needs neither locks nor the client's clock. Packs are condemned, and a grace period later,
+//     between the server's own time stamps of two segments, deleted. Whoever commits looks at index/ a moment
+//     before and copies what it relies on out of packs that were condemned meanwhile (I5), so a snapshot
+//     that is committed relies on nothing that was condemned when its writer last looked; and who deletes
+//     works out anew what all snapshots need. The record of condemning carries its time along when
+//     segments merge. A segment that is superseded is deleted only once what supersedes it is an hour old: a
+//     listing is not atomic, and one that is under way must not miss both. Packs are removed first and the
+//     removal recorded then: that a condemned pack is missing hurts nobody.
 //   - Packs and segments share one sealed shape, so that there is one piece of code to trust.
 //   - Padding is sealed with the table, so that it needs no rule of its own.
 
@@ -5133,7 +5143,7 @@ private:
 };
 
 // ============================================================================
-// [SECTION] 12. Looking: snapshots, ls, cat, diff
+// [SECTION] 12. Looking: snapshots, ls, cat, diff, du
 // ============================================================================
 // Uses: 8, 9. Provides: tables and lists on standard output. Must hold: I10.
 
@@ -5544,10 +5554,11 @@ void print_file(Repository& repo, const Snapshot& snapshot, const std::string& p
 }
 
 // ============================================================================
-// [SECTION] 13. Care: check, forget
+// [SECTION] 13. Care: check, repair, prune, forget
 // ============================================================================
-// Uses: 8, 9, 12. Provides: whether everything is there and what it was; which snapshots may go.
-// Must hold: I10: a check writes nothing, and forgetting deletes nothing.
+// Uses: 8, 9, 10, 12. Provides: whether everything is there and what it was; saving what can be had;
+// which snapshots may go; making room. Must hold: I4, I5, I10: a check writes nothing, forgetting deletes
+// nothing.
 
 /// How much of the packs a check reads: all, a share or a number of bytes by chance, one of several
 /// parts, which together are all, those that are not older, those of this run, or some files by chance.
@@ -7085,7 +7096,7 @@ Exit verb_check(int argc, char** argv) {
     auto sample = parse_sample(job.args.value("read-data"));
     job.open();
     CheckResult r;
-    Check(*job.repo, job.connections()).run(read ? &sample : nullptr, job.quiet(), r);
+    Check(*job.repo, job.connections()).run(read ? &sample : nullptr, job.quiet() || job.json(), r);
     auto packs = job.repo->index.packs().size();
     Json json;
     json.add("snapshots", r.snapshots).add("packs", packs).add("packs_read", r.packs_read).add("bytes_read", r.bytes_read).add("errors", uint64_t(r.errors));
@@ -7175,8 +7186,10 @@ Exit verb_forget(int argc, char** argv) {
         throw Usage("give either rules (--keep-...), or the IDs of snapshots, or --purge with --path; see: nfreeze help forget");
     job.open(by_path || job.args.flag("undo"));
     if (job.args.flag("undo")) {
-        for (auto* s : find_snapshots(job.repo->snapshots(true), job.operands))
-            std::cout << "snapshot " << hex(unforget(*job.repo, *s, job.connections())) << std::endl;
+        for (auto* s : find_snapshots(job.repo->snapshots(true), job.operands)) {
+            auto id = hex(unforget(*job.repo, *s, job.connections()));
+            job.report("snapshot " + id, Json().add("snapshot", id));
+        }
         return job.verdict();
     }
     auto all = chosen_snapshots(job);
