@@ -2225,18 +2225,20 @@ std::string recovery_sheet(const Secret& master) {
     return sheet;
 }
 
-/// The inverse; other lines and spaces count for nothing. Throws Error that names a line with a typing error.
+/// The inverse; other lines, and what is no digit, count for nothing. Throws Error that names a line with a typing error.
 Secret read_recovery_sheet(const std::string& sheet) {
     Secret master(32);
     std::istringstream lines(sheet);
     unsigned found = 0;
     for (std::string line; std::getline(lines, line); wipe(line)) {
-        std::erase_if(line, [](char c) { return std::isspace(uint8_t(c)); });
-        unsigned number = line.size() == 21 ? unsigned(line[0] - '0') : 0;
-        if (number < 1 || number > 4) continue;
+        size_t begin = std::min(line.find_first_not_of(' '), line.size());
+        if (begin == line.size() || line[begin] < '1' || line[begin] > '4') continue;
+        auto number = unsigned(line[begin] - '0');
+        std::erase_if(line, [](char c) { return !std::isxdigit(uint8_t(c)); });
+        bool good = line.size() == 21;
+        line.resize(21, '0');
         Secret numbered(11);
         numbered.span()[0] = uint8_t(number);
-        bool good = true;
         for (size_t i = 0; i < 10; ++i)
             good &= std::from_chars(&line[1 + 2 * i], &line[3 + 2 * i], numbered.span()[i + 1], 16).ptr == &line[3 + 2 * i];
         auto check = sha256(numbered.view().first(9));
@@ -2813,7 +2815,7 @@ public:
     void remove_superseded() {
         for (auto& [key, s] : segments_) {
             auto since = index.superseded.find(short_name(s.name));
-            if (s.superseded_at_start && server_time() - since->second >= kSettled && !remove_segment(s)) return;
+            if (s.superseded_at_start && server_time() - since->second >= kSettled && !try_remove(s.file())) return;
         }
     }
     /// Deletes what was left of uploads that broke off so long ago (seconds).
@@ -2821,7 +2823,7 @@ public:
         for (auto& [key, s] : segments_) {
             auto shortened = short_name(s.name);
             bool garbage = s.state == Segment::broken && index.torn.contains(shortened) && !index.parents.contains(shortened);
-            if (garbage && server_time() - s.mtime >= age && !remove_segment(s)) return;
+            if (garbage && server_time() - s.mtime >= age && !try_remove(s.file())) return;
         }
     }
 
@@ -2836,12 +2838,18 @@ public:
         } catch (const Uncertain&) {
             if (Clock::now() > begun + kRetryFor) throw;
         }
+        return false;
+    }
+    /// Whether the object is gone now: a server need not let us.
+    bool try_remove(const std::string& name) {
         try {
-            store.remove(name); // as far as it got, and if the server lets us
+            store.remove(name);
+        } catch (const NotThere&) {
         } catch (const Error& e) {
             if (e.exit == Exit::interrupted) throw;
+            return false;
         }
-        return false;
+        return true;
     }
 
     /// The latest snapshots first: those that count, or those that were forgotten.
@@ -2889,17 +2897,6 @@ private:
         if (index.listed_packs) index.listed_packs->clear(); // packs of later segments count as absent, which costs little
     }
 
-    /// Whether the server lets us; all that matters is done already.
-    bool remove_segment(const Segment& s) {
-        try {
-            store.remove(s.file());
-        } catch (const NotThere&) {
-        } catch (const Error& e) {
-            if (e.exit == Exit::interrupted) throw;
-            return false;
-        }
-        return true;
-    }
     /// Returns false if nobody knows whether it was written.
     bool write_segment(View additions, Clock::time_point begun, bool merge_all) {
         auto merged = choose_merge(additions.size(), merge_all);
@@ -2915,7 +2912,7 @@ private:
             if (live(s) && !gone.contains(shortened)) put_record(out, Record::segment_parent, shortened);
             if (s.state == Segment::broken && !index.torn.contains(shortened)) put_record(out, Record::segment_torn, shortened);
         }
-        for (auto& name : uncertain_) put_record(out, Record::segment_superseded, name);
+        for (auto& name : uncertain_) put_record(out, Record::segment_torn, name);
         out.raw(additions);
         if (!send_segment(out, begun)) return false;
         for (auto& name : gone) index.superseded.emplace(name, Index::kJustNow);
@@ -3062,9 +3059,10 @@ private:
         done.name = object.name;
         done.size = object.bytes.size();
         if (!create(done.file(), object, begun)) {
-            // Should that name turn up, torn or whole: the next segment says the same and more.
+            // It stays, and counts if it turns up whole: somebody may have read it, and take what it merged
+            // for superseded. The next segment says that it need not be whole.
             uncertain_.insert(short_name(object.name));
-            index.superseded.emplace(short_name(object.name), Index::kJustNow);
+            index.torn.insert(short_name(object.name));
             return false;
         }
         done.state = Segment::whole;
@@ -3372,6 +3370,7 @@ public:
     /// this run relies on was condemned meanwhile, its chunks are copied first (I5).
     void checkpoint(View additions) {
         collect();
+        last_checkpoint_ = Clock::now();
         if (records_.size() == 0 && additions.empty() && repo_.index.relied_but_condemned().empty()) return;
         commit([&] {
             while (rescue()) repo_.refresh();
@@ -3502,6 +3501,7 @@ private:
                 packs_.give_back(std::move(object.bytes));
                 continue;
             }
+            repo_.try_remove(object_name("packs", object.name)); // as far as it got
             auto frames = open_object(kPackLabel, repo_.keys.pack, object.bytes, "a pack just sealed").frames;
             if (frames.size() < 2) pause_for(backoff(failed++));
             size_t middle = frames.size() / 2;
@@ -5857,7 +5857,9 @@ struct Keep {
 };
 
 struct RepairResult {
-    uint64_t read = 0, adopted = 0, snapshots = 0, damaged = 0, saved = 0, lost = 0; // the last two are chunks
+    uint64_t read = 0, adopted = 0, snapshots = 0, damaged = 0; // packs
+    uint64_t unreadable = 0;      // packs of which nobody can tell what was in them
+    uint64_t saved = 0, lost = 0; // chunks
 };
 
 /// Reads all packs. Those that a damaged index does not name are listed anew, with the snapshots that ride
@@ -5931,6 +5933,7 @@ private:
                 table = open_table(kPackLabel, aead, bytes, object_name("packs", pack.name)).first;
             }
         } catch (const Corrupt&) {} // without a table nothing of it can be found
+        result_.unreadable += table.empty();
         result_.lost += open_frames(repo_, table, salt, bytes, [&](const FrameInfo& f, const Chunk&, View chunk) {
             if (f.kind == Kind::snapshot && !known) adopt(decode_snapshot(chunk));
             packer_.put(f.kind, chunk, true);
@@ -6063,7 +6066,7 @@ private:
     }
 
     /// Chooses what to condemn: packs that nothing needs, and the emptiest others until little enough is
-    /// unused; small ones, once there are many; packs that no segment names and nobody is still sending.
+    /// unused; small ones, once there are many; packs that no segment names. Not what came lately.
     void choose(Plan& plan) {
         auto uses = repo_.index.uses();
         auto& packs = repo_.index.packs();
@@ -6077,7 +6080,7 @@ private:
         for (size_t i = 0; i < packs.size(); ++i) {
             auto& p = packs[i];
             plan.used += uses[i].used;
-            if (p.condemned || repo_.index.deleted.contains(p.name)) continue;
+            if (p.condemned || repo_.index.deleted.contains(p.name) || is_young(p.name, options_.grace)) continue;
             if (uses[i].used == 0) {
                 condemn(p.name, p.size);
                 continue;
@@ -6096,7 +6099,12 @@ private:
             condemn(packs[i].name, packs[i].size);
         }
         for (auto& [name, size] : listed())
-            if (!repo_.index.find_pack(name) && !repo_.index.condemned.contains(name) && (options_.grace == 0 || ages_[name] >= kSettled)) condemn(name, size);
+            if (!repo_.index.find_pack(name) && !repo_.index.condemned.contains(name) && !is_young(name, kSettled)) condemn(name, size);
+    }
+    /// Whether a backup that is still running, or was interrupted and will go on, may have stored it.
+    bool is_young(const Hash& name, int64_t age) const {
+        auto at = ages_.find(name);
+        return options_.grace > 0 && at != ages_.end() && at->second < age;
     }
 
     const std::map<Hash, uint64_t>& listed() const { return *repo_.index.listed_packs; }
@@ -7113,11 +7121,12 @@ Exit verb_repair(int argc, char** argv) {
     Check(*job.repo, job.connections()).run(nullptr, true, left);
     Json json;
     json.add("packs_read", r.read).add("packs_adopted", r.adopted).add("snapshots_adopted", r.snapshots).add("packs_damaged", r.damaged);
-    json.add("chunks_saved", r.saved).add("chunks_lost", r.lost).add("errors_left", uint64_t(left.errors));
+    json.add("packs_unreadable", r.unreadable).add("chunks_saved", r.saved).add("chunks_lost", r.lost).add("errors_left", uint64_t(left.errors));
     job.report(text("read: ", r.read, " packs; listed anew: ", r.adopted, ", with ", r.snapshots, " snapshots\ndamaged: ", r.damaged,
                     " packs; of the chunks in them ", r.saved, " were saved, ", r.lost, " cannot be had",
+                    r.unreadable == 0 ? "" : text("\nwhat was in ", r.unreadable, " of these packs nobody can tell: snapshots may have been among it"),
                     left.errors == 0 ? "" : text("\nlost: ", left.errors, " files, named above. A backup sends again what is still on the disk; the rest can be forgotten")), json);
-    return left.errors > 0 ? Exit::damaged : Exit::ok;
+    return left.errors + r.unreadable > 0 ? Exit::damaged : Exit::ok;
 }
 
 Keep parse_keep(const Arguments& args) {

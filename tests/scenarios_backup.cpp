@@ -544,8 +544,10 @@ TEST_CASE("backup: after many backups the index is still a few segments") {
     for (int i = 0; i < 16; ++i) {
         write_file(site.src / "file", std::to_string(i));
         site.backup_or_fail();
+        for (const fs::path& segment : files_below(site.repo / "index")) // an hour passes
+            fs::last_write_time(segment, fs::last_write_time(segment) - std::chrono::hours(1));
     }
-    CHECK(files_below(site.repo / "index").size() <= 8);
+    CHECK(files_below(site.repo / "index").size() <= 9);
     const Result table = site.nfreeze({"snapshots", site.url});
     CHECK(lines_of(table.out).size() == 17);
     check_restores(site);

@@ -231,6 +231,17 @@ class TestStore : public Store {
         std::lock_guard lock(mutex_);
         if (objects.erase(name) == 0) throw NotThere("no object " + name);
     }
+    void truncate(const std::string& name) override {
+        if (append_only) throw Error("truncating " + name + " is forbidden");
+        std::lock_guard lock(mutex_);
+        objects.at(name).clear();
+    }
+    void rename(const std::string& from, const std::string& to) override {
+        if (append_only) throw Error("renaming " + from + " is forbidden");
+        std::lock_guard lock(mutex_);
+        objects[to] = std::exchange(objects.at(from), {});
+        objects.erase(from);
+    }
     void make_directory(const std::string& dir) override {
         std::lock_guard lock(mutex_);
         directories.insert(dir);
@@ -290,6 +301,10 @@ struct Forward : Store {
     }
     void create(const std::string& name, View data) override { to->create(name, data); }
     void remove(const std::string& name) override { to->remove(name); }
+    void truncate(const std::string& name) override { to->truncate(name); }
+    void rename(const std::string& from, const std::string& to_name) override {
+        to->rename(from, to_name);
+    }
     void make_directory(const std::string& dir) override { to->make_directory(dir); }
 };
 
