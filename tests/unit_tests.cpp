@@ -22,5 +22,6 @@
 #include "unit/08c_repository.hpp"
 #include "unit/08d_chunks.hpp"
 #include "unit/09_trees.hpp"
+#include "unit/10_patterns.hpp"
 #include "unit/12_looking.hpp"
 #include "unit/13_care.hpp"
