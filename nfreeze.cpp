@@ -215,6 +215,7 @@
 #include <mutex>
 #include <optional>
 #include <random>
+#include <ranges>
 #include <set>
 #include <span>
 #include <sstream>
@@ -2512,6 +2513,7 @@ public:
         auto number = uint32_t(packs_.size());
         by_name_[pack.name] = number;
         pack.condemned = condemned.contains(pack.name);
+        pack.present &= !deleted.contains(pack.name);
         Table table = std::exchange(pack.table, {});
         packs_.push_back(std::move(pack));
         uint32_t offset = kHead;
@@ -2529,7 +2531,7 @@ public:
     /// Where packs/ was not listed, reading will tell.
     bool is_listed(const PackInfo& pack) const {
         if (deleted.contains(pack.name)) return false;
-        if (!listed_packs) return true;
+        if (!listed_packs || pack.seq == kNone) return true; // what this run sent is there: a listing may lag
         auto listed = listed_packs->find(pack.name);
         return listed != listed_packs->end() && listed->second == pack.size;
     }
@@ -2545,12 +2547,19 @@ public:
         deleted.insert(name);
         if (auto p = by_name_.find(name); p != by_name_.end()) packs_[p->second].present = false;
     }
-    /// Takes a listing of packs/ as what is there.
-    void see(const std::vector<ObjectInfo>& listing) {
+    /// Takes a listing of packs/ as what is there; `more`: beside what is known to be.
+    void see(const std::vector<ObjectInfo>& listing, bool more = false) {
         listed_packs.emplace();
         for (auto& p : listing)
             if (auto name = parse_hash(p.name)) (*listed_packs)[*name] = p.size;
-        for (auto& p : packs_) p.present = is_listed(p);
+        for (auto& p : packs_) p.present = (more && p.present) || is_listed(p);
+    }
+    /// Whether all that held a chunk was deleted. That it is absent is another thing (I10).
+    bool is_gone(const ChunkId& id) {
+        auto gone = [&](const Place& p) { return frames_[p.frame].pack != kNone && deleted.contains(pack(frames_[p.frame]).name); };
+        Place* p = places_.find(id);
+        auto [from, to] = more_.equal_range(id);
+        return (!p || gone(*p)) && std::all_of(from, to, [&](auto& m) { return gone(m.second); });
     }
 
     /// Whether a chunk need not be sent: it is in a pack that is there and not condemned, or on
@@ -2630,11 +2639,12 @@ public:
     const PackInfo& pack(const FramePlace& f) const { return packs_[f.pack]; }
     const std::vector<PackInfo>& packs() const { return packs_; }
 
-    /// Chunks this run relies on whose pack was condemned meanwhile, in the order in which they lie.
-    std::vector<Place> relied_but_condemned() {
+    /// Chunks this run relies on which only condemned packs hold by now, `most` at most, in the order in
+    /// which they lie.
+    std::vector<Place> relied_but_condemned(size_t most = SIZE_MAX) {
         std::vector<Place> found;
         places_.each([&](Place& p) {
-            if (p.relied && !usable(p)) found.push_back(p);
+            if (found.size() < most && p.relied && !usable(p) && !rely_on(p.id)) found.push_back(p);
         });
         std::ranges::sort(found, {}, [](auto& p) { return std::pair(p.frame, p.offset); });
         return found;
@@ -2745,7 +2755,7 @@ public:
     }
 
     /// Throws Corrupt unless this master key opens what is in index/.
-    static void try_key(Store& store, const Secret& master) { Repository(store, master).load({store.list("index"), {}}); }
+    static void try_key(Store& store, const Secret& master) { Repository(store, master).load(list(store, false)); }
 
     /// Opens a repository. `passphrase` is asked for only once it is sure that there is one. The key
     /// is stretched while index/ and, if asked for, packs/ are listed: at 100 names a round trip that
@@ -2776,30 +2786,46 @@ public:
 
     /// Reads the segments that have come since; says what is lost (I10: says, never records).
     void refresh() {
-        read_segments(store.list("index"));
+        auto at = since_boot();
+        read_segments(store.list("index"), at);
     }
+    /// Counts packs of segments that came meanwhile as present if they are.
+    void find_packs() {
+        if (index.listed_packs) index.see(store.list("packs"), true);
+    }
+
     /// Makes records part of the index: one new segment, which also takes in the small ones before it
     /// (`merge_all`: all but very large ones). `records` is called once the state of index/ is known as it
     /// was a moment ago, which is nothing beside a grace period (I4); what they name must be durable (I2, I3)
     /// and rely on nothing that is condemned by then (I5). Called again if the outcome of writing is
     /// unknown: until it is written anew much may happen.
     template <class F> void commit(F records, bool merge_all = false) {
-        for (auto begun = Clock::now();; listed_.reset()) {
+        for (std::optional<Clock::time_point> begun;; listed_.reset()) {
             if (!listed_ || since_boot() - *listed_ > listing_lasts) refresh();
-            Bytes additions = records();
-            if (write_segment(additions, begun, merge_all)) return;
+            Bytes additions = records(); // which may take hours
+            if (!begun) begun = Clock::now();
+            bool written = write_segment(additions, *begun, merge_all);
+            if (written && since_boot() - *listed_ < std::chrono::seconds(kSettled)) return; // not suspended for days
         }
     }
     Clock::duration listing_lasts = kListingFresh;
 
-    /// The newest time stamp in index/, in seconds: by the server's clock it is at least so late.
+    /// By the server's clock, in seconds: when this run has written a segment and seen it listed, else the
+    /// newest time stamp in index/.
     int64_t server_time() const {
         int64_t latest = 0;
+        if (auto own = segments_.find(written_); own != segments_.end() && own->second.mtime > 0) return own->second.mtime;
         for (auto& [key, s] : segments_) latest = std::max(latest, s.mtime);
         return latest;
     }
     size_t segments() const { return segments_.size(); }
-    /// Segments that others name and that are not there.
+    /// Segments whose content is lost: that others name and that are not there, or are damaged.
+    std::vector<ShortName> lost_segments() const {
+        auto lost = missing_parents();
+        for (auto& [key, s] : segments_)
+            if (s.state == Segment::broken && s.was_whole) lost.push_back(short_name(s.name));
+        return lost;
+    }
     std::vector<ShortName> missing_parents() const {
         std::set<ShortName> whole;
         for (auto& [key, s] : segments_)
@@ -2815,7 +2841,9 @@ public:
     void remove_superseded() {
         for (auto& [key, s] : segments_) {
             auto since = index.superseded.find(short_name(s.name));
-            if (s.superseded_at_start && server_time() - since->second >= kSettled && !try_remove(s.file())) return;
+            if (!s.superseded_at_start || server_time() - since->second < kSettled) continue;
+            if (!try_remove(s.file())) return;
+            s.superseded_at_start = false;
         }
     }
     /// Deletes what was left of uploads that broke off so long ago (seconds).
@@ -2868,11 +2896,13 @@ private:
         uint64_t size = 0;
         enum State : uint8_t { unread, whole, broken } state = unread;
         int64_t mtime = 0; // seconds, by the server's clock; 0 until it was listed
+        bool was_whole = false; // a broken one that is no upload which was cut: its end is there
         bool superseded_at_start = false;
         std::optional<Bytes> records; // kept for merging if not larger than kKeepRecords
         std::string file() const { return text("index/", std::hex, std::setw(8), std::setfill('0'), seq, "-", hex(name)); }
     };
     struct Listing {
+        Clock::duration at; // by since_boot()
         std::vector<ObjectInfo> index;
         std::optional<std::vector<ObjectInfo>> packs;
     };
@@ -2881,7 +2911,8 @@ private:
 
     static Listing list(Store& store, bool with_packs) {
         // index/ first: what its segments name was durable before they were (I2), so is in packs/.
-        Listing l{store.list("index"), {}};
+        auto at = since_boot();
+        Listing l{at, store.list("index"), {}};
         if (with_packs) l.packs = store.list("packs");
         return l;
     }
@@ -2890,7 +2921,7 @@ private:
     void load() { load(list(store, true)); }
     void load(Listing listing, bool may_be_lost = false) {
         if (listing.packs) index.see(*listing.packs);
-        read_segments(std::move(listing.index));
+        read_segments(std::move(listing.index), listing.at);
         if (std::ranges::none_of(segments_, [](auto& s) { return s.second.state == Segment::whole; }))
             may_be_lost ? note(damage, "the index is lost") : throw Corrupt("index/ holds no segment that is whole; see: nfreeze help repair");
         for (auto& [key, s] : segments_) s.superseded_at_start = index.superseded.contains(short_name(s.name));
@@ -2910,7 +2941,7 @@ private:
         for (auto& [key, s] : segments_) {
             auto shortened = short_name(s.name);
             if (live(s) && !gone.contains(shortened)) put_record(out, Record::segment_parent, shortened);
-            if (s.state == Segment::broken && !index.torn.contains(shortened)) put_record(out, Record::segment_torn, shortened);
+            if (s.state == Segment::broken && !s.was_whole && !index.torn.contains(shortened)) put_record(out, Record::segment_torn, shortened);
         }
         for (auto& name : uncertain_) put_record(out, Record::segment_torn, name);
         out.raw(additions);
@@ -2921,29 +2952,30 @@ private:
 
     bool live(const Segment& s) const { return s.state == Segment::whole && !index.superseded.contains(short_name(s.name)); }
 
-    static void note(std::vector<std::string>& where, const std::string& what) {
-        if (std::ranges::find(where, what) != where.end()) return;
-        where.push_back(what);
-        say("warning: " + what);
+    void note(std::vector<std::string>& where, const std::string& what) {
+        if (std::ranges::find(where, what) == where.end()) where.push_back(what);
+        if (told_.insert(what).second) say("warning: " + what);
     }
 
     /// Reads what is new in a listing of index/, the newest first, so that superseded segments are
     /// not read. A listing is not atomic: what seems lost is looked for twice more.
-    void read_segments(std::vector<ObjectInfo> listing) {
-        listed_ = since_boot();
+    void read_segments(std::vector<ObjectInfo> listing, Clock::duration at) {
         for (int round = 0;; ++round) {
+            listed_ = at;
             bool vanished = !read_listed(listing);
             if (!vanished && missing_parents().empty()) break;
             if (round == 2) break;
+            at = since_boot();
             listing = store.list("index");
         }
+        doubts.clear();
         for (auto& p : missing_parents())
             note(damage, text("index segment ", hex(p), " was lost or is withheld by the server: what it listed is unknown"));
         for (auto& [key, s] : segments_) {
             auto shortened = short_name(s.name);
-            if (s.state == Segment::broken && !index.superseded.contains(shortened) && !index.torn.contains(shortened) &&
-                !index.parents.contains(shortened))
-                note(doubts, text(s.file(), " is not whole: an interrupted upload, or damage; the next backup notes it"));
+            if (s.state != Segment::broken || index.superseded.contains(shortened) || index.torn.contains(shortened) || index.parents.contains(shortened)) continue;
+            if (s.was_whole) note(damage, s.file() + " is damaged: what it listed is unknown");
+            else note(doubts, text(s.file(), " is not whole: an interrupted upload, or damage; the next backup notes it"));
         }
     }
     /// Returns whether every listed segment was still there.
@@ -2978,12 +3010,18 @@ private:
         return all_there;
     }
 
-    Bytes load_records(const Segment& s) {
+    Bytes load_records(Segment& s) {
         if (s.size > kSegmentMax) throw Corrupt(s.file() + " is larger than any segment");
         auto bytes = store.read(s.file(), 0, s.size);
-        if (sha256(bytes) != s.name) throw Corrupt(s.file() + " is not whole"); // I1
         Label label = kSegmentLabel;
         label.seq = s.seq;
+        if (sha256(bytes) != s.name) { // I1
+            if (bytes.size() >= kHead) {
+                auto aead = object_aead(label, keys.index, View(bytes).subspan(8, sizeof(Salt)));
+                s.was_whole = aead.open(kNonceFooter, View(bytes).last(kFooter)).has_value();
+            }
+            throw Corrupt(s.file() + " is not whole");
+        }
         auto object = open_object(label, keys.index, bytes, s.file());
         bytes = {}; // a segment may be large: it is in memory once
         Bytes records;
@@ -3014,7 +3052,7 @@ private:
 
     /// Copies a segment's records but for parents that are superseded by now, packs that were deleted
     /// (their names are carried on) and forgotten snapshots of which nothing is left.
-    void copy_records(Writer& out, const Segment& s) {
+    void copy_records(Writer& out, Segment& s) {
         Bytes loaded;
         if (!s.records) loaded = load_records(s);
         for (Reader in(s.records ? *s.records : loaded, "a segment"); !in.empty();) {
@@ -3034,9 +3072,10 @@ private:
                     continue;
                 }
             } else if (type == Record::snapshot_added) {
-                auto snapshot = decode_snapshot(body);
-                bool left = std::ranges::any_of(snapshot.tree, [&](auto& id) { return !index.places(id).empty(); });
-                if (index.forgotten.contains(snapshot.id) && !left) continue;
+                bool was_forgotten = index.forgotten.contains(Reader(body, "a snapshot").array<16>());
+                if (was_forgotten && damage.empty() && doubts.empty() &&
+                    std::ranges::all_of(decode_snapshot(body).tree, [&](auto& id) { return index.is_gone(id); }))
+                    continue;
             }
             put_record(out, type, body);
         }
@@ -3058,13 +3097,15 @@ private:
         auto object = sealer.finish();
         done.name = object.name;
         done.size = object.bytes.size();
-        if (!create(done.file(), object, begun)) {
-            // It stays, and counts if it turns up whole: somebody may have read it, and take what it merged
-            // for superseded. The next segment says that it need not be whole.
-            uncertain_.insert(short_name(object.name));
-            index.torn.insert(short_name(object.name));
-            return false;
-        }
+        // If the outcome is unknown it stays, and counts if it turns up whole: somebody may have read it, and
+        // take what it merged for superseded. The next segment says that it need not be whole.
+        auto shortened = short_name(object.name);
+        uncertain_.insert(shortened);
+        index.torn.insert(shortened);
+        if (!create(done.file(), object, begun)) return false;
+        uncertain_.erase(shortened);
+        index.torn.erase(shortened);
+        written_ = {done.name, done.seq};
         done.state = Segment::whole;
         if (records.size() <= kKeepRecords) done.records = records.take();
         highest_seq_ = done.seq;
@@ -3074,8 +3115,10 @@ private:
 
     std::map<std::pair<Hash, uint32_t>, Segment> segments_; // by name and number, which a server may make up
     uint32_t highest_seq_ = 0; // among those that authenticated
+    std::pair<Hash, uint32_t> written_{};  // the last one that this run wrote
     std::set<ShortName> uncertain_; // segments that this run sent without learning whether they are there
     std::optional<Clock::duration> listed_; // when index/ was, by since_boot()
+    std::set<std::string> told_;            // warnings
 };
 
 // ---- chunks out --------------------------------------------------------------------
@@ -3122,7 +3165,7 @@ public:
     /// Whether a planner that unpins as well can pin more without waiting for itself.
     bool has_room() {
         std::lock_guard lock(mutex_);
-        return pinned_ + kFrameMax <= budget_;
+        return pinned_ + kFrameMax <= budget_ && pins_ < kPinsMax;
     }
     /// Sends what pin() has gathered. Planner only, before it waits for anything.
     void flush() {
@@ -3371,7 +3414,7 @@ public:
     void checkpoint(View additions) {
         collect();
         last_checkpoint_ = Clock::now();
-        if (records_.size() == 0 && additions.empty() && repo_.index.relied_but_condemned().empty()) return;
+        if (records_.size() == 0 && additions.empty() && repo_.index.relied_but_condemned(1).empty()) return;
         commit([&] {
             while (rescue()) repo_.refresh();
             return additions;
@@ -3547,7 +3590,9 @@ private:
 
     /// Copies chunks that this run relies on out of packs condemned meanwhile; whether there were any.
     bool rescue() {
-        auto endangered = repo_.index.relied_but_condemned();
+        if (repo_.index.relied_but_condemned(1).empty()) return false;
+        repo_.find_packs(); // somebody may have copied it already
+        auto endangered = repo_.index.relied_but_condemned(kPinsMax);
         if (endangered.empty()) return false;
         std::vector<ChunkId> ids;
         for (auto& place : endangered) ids.push_back(place.id);
@@ -3559,7 +3604,11 @@ private:
                 if (checkpoint_due()) commit([] { return View(); }); // packs alone rely on nothing
             });
         } catch (const Corrupt& e) {
-            throw Error(text("something that this run relies on was deleted meanwhile, and nothing was committed; run it again (", e.what(), ")"));
+            throw Error(text("something that this run relies on was deleted meanwhile or is damaged (", e.what(),
+                             "), and nothing was committed; run it again, and if that fails: nfreeze check --read-data"));
+        } catch (const std::future_error&) { // dropped, because another task of the pool failed
+            wire_.check();
+            throw;
         }
         flush();
         return true;
@@ -3648,6 +3697,15 @@ bool is_within(std::string_view path, std::string_view top) {
 }
 
 std::string last_name(const std::string& path) { return path.substr(path.rfind('/') + 1); }
+
+/// Slashes at the ends, doubled ones and "." taken away.
+std::string plain_path(const std::string& path) {
+    std::string out;
+    std::istringstream parts(path);
+    for (std::string part; std::getline(parts, part, '/');)
+        if (!part.empty() && part != ".") out += (out.empty() ? "" : "/") + part;
+    return out;
+}
 
 /// A path that names something below the source and nothing else (I7).
 bool is_safe_path(std::string_view path) {
@@ -4047,7 +4105,10 @@ class Patterns {
 public:
     /// One line; empty ones and comments count for nothing.
     void add(std::string line) {
-        while (line.ends_with(' ') && !line.ends_with("\\ ")) line.pop_back();
+        size_t end = 0; // of what is no space, or an escaped one
+        for (size_t i = 0; i < line.size(); ++i)
+            if (line[i] != ' ') end = std::min(i += line[i] == '\\', line.size() - 1) + 1;
+        line.resize(end);
         if (line.empty() || line[0] == '#') return;
         Pattern p;
         if ((p.negated = line[0] == '!')) line.erase(0, 1);
@@ -4056,7 +4117,7 @@ public:
         if (line.starts_with('/')) line.erase(0, 1);
         if (line.empty()) return;
         if (!anchored) p.names.push_back("**"); // at any depth
-        std::istringstream names(line);
+        std::istringstream names(line + "/"); // so that an empty name at the end counts
         for (std::string name; std::getline(names, name, '/');) p.names.push_back(name);
         patterns_.push_back(std::move(p));
     }
@@ -4346,7 +4407,8 @@ private:
         if (before && before->mount_point && !mount_point && unmounted_.empty()) unmounted_ = shown;
         if (level.fd) add_xattrs(e, before, level.fd.get(), "");
         ++result_.snapshot.counts.directories;
-        if (!before) tell('+', path);
+        char change = before ? difference(e, *before) : '+';
+        if (change != ' ') tell(change, path);
         tree_->add(e);
         if (!level.fd) return level;
         try {
@@ -4396,15 +4458,10 @@ private:
     }
 
     void count_change(const Entry& e, const Entry* before) {
-        if (!before || before->type != e.type) {
-            ++result_.snapshot.counts.new_files;
-            tell('+', e.path);
-        } else if (e.looks_like(*before)) {
-            ++result_.unchanged;
-        } else {
-            ++result_.snapshot.counts.changed_files;
-            tell(difference(e, *before), e.path);
-        }
+        char change = before ? difference(e, *before) : '+';
+        bool fresh = !before || before->type != e.type;
+        ++(fresh ? result_.snapshot.counts.new_files : change == ' ' ? result_.unchanged : result_.snapshot.counts.changed_files);
+        if (change != ' ') tell(change, e.path);
     }
 
     // ---- one entry ----
@@ -4654,7 +4711,7 @@ struct RestoreOptions {
     bool overwrite = false; // replace files that differ
     bool remove = false;    // remove what the snapshot does not have
     bool dry_run = false;
-    bool verbose = false;
+    bool verbose = false, json = false;
     int connections = kConnections;
     std::optional<std::pair<dev_t, ino_t>> skip; // the repository's own directory, never removed
     std::vector<std::string> paths; // what to restore; all if empty
@@ -4794,7 +4851,7 @@ private:
             std::string path = d.path.empty() ? name : d.path + "/" + name;
             struct stat st;
             if (fstatat(d.fd.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) == 0 && options_.skip == std::pair(st.st_dev, st.st_ino)) continue;
-            if (options_.dry_run || options_.verbose) tell(options_.dry_run ? "would delete " : "- ", path);
+            if (options_.dry_run || options_.verbose) tell('-', path);
             if (!options_.dry_run && !remove_tree(d.fd.get(), name, path)) continue;
             ++result_->removed;
         }
@@ -5107,15 +5164,16 @@ private:
 
     // ---- words ----
 
-    void tell(const char* what, const std::string& path) {
+    void tell(char change, const std::string& path) {
         std::lock_guard lock(words_mutex_);
-        std::cout << what << show(path) << '\n';
+        if (options_.dry_run && !options_.json) std::cout << (change == '+' ? "would restore " : "would delete ") << show(path) << '\n';
+        else print_change(change, path, options_.json);
     }
     void tell_new(const Entry& e) {
-        if (options_.verbose) tell("+ ", e.path);
+        if (options_.verbose) tell('+', e.path);
     }
     void would_restore(const Entry& e) {
-        tell("would restore ", e.path);
+        tell('+', e.path);
         ++result_->restored;
         result_->bytes += e.size;
     }
@@ -5276,27 +5334,33 @@ const Snapshot& choose_snapshot(const Repository& repo, const Choice& choice) {
     return *all[0];
 }
 
-/// Calls `f(entry, inside)` for what is at or below some paths, or, where one of them has a *, ? or [, for
-/// all that matches as a pattern of .gitignore would. Returns the paths that were not found.
+bool is_pattern(const std::string& name) { return name.find_first_of("*?[") != name.npos; }
+
+/// Calls `f(entry, inside)` for what is at or below some paths, or matches one of them as a pattern of
+/// .gitignore would. Returns the names that were not found.
 template <class F> std::vector<std::string> for_named(TreeReader& tree, const std::vector<std::string>& names, F f) {
-    Patterns patterns;
     std::vector<std::string> paths;
-    bool any = false;
-    for (auto& name : names) {
-        bool pattern = name.find_first_of("*?[") != name.npos;
-        any |= pattern;
-        pattern ? patterns.add(name) : paths.push_back(name);
+    for (auto& name : names) paths.push_back(plain_path(name));
+    if (std::ranges::none_of(names, is_pattern)) return for_selected(tree, paths, f);
+    std::vector<Patterns> patterns(names.size());
+    std::vector<bool> found(names.size());
+    for (size_t i = 0; i < names.size(); ++i)
+        if (is_pattern(names[i])) patterns[i].add(names[i]);
+    while (auto* e = tree.next()) {
+        bool wanted = false;
+        for (size_t i = 0; i < names.size() && !e->path.empty(); ++i)
+            if (is_within(e->path, paths[i]) || patterns[i].exclude(e->path, e->type == Type::directory)) wanted = found[i] = true;
+        if (wanted) f(*e, true);
     }
-    if (!any) return for_selected(tree, paths, f);
-    for (auto& path : paths) patterns.add("/" + path + "/**"), patterns.add("/" + path);
-    while (auto* e = tree.next())
-        if (!e->path.empty() && patterns.exclude(e->path, e->type == Type::directory)) f(*e, true);
-    return {};
+    std::vector<std::string> missing;
+    for (size_t i = 0; i < names.size(); ++i)
+        if (!found[i]) missing.push_back(names[i]);
+    return missing;
 }
 
 struct ListOptions {
     bool details = false, recursive = false, json = false;
-    std::vector<std::string> paths;
+    std::vector<std::string> names; // paths or patterns
 };
 
 std::string mode_string(const Entry& e) {
@@ -5317,18 +5381,19 @@ public:
     Lister(Repository& repo, const Snapshot& snapshot, const ListOptions& options)
         : repo_(repo), snapshot_(snapshot), options_(options), wire_(2, 8) {}
 
-    /// Prints what is asked for, paths relative to the source. Returns paths that are not there.
+    /// Prints what is asked for, paths relative to the source. Returns names that are not there.
     std::vector<std::string> run(bool& damaged) {
-        auto tops = options_.paths;
-        if (tops.empty()) tops.push_back("");
-        std::ranges::sort(tops, path_before);
         std::vector<std::string> missing;
-        if (std::ranges::any_of(tops, [](auto& t) { return t.find_first_of("*?[") != t.npos; })) {
+        if (std::ranges::any_of(options_.names, is_pattern)) {
             auto tree = open(damaged);
-            missing = for_named(*tree, tops, [&](const Entry& e, bool inside) {
+            missing = for_named(*tree, options_.names, [&](const Entry& e, bool inside) {
                 if (inside) print(e);
             });
         } else {
+            auto tops = options_.names;
+            if (tops.empty()) tops.push_back("");
+            for (auto& top : tops) top = plain_path(top);
+            std::ranges::sort(tops, path_before);
             for (auto& top : tops)
                 if (!list(top, damaged)) missing.push_back(top);
         }
@@ -5399,21 +5464,24 @@ struct Version {
     const Snapshot* first; // that has it
     Entry entry;
 };
-/// Every content that files at, below or matching `names` ever had, the oldest first, by path.
-std::map<std::string, std::vector<Version>> find_versions(Repository& repo, std::vector<const Snapshot*> snapshots,
-                                                          const std::vector<std::string>& names, bool& damaged) {
+/// Every content that files at, below or matching `names` ever had, the oldest first, by path. Names that no
+/// snapshot has stay in `names`.
+std::map<std::string, std::vector<Version>> find_versions(Repository& repo, const std::vector<const Snapshot*>& snapshots,
+                                                          std::vector<std::string>& names, bool& damaged) {
     TaskPool wire(2, 8);
+    auto wanted = names;
     std::map<std::string, std::vector<Version>> found;
     for (auto s = snapshots.rbegin(); s != snapshots.rend(); ++s) {
         stop_if_asked();
         try {
             TreeReader tree(repo, wire, **s);
             tree.on_damage = [](auto& what) { throw Corrupt(what); };
-            for_named(tree, names, [&](const Entry& e, bool inside) {
+            auto missing = for_named(tree, wanted, [&](const Entry& e, bool inside) {
                 if (!inside || e.type == Type::directory) return;
                 auto& versions = found[e.path];
                 if (versions.empty() || difference(e, versions.back().entry) == 'M') versions.push_back({*s, e});
             });
+            std::erase_if(names, [&](auto& name) { return std::ranges::count(missing, name) == 0; });
         } catch (const Corrupt& e) {
             say(text("snapshot ", hex((*s)->id).substr(0, 8), ": ", e.what()));
             damaged = true;
@@ -5434,13 +5502,14 @@ std::map<std::string, Space> disk_usage(Repository& repo, const Snapshot& snapsh
         damaged = true;
     };
     std::map<std::string, Space> found;
-    for_selected(tree, {top}, [&](const Entry& e, bool inside) {
+    auto missing = for_selected(tree, {top}, [&](const Entry& e, bool inside) {
         if (!inside || e.type != Type::file || std::max(e.mtime.seconds, e.ctime.seconds) < since_s) return;
         auto end = e.path == top ? e.path.size() : e.path.find('/', top.empty() ? 0 : top.size() + 1);
         auto& usage = found[e.path.substr(0, end) + (end == e.path.npos || end == e.path.size() ? "" : "/")];
         ++usage.files;
         usage.bytes += e.size;
     });
+    if (!missing.empty()) throw Error(text("the snapshot has no ", in_quotes(top)), damaged ? Exit::damaged : Exit::failed);
     return found;
 }
 
@@ -5951,7 +6020,7 @@ private:
     }
     /// What the index has lost is accepted as lost from now on.
     void commit() {
-        for (auto& name : repo_.missing_parents()) {
+        for (auto& name : repo_.lost_segments()) {
             put_record(records_, Record::segment_superseded, name);
             repo_.index.superseded.emplace(name, Index::kJustNow);
         }
@@ -6011,8 +6080,8 @@ public:
         for (auto& [name, size] : listed()) plan.all.add(size);
         for (auto& place : repo_.index.relied_but_condemned()) plan.copy += place.length;
         choose(plan);
-        for (auto& [name, since] : repo_.index.condemned)
-            if (auto at = listed().find(name); at != listed().end()) (is_due(name) ? plan.due : plan.waiting).add(at->second);
+        for (auto& [name, size] : listed())
+            if (is_doomed(name)) (is_due(name) ? plan.due : plan.waiting).add(size);
         return plan;
     }
 
@@ -6026,7 +6095,10 @@ public:
             }
             packer_.checkpoint(records.view());
             if (chosen_.empty()) repo_.commit([] { return Bytes(); }); // so that the server says what time it is
-            while (look()) packer_.checkpoint({});
+            for (int round = 0; look(); ++round) {
+                if (round == kRounds) throw Error("others condemn what is copied as fast as it is copied; nothing was deleted");
+                packer_.checkpoint({});
+            }
         } catch (const Interrupted&) {
             packer_.salvage();
             throw;
@@ -6038,7 +6110,9 @@ private:
     /// Looks at the repository until it stands still, and marks what the snapshots need. Returns whether
     /// some of that must be copied first.
     bool look() {
-        for (size_t before = 0; before != repo_.segments();) {
+        size_t before = 0;
+        for (int round = 0; before != repo_.segments() || (!repo_.doubts.empty() && round < 4); ++round) {
+            if (round > 0 && !repo_.doubts.empty()) pause_for(std::chrono::seconds(1)); // somebody may be writing it
             before = repo_.segments();
             repo_.refresh();
         }
@@ -6062,7 +6136,7 @@ private:
             repo_.index.need(hasher(encode_snapshot(*s))); // if it was stored with the tree: repair reads it
             walk_.run(*s, need, [&](const Entry& e) { return std::ranges::for_each(e.chunks, need), true; }, missing);
         }
-        return !repo_.index.relied_but_condemned().empty();
+        return !repo_.index.relied_but_condemned(1).empty();
     }
 
     /// Chooses what to condemn: packs that nothing needs, and the emptiest others until little enough is
@@ -6099,7 +6173,7 @@ private:
             condemn(packs[i].name, packs[i].size);
         }
         for (auto& [name, size] : listed())
-            if (!repo_.index.find_pack(name) && !repo_.index.condemned.contains(name) && !is_young(name, kSettled)) condemn(name, size);
+            if (!repo_.index.find_pack(name) && !is_doomed(name) && !is_young(name, kSettled)) condemn(name, size);
     }
     /// Whether a backup that is still running, or was interrupted and will go on, may have stored it.
     bool is_young(const Hash& name, int64_t age) const {
@@ -6108,9 +6182,11 @@ private:
     }
 
     const std::map<Hash, uint64_t>& listed() const { return *repo_.index.listed_packs; }
+    bool is_doomed(const Hash& name) const { return repo_.index.condemned.contains(name) || repo_.index.deleted.contains(name); }
     bool is_due(const Hash& name) const {
-        int64_t since = repo_.index.condemned.at(name);
-        return options_.grace == 0 || (since != Index::kJustNow && repo_.server_time() - since >= options_.grace);
+        auto at = repo_.index.condemned.find(name);
+        if (at == repo_.index.condemned.end()) return true; // deleted long ago, and back
+        return options_.grace == 0 || (at->second != Index::kJustNow && repo_.server_time() - at->second >= options_.grace);
     }
 
     /// Deletes, then records it, so that the index gets smaller, too: whoever relied on one of these packs
@@ -6119,8 +6195,10 @@ private:
         Sum sum;
         Writer records;
         std::vector<Hash> due;
+        for (auto& [name, size] : listed())
+            if (is_doomed(name) && is_due(name)) due.push_back(name);
         for (auto& [name, since] : repo_.index.condemned)
-            if (is_due(name) && (listed().contains(name) || !repo_.index.deleted.contains(name))) due.push_back(name);
+            if (is_due(name) && !listed().contains(name) && !repo_.index.deleted.contains(name)) due.push_back(name);
         for (auto& name : due) {
             if (auto at = listed().find(name); at != listed().end()) {
                 sum.add(at->second);
@@ -6147,6 +6225,7 @@ private:
         }
     }
 
+    static constexpr int kRounds = 10;
     static constexpr uint64_t kSmallPacks = 64; // a listing tells of 100 packs in a round trip
     Repository& repo_;
     PruneOptions options_;
@@ -6539,7 +6618,8 @@ struct Job {
         // Forgotten ones count: what is expected is that nothing was withheld, nor an old state shown.
         auto id = args.value("expect");
         if (id.size() < 8) throw Usage("--expect wants at least 8 digits of a snapshot's id");
-        if (std::ranges::none_of(repo->index.snapshots, [&](auto& s) { return hex(s.first).starts_with(id); }))
+        auto begins = [&](const SnapshotId& known) { return hex(known).starts_with(id); };
+        if (std::ranges::none_of(std::views::keys(repo->index.snapshots), begins) && std::ranges::none_of(repo->index.forgotten, begins))
             throw Corrupt(text("the history that the server shows has no snapshot ", in_quotes(id), ": it is an older one, or a part is withheld"));
     }
     /// Cheaper keys than the default are for tests and for very small machines.
@@ -6613,15 +6693,6 @@ void report_backup(const Job& job, const BackupResult& r, uint64_t uploaded, Clo
                     seconds, " s\n", dry_run ? "dry run: nothing was sent" : "snapshot " + hex(r.snapshot.id), r.snapshot.incomplete ? " (incomplete)" : ""), json);
 }
 
-/// Slashes at the ends, doubled ones and "." taken away.
-std::string plain_path(const std::string& path) {
-    std::string out;
-    std::istringstream parts(path);
-    for (std::string part; std::getline(parts, part, '/');)
-        if (!part.empty() && part != ".") out += (out.empty() ? "" : "/") + part;
-    return out;
-}
-
 uint64_t parse_size(const std::string& s) {
     uint64_t n = 0;
     auto end = std::from_chars(s.data(), s.data() + s.size(), n).ptr;
@@ -6635,8 +6706,10 @@ Selection parse_selection(const Arguments& args) {
     Selection selection;
     auto lines_of = [](const std::string& file, char end) {
         std::vector<std::string> lines;
-        std::istringstream in(read_small_file(file, 64 * MiB));
-        for (std::string line; std::getline(in, line, end);) lines.push_back(line);
+        auto content = read_small_file(file, 64 * MiB);
+        std::istringstream in(content.starts_with("\xef\xbb\xbf") ? content.substr(3) : content);
+        for (std::string line; std::getline(in, line, end); lines.push_back(line))
+            if (end == '\n' && line.ends_with('\r')) line.pop_back(); // of other systems
         return lines;
     };
     for (auto& [option, value] : args.all("exclude exclude-from"))
@@ -6831,6 +6904,7 @@ RestoreOptions parse_restore_options(const Job& job) {
     o.remove = job.args.flag("delete");
     o.dry_run = job.args.flag("dry-run");
     o.verbose = job.args.flag("verbose");
+    o.json = job.json();
     o.connections = job.connections();
     o.skip = job.own_directory();
     for (size_t i = 1; i < job.operands.size(); ++i) o.paths.push_back(clean_path(job.operands[i]));
@@ -6871,11 +6945,13 @@ Exit restore_all_versions(const Job& job) {
     auto o = parse_restore_options(job);
     if (o.paths.empty()) throw Usage("--all-versions wants a PATH");
     bool damaged = false;
+    std::vector<std::string> missing;
+    for (size_t i = 1; i < job.operands.size(); ++i) missing.push_back(unshow(job.operands[i]));
     std::map<const Snapshot*, std::vector<std::string>> wanted;
-    for (auto& [path, versions] : find_versions(*job.repo, chosen_snapshots(job), o.paths, damaged))
+    for (auto& [path, versions] : find_versions(*job.repo, chosen_snapshots(job), missing, damaged))
         for (auto& v : versions) wanted[v.first].push_back(path);
-    auto worst = damaged ? Exit::damaged : wanted.empty() ? Exit::failed : Exit::ok;
-    if (wanted.empty()) say("no snapshot has that");
+    for (auto& name : missing) say(text("no snapshot has ", in_quotes(name)));
+    auto worst = damaged ? Exit::damaged : missing.empty() ? Exit::ok : Exit::failed;
     if (!o.dry_run) make_directories(job.operands[0], 0777);
     for (auto& [snapshot, paths] : wanted) {
         o.paths = paths;
@@ -6900,9 +6976,9 @@ Exit verb_snapshots(int argc, char** argv) {
 }
 
 /// Every version of some paths, with the snapshot that first had it.
-void print_versions(const Job& job, const std::vector<std::string>& paths, bool& damaged) {
+void print_versions(const Job& job, std::vector<std::string>& names, bool& damaged) {
     std::vector<std::vector<std::string>> rows;
-    for (auto& [path, versions] : find_versions(*job.repo, chosen_snapshots(job), paths, damaged))
+    for (auto& [path, versions] : find_versions(*job.repo, chosen_snapshots(job), names, damaged))
         for (auto& [first, e] : versions) {
             auto id = hex(first->id);
             rows.push_back({id.substr(0, 8), local_time(first->time / 1'000'000'000, "%Y-%m-%d %H:%M:%S"), text(e.size),
@@ -6921,10 +6997,10 @@ Exit verb_ls(int argc, char** argv) {
     o.details = job.args.flag("long");
     o.recursive = job.args.flag("recursive");
     o.json = job.json();
-    for (auto& path : job.operands) o.paths.push_back(clean_path(path));
+    for (auto& name : job.operands) o.names.push_back(unshow(name));
     bool damaged = false;
-    std::vector<std::string> missing;
-    if (job.args.flag("all")) print_versions(job, o.paths, damaged);
+    std::vector<std::string> missing = o.names;
+    if (job.args.flag("all")) print_versions(job, missing, damaged);
     else missing = Lister(*job.repo, choose_snapshot(*job.repo, job.choice()), o).run(damaged);
     for (auto& path : missing) say(text("the snapshot has no ", in_quotes(path)));
     return damaged ? Exit::damaged : job.verdict() != Exit::ok ? job.verdict() : missing.empty() ? Exit::ok : Exit::failed;
@@ -7013,7 +7089,7 @@ Exit import_key(Job& job) {
     } catch (const Corrupt&) { throw Error("this recovery sheet is not of this repository, or its index is lost", Exit::passphrase); }
     job.store->make_directory("keys");
     auto name = Repository::add_key(*job.store, master, new_passphrase(job.args), Job::scrypt_cost(), now_ns(), Job::label());
-    if (!job.quiet()) std::cout << "added the key " << name.substr(5, 8) << std::endl;
+    job.report("added the key " + name.substr(5, 8), Json().add("added", name.substr(5)));
     return Exit::ok;
 }
 
@@ -7029,7 +7105,7 @@ Exit verb_key(int argc, char** argv) {
     auto master = Repository::unlock(keys, passphrase);
     auto remove = [&](const ObjectInfo& o) {
         job.store->remove("keys/" + o.name);
-        if (!job.quiet()) std::cout << "removed the key " << o.name.substr(0, 8) << std::endl;
+        job.report("removed the key " + o.name.substr(0, 8), Json().add("removed", o.name));
     };
     if (action == "export") {
         auto sheet = recovery_sheet(master);
@@ -7053,7 +7129,7 @@ Exit verb_key(int argc, char** argv) {
         remove(keys.listed[0]);
     } else {
         auto name = Repository::add_key(*job.store, master, new_passphrase(job.args), Job::scrypt_cost(), now_ns(), Job::label());
-        if (!job.quiet()) std::cout << "added the key " << name.substr(5, 8) << std::endl;
+        job.report("added the key " + name.substr(5, 8), Json().add("added", name.substr(5)));
         for (auto& [o, bytes] : keys.whole)
             if (action == "passwd" && open_key_object(bytes, passphrase)) remove(o);
     }
@@ -7068,7 +7144,8 @@ Exit verb_cat(int argc, char** argv) {
 }
 
 /// Tries on an object of its own what ransomware would do. Returns whether the server refused all of it.
-bool is_append_only(Store& store, bool quiet) {
+bool is_append_only(const Job& job) {
+    auto& store = *job.store;
     Bytes junk(64);
     fill_random(junk);
     auto name = object_name("packs", sha256(junk)), other = object_name("packs", sha256(as_bytes(name)));
@@ -7082,7 +7159,7 @@ bool is_append_only(Store& store, bool quiet) {
             if (e.exit != Exit::failed) throw;
             done = false;
         }
-        if (!quiet || done) std::cout << (done ? "the server let an object be " : "refused: an object cannot be ") << what << std::endl;
+        job.report(text(done ? "the server let an object be " : "refused: an object cannot be ", what), Json().add("attempt", std::string(what)).add("refused", !done));
         refused &= !done;
         return done;
     };
@@ -7096,8 +7173,9 @@ Exit verb_check(int argc, char** argv) {
     Job job("check", argc, argv, 0, 1, 1);
     if (job.args.flag("append-only")) {
         job.open(false);
-        bool refused = is_append_only(*job.store, job.quiet());
-        say(refused ? "the server is append-only: who takes over this machine cannot destroy what is there" : "the server is NOT append-only");
+        bool refused = is_append_only(job);
+        if (refused) job.report("the server is append-only: who takes over this machine cannot destroy what is there", Json().add("append_only", true));
+        else say("the server is NOT append-only");
         return refused ? Exit::ok : Exit::failed;
     }
     bool read = job.args.flag("read-data");
@@ -7249,7 +7327,7 @@ Exit verb_prune(int argc, char** argv) {
     if (plan.empty() || job.args.flag("dry-run")) return job.verdict();
     confirm(job, "Go on");
     auto deleted = prune.run();
-    auto left = plan.condemn.bytes + plan.waiting.bytes + plan.due.bytes - deleted.bytes;
+    auto all = plan.condemn.bytes + plan.waiting.bytes + plan.due.bytes, left = all - std::min(all, deleted.bytes);
     job.report(text("deleted: ", sum(deleted), left == 0 ? "" : text("; a prune in ", o.grace / 3600, " hours or later deletes another ", human_size(left))),
                Json().add("packs_deleted", deleted.packs).add("bytes_deleted", deleted.bytes).add("bytes_left", left));
     return job.verdict();
