@@ -25,3 +25,4 @@
 #include "unit/10_patterns.hpp"
 #include "unit/12_looking.hpp"
 #include "unit/13_care.hpp"
+#include "unit/13_prune.hpp"

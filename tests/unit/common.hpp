@@ -247,6 +247,12 @@ class TestStore : public Store {
         directories.insert(dir);
     }
 
+    /// An object as it is while somebody writes it, say.
+    void put(const std::string& name, View bytes) {
+        std::lock_guard lock(mutex_);
+        objects[name] = Bytes(bytes.begin(), bytes.end());
+        stamps[name] = clock;
+    }
     std::vector<std::string> names(std::string_view dir) const {
         std::vector<std::string> found;
         for (auto& [name, bytes] : objects)
@@ -317,31 +323,39 @@ std::vector<std::unique_ptr<Reusable>>& spare_repositories() {
     static std::vector<std::unique_ptr<Reusable>> all;
     return all;
 }
+/// One of them, to be pointed at a store with load_from(). For one thread at a time.
+std::unique_ptr<Reusable> take_repository() {
+    auto& spare = spare_repositories();
+    std::unique_ptr<Reusable> mine;
+    if (spare.empty()) {
+        static TestStore base = new_repository();
+        mine = std::make_unique<Reusable>();
+        mine->store.to = &base;
+        mine->repo = Repository::open(mine->store, passphrase);
+    } else {
+        mine = std::move(spare.back());
+        spare.pop_back();
+    }
+    return mine;
+}
+/// What opening does once the key is known. In any thread.
+void load_from(Reusable& mine, Store& store) {
+    auto& repo = *mine.repo;
+    mine.store.to = &store;
+    repo.index = Index();
+    repo.damage.clear();
+    repo.doubts.clear();
+    repo.uploaded = 0;
+    repo.listing_lasts = kListingFresh;
+    segments_of(repo).clear();
+    highest_seq_of(repo) = 0;
+    load(repo);
+}
 
 /// An open repository, as from Repository::open(); goes back to the spare ones.
 class OpenRepository {
   public:
-    explicit OpenRepository(Store& store) {
-        auto& spare = spare_repositories();
-        if (spare.empty()) {
-            static TestStore base = new_repository();
-            mine_ = std::make_unique<Reusable>();
-            mine_->store.to = &base;
-            mine_->repo = Repository::open(mine_->store, passphrase);
-        } else {
-            mine_ = std::move(spare.back());
-            spare.pop_back();
-        }
-        auto& repo = *mine_->repo;
-        mine_->store.to = &store;
-        repo.index = Index();
-        repo.damage.clear();
-        repo.doubts.clear();
-        repo.uploaded = 0;
-        segments_of(repo).clear();
-        highest_seq_of(repo) = 0;
-        load(repo);
-    }
+    explicit OpenRepository(Store& store) : mine_(take_repository()) { load_from(*mine_, store); }
     ~OpenRepository() {
         if (mine_) spare_repositories().push_back(std::move(mine_));
     }
