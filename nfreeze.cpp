@@ -6065,7 +6065,7 @@ public:
         }
     };
     struct Plan {
-        Sum all, condemn, waiting, due;
+        Sum all, condemn, waiting, due, young;
         uint64_t used = 0, copy = 0; // bytes
         bool empty() const { return condemn.packs + due.packs + waiting.packs + copy == 0; }
     };
@@ -6121,8 +6121,9 @@ private:
                         "backup is running, try again later; if one was interrupted, run it again; else see: nfreeze help repair", Exit::damaged);
         auto listing = repo_.store.list("packs");
         repo_.index.see(listing);
+        int64_t now = std::max(repo_.server_time(), now_ns() / 1'000'000'000);
         for (auto& p : listing)
-            if (auto name = parse_hash(p.name)) ages_[*name] = repo_.server_time() - p.mtime;
+            if (auto name = parse_hash(p.name)) ages_[*name] = now - p.mtime;
         IdHasher hasher(repo_.keys.id);
         for (auto* s : repo_.snapshots()) {
             if (!seen_.insert(s->id).second) continue;
@@ -6154,7 +6155,11 @@ private:
         for (size_t i = 0; i < packs.size(); ++i) {
             auto& p = packs[i];
             plan.used += uses[i].used;
-            if (p.condemned || repo_.index.deleted.contains(p.name) || is_young(p.name, options_.grace)) continue;
+            if (p.condemned || repo_.index.deleted.contains(p.name)) continue;
+            if (is_young(p.name, options_.grace)) {
+                if (uses[i].used == 0) plan.young.add(p.size);
+                continue;
+            }
             if (uses[i].used == 0) {
                 condemn(p.name, p.size);
                 continue;
@@ -6175,7 +6180,8 @@ private:
         for (auto& [name, size] : listed())
             if (!repo_.index.find_pack(name) && !is_doomed(name) && !is_young(name, kSettled)) condemn(name, size);
     }
-    /// Whether a backup that is still running, or was interrupted and will go on, may have stored it.
+    /// Whether a backup that is still running, or was interrupted and will go on, may have stored it. To
+    /// condemn it would be safe, so any clock will do, but it would be sent again.
     bool is_young(const Hash& name, int64_t age) const {
         auto at = ages_.find(name);
         return options_.grace > 0 && at != ages_.end() && at->second < age;
@@ -7297,7 +7303,7 @@ PruneOptions parse_prune_options(const Job& job) {
     PruneOptions o;
     auto share = job.args.value("max-unused", "10%");
     unsigned percent = 0;
-    if (std::from_chars(share.data(), share.data() + share.size(), percent).ptr != share.data() + share.size() - 1 || !share.ends_with('%') || percent > 100)
+    if (share.size() < 2 || std::from_chars(share.data(), share.data() + share.size(), percent).ptr != share.data() + share.size() - 1 || !share.ends_with('%') || percent > 100)
         throw Usage(text("--max-unused wants a share such as 10%, not ", in_quotes(share)));
     o.max_unused = percent / 100.0;
     if (job.args.flag("max-repack")) o.max_repack = parse_size(job.args.value("max-repack"));
@@ -7321,9 +7327,9 @@ Exit verb_prune(int argc, char** argv) {
     if (auto forgotten = job.repo->snapshots(true); !forgotten.empty() && !job.quiet()) print_snapshots(forgotten, job.json(), "forgotten");
     Json json;
     json.add("packs", plan.all.packs).add("bytes", plan.all.bytes).add("bytes_needed", plan.used).add("packs_to_condemn", plan.condemn.packs);
-    json.add("bytes_to_condemn", plan.condemn.bytes).add("bytes_to_copy", plan.copy).add("bytes_condemned", plan.waiting.bytes).add("bytes_due", plan.due.bytes);
+    json.add("bytes_to_condemn", plan.condemn.bytes).add("bytes_to_copy", plan.copy).add("bytes_young", plan.young.bytes).add("bytes_condemned", plan.waiting.bytes).add("bytes_due", plan.due.bytes);
     job.report(text("there: ", sum(plan.all), "; needed: ", human_size(plan.used), "\nto condemn: ", sum(plan.condemn), "; worth keeping in them, to copy: ",
-                    human_size(plan.copy), "\ncondemned before: ", sum(plan.waiting), "; long enough ago to be deleted: ", sum(plan.due)), json);
+                    human_size(plan.copy), "; not needed, but too young: ", sum(plan.young), "\ncondemned before: ", sum(plan.waiting), "; long enough ago to be deleted: ", sum(plan.due)), json);
     if (plan.empty() || job.args.flag("dry-run")) return job.verdict();
     confirm(job, "Go on");
     auto deleted = prune.run();

@@ -39,6 +39,7 @@ std::string forget_a_snapshot(const Site& site) {
     fs::remove(site.src / "first");
     write_random_file(site.src / "second", 4 * MiB, 3);
     site.backup_or_fail();
+    pass_days(site, 4); // what is younger than the grace period is left alone
     const Result result = site.nfreeze({"forget", "--yes", site.url, gone});
     REQUIRE_EXIT(result, 0);
     return gone;
@@ -165,7 +166,7 @@ TEST_CASE("prune: a dry run, a refusal, a wrong value or a no changes nothing") 
     CHECK(fingerprint(site.repo) != before);
 }
 
-TEST_CASE("prune: a share without a number is a wrong value" * doctest::should_fail()) {
+TEST_CASE("prune: a share without a number is a wrong value") {
     const Site site(Site::Kind::local);
     site.init_or_fail();
     const Result result = site.nfreeze({"prune", "--yes", "--max-unused", "%", site.url});

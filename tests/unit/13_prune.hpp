@@ -100,6 +100,8 @@ class Stage {
             });
         }
         void make_directory(const std::string&) override { throw Error("not here"); }
+        void truncate(const std::string&) override { throw Error("not here"); }
+        void rename(const std::string&, const std::string&) override { throw Error("not here"); }
 
       private:
         friend class Stage;
@@ -761,6 +763,8 @@ struct Mortal : Store {
         if (end) die();
     }
     void make_directory(const std::string&) override { die(); }
+    void truncate(const std::string&) override { die(); }
+    void rename(const std::string&, const std::string&) override { die(); }
 };
 
 } // namespace
