@@ -306,4 +306,323 @@ TEST_CASE("forget: snapshots go by id and by rule, stay on the disk, and can be 
     }
 }
 
+namespace {
+
+std::uint64_t number_in(const std::string& text, const std::string& before) {
+    const std::size_t at = text.find(before);
+    REQUIRE_MESSAGE(at != std::string::npos, "'" << before << "' is not in: " << text);
+    return std::stoull(text.substr(at + before.size()));
+}
+
+// Takes a file away, or a directory with all in it, and gives the directory above the time that it had.
+void take_out(const fs::path& path) {
+    const timespec time = mtime_of(path.parent_path());
+    REQUIRE(fs::exists(path));
+    remove_tree(path);
+    set_mtime(path.parent_path(), time.tv_sec, time.tv_nsec);
+}
+
+// Three snapshots with two images that should never have been stored (the third has one of them) and some text;
+// `was[i]`: what each of them is, as it is restored.
+struct Images : Site {
+    Strings ids;
+    std::vector<fs::path> was;
+
+    // `everything`: with all else that a tree may hold.
+    explicit Images(bool everything) : Site(Kind::local) {
+        if (everything) const AwkwardTree tree(src / "tree");
+        else make_random_tree(src / "tree", 1, 20, 10'000);
+        write_file(src / "notes", "1");
+        write_random_file(src / "big.iso", 3 * MiB, 7001);
+        write_random_file(src / "d/other.iso", 2 * MiB, 7002);
+        write_file(src / "d/text", "text");
+        init_or_fail();
+        for (int i = 0; i < 3; ++i) {
+            write_file(src / "notes", std::to_string(i));
+            if (i == 2) fs::remove(src / "big.iso");
+            backup_or_fail({"--tag", "tag" + std::to_string(i), "--allow-shrink"});
+            was.push_back(dir / ("was" + std::to_string(i)));
+            const Result restored = nfreeze({"restore", url, was.back()});
+            REQUIRE_EXIT(restored, 0);
+            CHECK(compare(src, was.back()) == "");
+        }
+        ids = ids_in(*this);
+        REQUIRE(ids.size() == 3);
+    }
+    // A copy of one that is made once.
+    Images() : Site(Kind::local) {
+        static const Images first(false);
+        copy_tree(first.repo, repo);
+        ids = first.ids;
+        for (const auto& each : first.was) {
+            was.push_back(dir / each.filename());
+            copy_tree(each, was.back());
+        }
+    }
+    [[nodiscard]] Result forget(const Strings& flags, const Strings& which = {}) const {
+        Strings arguments{"forget"};
+        arguments.insert(arguments.end(), flags.begin(), flags.end());
+        arguments.push_back(url);
+        arguments.insert(arguments.end(), which.begin(), which.end());
+        return nfreeze(arguments);
+    }
+    // The snapshots are, by their time, what `was` is now.
+    void check_snapshots() const {
+        const auto now = ids_in(*this);
+        REQUIRE(now.size() == 3);
+        for (std::size_t i = 0; i < 3; ++i) {
+            CAPTURE(i);
+            remove_tree(dest);
+            const Result restored = nfreeze({"restore", "--snapshot", now[i], url, dest});
+            CHECK_EXIT(restored, 0);
+            CHECK(compare(was[i], dest) == "");
+        }
+        const Result checked = nfreeze({"check", "--read-data", url});
+        CHECK_EXIT(checked, 0);
+    }
+};
+
+} // namespace
+
+TEST_CASE("forget --path --purge: takes files out of all snapshots and changes nothing else") {
+    const Images site(true);
+    const std::string before = fingerprint(site.repo);
+    const Result dry = site.forget({"-n", "--purge", "--path", "*.iso"});
+    CHECK_EXIT(dry, 0);
+    CHECK_NAMES(dry.out, "2 files go from " + site.ids[0]);
+    CHECK_NAMES(dry.out, "2 files go from " + site.ids[1]);
+    CHECK_NAMES(dry.out, "1 files go from " + site.ids[2]);
+    CHECK_EXIT(site.forget({"--purge", "--path", "*.iso"}), 2); // nobody to ask
+    CHECK_EXIT(site.forget({"--yes", "--purge", "--path", "*.not"}), 0);
+    CHECK(fingerprint(site.repo) == before);
+    const auto packs_before = bytes_below(site.repo / "packs");
+
+    REQUIRE_EXIT(site.forget({"--yes", "--purge", "--path", "*.iso"}), 0);
+    const auto fresh = ids_in(site);
+    for (const auto& id : site.ids) {
+        CHECK(std::find(fresh.begin(), fresh.end(), id) == fresh.end());
+        CHECK_EXIT(site.nfreeze({"snapshots", "--expect", id, site.url}), 0); // nothing is withheld
+    }
+    auto old = ids_in(site, {"--forgotten"}), wanted = site.ids;
+    std::sort(old.begin(), old.end());
+    std::sort(wanted.begin(), wanted.end());
+    CHECK(old == wanted);
+    for (std::size_t i = 0; i < 3; ++i) {
+        if (i < 2) take_out(site.was[i] / "big.iso");
+        take_out(site.was[i] / "d/other.iso");
+        const Result tagged = site.nfreeze({"snapshots", "--tag", "tag" + std::to_string(i), site.url});
+        CHECK_NAMES(tagged.out, fresh[i]); // who, when and what for are as before
+    }
+    CHECK_EXIT(site.nfreeze({"check", "--read-data", site.url}), 0);
+    REQUIRE_EXIT(site.nfreeze({"prune", "--now", "--yes", "--max-unused", "0%", site.url}), 0);
+    const auto packs_after = bytes_below(site.repo / "packs");
+    CHECK_MESSAGE(packs_before - packs_after > 5 * MiB - 100'000, "the bytes are really gone: " << packs_before << " before, " << packs_after << " after");
+    site.check_snapshots();
+    CHECK(site.forget({"--undo"}, {site.ids[0]}).code != 0); // there is nothing left to take back
+}
+
+TEST_CASE("forget --path: undo brings the old snapshots back with their files") {
+    const Images site;
+    REQUIRE_EXIT(site.forget({"--yes", "--purge", "--path", "*.iso"}), 0);
+    const auto purged = ids_in(site);
+    REQUIRE_EXIT(site.forget({"--undo"}, site.ids), 0);
+    REQUIRE_EXIT(site.forget({"--yes"}, purged), 0);
+    site.check_snapshots();
+}
+
+TEST_CASE("forget --path: only from the snapshots that were given or that the rules drop") {
+    const Images site;
+    SUBCASE("by id") {
+        REQUIRE_EXIT(site.forget({"--yes", "--path", "*.iso"}, {site.ids[1]}), 0);
+        take_out(site.was[1] / "big.iso");
+        take_out(site.was[1] / "d/other.iso");
+        CHECK(ids_in(site, {"--forgotten"}) == Strings{site.ids[1]});
+    }
+    SUBCASE("by rule") {
+        REQUIRE_EXIT(site.forget({"--yes", "--keep-last", "1", "--path", "*.iso"}), 0);
+        for (std::size_t i = 0; i < 2; ++i) {
+            take_out(site.was[i] / "big.iso");
+            take_out(site.was[i] / "d/other.iso");
+        }
+        CHECK(ids_in(site)[2] == site.ids[2]);
+    }
+    SUBCASE("by tag") {
+        REQUIRE_EXIT(site.forget({"--yes", "--purge", "--tag", "tag0", "--path", "*.iso"}), 0);
+        take_out(site.was[0] / "big.iso");
+        take_out(site.was[0] / "d/other.iso");
+        CHECK(ids_in(site, {"--forgotten"}) == Strings{site.ids[0]});
+    }
+    SUBCASE("at the top only") {
+        REQUIRE_EXIT(site.forget({"--yes", "--purge", "--path", "/*.iso"}), 0);
+        for (std::size_t i = 0; i < 2; ++i) take_out(site.was[i] / "big.iso");
+        CHECK(ids_in(site)[2] == site.ids[2]); // it has none: it is not written anew
+    }
+    SUBCASE("all but one, and a directory with what is in it") {
+        REQUIRE_EXIT(site.forget({"--yes", "--purge", "--path", "*.iso", "--path", "!big.iso", "--path", "tree/"}), 0);
+        for (std::size_t i = 0; i < 3; ++i) {
+            take_out(site.was[i] / "d/other.iso");
+            take_out(site.was[i] / "tree");
+        }
+    }
+    site.check_snapshots();
+}
+
+TEST_CASE("forget --path: what is not clear is refused") {
+    const Site site(Site::Kind::local);
+    write_file(site.src / "file", "content");
+    site.init_or_fail();
+    const std::string id = site.backup_or_fail().snapshot, before = fingerprint(site.repo);
+    for (const Strings& flags : {Strings{"--purge"}, {"--path", "file"}, {"--purge", "--keep-last", "1", "--path", "file"}}) {
+        Strings arguments{"forget", "--yes"};
+        arguments.insert(arguments.end(), flags.begin(), flags.end());
+        arguments.push_back(site.url);
+        CHECK_EXIT(site.nfreeze(arguments), 2);
+    }
+    CHECK_EXIT(site.nfreeze({"forget", "--yes", "--purge", "--path", "file", site.url, id}), 2);
+    CHECK_EXIT(site.nfreeze({"forget", "--yes", "--purge", site.url, id}), 2);
+    CHECK_EXIT(site.nfreeze({"forget", "--yes", "--path", "file", site.url, "no id"}), 2);
+    CHECK(fingerprint(site.repo) == before);
+}
+
+// FAILS: nfreeze 09ce648 counts files only, finds none, and leaves the snapshot as it is.
+TEST_CASE("forget --path: an empty directory with a name that nobody should see goes as well") {
+    const Site site(Site::Kind::local);
+    write_file(site.src / "file", "content");
+    fs::create_directories(site.src / "secret/deeper");
+    site.init_or_fail();
+    site.backup_or_fail();
+    CHECK_EXIT(site.nfreeze({"forget", "--yes", "--purge", "--path", "secret", site.url}), 0);
+    const Result listed = site.nfreeze({"ls", "-R", site.url});
+    CHECK(listed.out == "file\n");
+}
+
+TEST_CASE("check --read-data: some files by chance") {
+    const Site site(Site::Kind::local);
+    for (int i = 0; i < 5; ++i) write_file(site.src / std::to_string(i), random_bytes(300'000, static_cast<std::uint64_t>(i)));
+    write_file(site.src / "empty", "");
+    site.init_or_fail();
+    site.backup_or_fail();
+    const auto check = [&](const std::string& how) { return site.nfreeze({"check", "--read-data=" + how, site.url}); };
+    for (const char* how : {"files:5", "files:2", "files:1", "files:1000"}) {
+        const Result result = check(how);
+        CHECK_EXIT(result, 0);
+        const auto wanted = std::min<std::uint64_t>(5, std::stoull(std::string(how).substr(6)));
+        CHECK(number_in(result.out, "reading ") == wanted); // an empty file is no help
+        CHECK_NAMES(result.out, "reading " + std::to_string(wanted) + " files");
+    }
+    for (const auto& each : packs_of(site))
+        if (fs::file_size(each) > MiB) flip_byte(each, 700'000);
+    CHECK_EXIT(site.nfreeze({"check", site.url}), 0); // without reading nobody sees it
+    const Result found = check("files:5");
+    CHECK_EXIT(found, 5);
+    CHECK_NAMES(found.err, "cannot be read (snapshot " + ids_in(site)[0] + ")");
+    for (const char* how : {"files:", "files:0", "files:x", "files:-1", "files:2000000", "file:5", "files"}) {
+        CAPTURE(how);
+        CHECK_EXIT(check(how), 2);
+    }
+}
+
+TEST_CASE("check --read-data: what is new since some days") {
+    const Site site(Site::Kind::local);
+    write_random_file(site.src / "old", MiB, 1);
+    site.init_or_fail();
+    site.backup_or_fail();
+    const auto old = packs_of(site);
+    for (const auto& pack : old) set_mtime(pack, time(nullptr) - 30 * 86'400, 0);
+    write_random_file(site.src / "new", MiB, 2);
+    site.backup_or_fail();
+    auto fresh = packs_of(site);
+    std::erase_if(fresh, [&](const fs::path& p) { return std::find(old.begin(), old.end(), p) != old.end(); });
+    REQUIRE(!fresh.empty());
+    const auto read_with = [&](const std::string& how, int code) {
+        const Result result = site.nfreeze({"check", "--read-data=newer:" + how, site.url});
+        CHECK_EXIT(result, code);
+        return number_in(result.out, "reading ");
+    };
+    CHECK(read_with("7d", 0) == fresh.size());
+    CHECK(read_with("700h", 0) == fresh.size());
+    CHECK(read_with("5w", 0) == fresh.size() + old.size());
+    CHECK(read_with("0", 0) <= fresh.size()); // as old as the newest segment, or less
+    const auto large_of = [](const std::vector<fs::path>& packs) {
+        return *std::max_element(packs.begin(), packs.end(), [](auto& a, auto& b) { return fs::file_size(a) < fs::file_size(b); });
+    };
+    flip_byte(large_of(old), 500'000);
+    set_mtime(large_of(old), time(nullptr) - 30 * 86'400, 0);
+    read_with("7d", 0);
+    read_with("40d", 5);
+    flip_byte(large_of(fresh), 500'000);
+    read_with("7d", 5);
+    for (const char* how : {"newer:", "newer:x", "newer:7", "newer:-1d", "newer:1y", "newer:d"}) {
+        CAPTURE(how);
+        CHECK_EXIT(site.nfreeze({"check", std::string("--read-data=") + how, site.url}), 2);
+    }
+}
+
+TEST_CASE("backup --verify: reads back what was uploaded, or a part of it") {
+    const Site site(Site::Kind::local);
+    write_random_file(site.src / "before", 3 * MiB, 9);
+    site.init_or_fail();
+    site.backup_or_fail();
+    for (std::uint64_t i = 0; i < 3; ++i) write_random_file(site.src / std::to_string(i), 16 * MiB, i);
+    const auto before = packs_of(site);
+    const auto bytes_read = [](const Result& result) {
+        REQUIRE_EXIT(result, 0);
+        const Strings lines = lines_of(result.out);
+        REQUIRE(lines.size() == 2);
+        CHECK_NAMES(lines[1], "\"errors\":0");
+        return number_in(lines[1], "\"bytes_read\":");
+    };
+    const auto all = bytes_read(site.backup({"--verify", "--json"}));
+    std::uint64_t sent = 0;
+    for (const auto& pack : packs_of(site))
+        if (std::find(before.begin(), before.end(), pack) == before.end()) sent += fs::file_size(pack);
+    CHECK(all == sent); // not what was there before
+    CHECK(all > 48 * MiB);
+    for (const auto& [how, least, most] : {std::tuple{"--verify=10%", sent / 10, sent / 2}, {"--verify=20M", 20 * MiB, sent * 3 / 4}, {"--verify=0%", std::uint64_t(0), std::uint64_t(0)}}) {
+        for (std::uint64_t i = 0; i < 3; ++i) write_random_file(site.src / std::to_string(i), 16 * MiB, static_cast<std::uint64_t>(how[9]) * 10 + i);
+        CAPTURE(how);
+        const auto some = bytes_read(site.backup({how, "--json"}));
+        CHECK(some >= least);
+        CHECK(some <= most);
+    }
+    const Result words = site.backup({"--verify"});
+    CHECK_EXIT(words, 0);
+    CHECK_NAMES(words.out, "verified: ");
+    CHECK_NAMES(words.out, "errors: 0");
+    const auto snapshots = ids_in(site).size();
+    for (const char* how : {"--verify=x", "--verify=101%", "--verify=4/3", "--verify=files:", "--verify=10X"}) {
+        CAPTURE(how);
+        CHECK_EXIT(site.backup({how}), 2);
+    }
+    CHECK(ids_in(site).size() == snapshots);
+}
+
+TEST_CASE("backup --verify: over a line, what it reads comes back over it") {
+    Sshd& server = shared_sshd();
+    Proxy proxy(server.port());
+    const Site site(server, proxy.port());
+    write_random_file(site.src / "file", 5 * MiB, 1);
+    site.init_or_fail();
+    const std::int64_t before = proxy.downstream;
+    site.backup_or_fail({"--verify"});
+    CHECK(proxy.downstream - before > 5 * std::int64_t(MiB));
+    write_random_file(site.src / "file", 5 * MiB, 2);
+    const std::int64_t between = proxy.downstream;
+    site.backup_or_fail();
+    CHECK(proxy.downstream - between < 200'000);
+}
+
+// FAILS: nfreeze 09ce648 looks at the amount when the snapshot is committed, and takes files: for nothing at all.
+TEST_CASE("backup --verify: what it cannot verify is said before anything is stored") {
+    const Site site(Site::Kind::local);
+    write_file(site.src / "file", "content");
+    site.init_or_fail();
+    RunOptions options = site.options;
+    options.input = "a dump";
+    CHECK_EXIT(site.nfreeze({"backup", "--stdin-name", "dump", "--verify=x", site.url}, options), 2);
+    CHECK(ids_in(site).empty());
+    const Result files = site.backup({"--verify=files:5"}); // of the files of the source, or not at all
+    CHECK((files.code == 2 || number_in(files.out, "verified: ") > 0));
+}
+
 TEST_SUITE_END();
