@@ -317,4 +317,164 @@ TEST_CASE("guard: a disk that was mounted and is not now is noticed, whatever li
     site.backup_or_fail();
 }
 
+TEST_CASE("copy-links: what links lead to is stored in their place, as cp -L would") {
+    const Site site(Site::Kind::local);
+    write_file(site.src / "dir/file", "inside");
+    write_file(site.src / "dir/deep/more", std::string(100'000, 'x'));
+    write_file(site.dir / "outside/file", "outside");
+    write_file(site.dir / "outside/deep/below", "outside, below");
+    fs::create_symlink("../file", site.dir / "outside/deep/link"); // a link in what a link leads to
+    fs::create_symlink("dir/file", site.src / "to a file");
+    fs::create_symlink("dir", site.src / "to a directory");
+    fs::create_symlink(site.dir / "outside/file", site.src / "dir/to a file outside");
+    fs::create_symlink(site.dir / "outside", site.src / "dir/deep/to a directory outside");
+    fs::create_symlink("to a file", site.src / "to a link");
+    chmod((site.dir / "outside/file").c_str(), 0640);
+    set_mtime(site.dir / "outside/file", 1'000'000'000, 123'456'789);
+    set_mtime(site.dir / "outside/deep", 1'100'000'000, 0);
+    must_run({"cp", "-rL", "--preserve=mode,ownership,timestamps,xattr", site.src, site.dir / "wanted"});
+    settle();
+    site.init_or_fail();
+    const Summary first = site.backup_or_fail({"--copy-links"});
+    site.restore_or_fail();
+    CHECK(compare(site.dir / "wanted", site.dest) == "");
+    CHECK(!fs::is_symlink(site.dest / "to a directory"));
+    CHECK(read_file(site.dest / "to a directory/deep/to a directory outside/deep/link") == "outside");
+    const Summary again = site.backup_or_fail({"--copy-links"});
+    CHECK(again.read == 0);
+    CHECK(again.unchanged == first.fresh);
+    write_file(site.dir / "outside/deep/below", "changed");
+    const Summary changed = site.backup_or_fail({"--copy-links"});
+    CHECK(changed.changed == 2); // through "dir" and through "to a directory"
+    remove_tree(site.dest);
+    site.restore_or_fail();
+    CHECK(read_file(site.dest / "dir/deep/to a directory outside/deep/below") == "changed");
+    site.backup_or_fail({"--allow-shrink"}); // without it links are links
+    remove_tree(site.dest);
+    site.restore_or_fail();
+    CHECK(compare(site.src, site.dest) == "");
+    CHECK(fs::is_symlink(site.dest / "to a directory"));
+}
+
+TEST_CASE("copy-links: links that lead nowhere or in circles stay links, and the run comes to an end") {
+    const Site site(Site::Kind::local);
+    write_file(site.src / "a/file", "content");
+    write_file(site.src / "b/file", "content");
+    const Strings stay{"itself", "nowhere", "a/parent", "a/here", "a/round", "b/top", "pair1", "pair2"};
+    fs::create_symlink("itself", site.src / "itself");
+    fs::create_symlink("pair2", site.src / "pair1");
+    fs::create_symlink("pair1", site.src / "pair2");
+    fs::create_symlink("not/there", site.src / "nowhere");
+    fs::create_symlink("..", site.src / "a/parent");
+    fs::create_symlink(".", site.src / "a/here");
+    fs::create_symlink("../a", site.src / "a/round");
+    fs::create_symlink(site.src, site.src / "b/top");
+    site.init_or_fail();
+    const Result result = site.backup({"--copy-links"});
+    REQUIRE_EXIT(result, 0);
+    site.restore_or_fail();
+    for (const auto& link : stay) {
+        CAPTURE(link);
+        REQUIRE(fs::is_symlink(site.dest / link));
+        CHECK(fs::read_symlink(site.dest / link) == fs::read_symlink(site.src / link));
+    }
+    CHECK(compare(site.src, site.dest) == "");
+    SUBCASE("two directories that lead to each other, and one above the source") {
+        fs::create_symlink("../b", site.src / "a/to b");
+        fs::create_symlink("../a", site.src / "b/to a");
+        write_file(site.dir / "beside", "x");
+        fs::create_symlink("..", site.src / "above"); // with the source and the repository in it
+        remove_tree(site.dest);
+        const Result more = site.backup({"--copy-links"});
+        REQUIRE_EXIT(more, 0);
+        site.restore_or_fail();
+        CHECK(read_file(site.dest / "a/to b/file") == "content");
+        CHECK(fs::is_symlink(site.dest / "a/to b/to a"));
+        CHECK(read_file(site.dest / "above/beside") == "x");
+        CHECK(fs::is_symlink(site.dest / "above/src/above"));
+        CHECK(!fs::exists(site.dest / "above/server/repo/packs"));
+    }
+}
+
+TEST_CASE("copy-links: several links to one file, and those to what is no file") {
+    const Site site(Site::Kind::local);
+    write_file(site.dir / "outside/file", "content");
+    fs::create_hard_link(site.dir / "outside/file", site.dir / "outside/second name");
+    mkfifo((site.dir / "outside/fifo").c_str(), 0600);
+    for (const char* name : {"one", "two"}) fs::create_symlink(site.dir / "outside/file", site.src / name);
+    fs::create_symlink(site.dir / "outside/second name", site.src / "three");
+    fs::create_symlink(site.dir / "outside/fifo", site.src / "fifo");
+    fs::create_symlink("/dev/null", site.src / "device");
+    site.init_or_fail();
+    const Result result = site.backup({"--copy-links", "--exclude", "device"});
+    REQUIRE_EXIT(result, 0);
+    CHECK(stored(site) == Names{"fifo", "one", "three", "two"});
+    site.restore_or_fail();
+    for (const char* name : {"one", "two", "three"}) {
+        CHECK(!fs::is_symlink(site.dest / name));
+        CHECK(read_file(site.dest / name) == "content");
+    }
+    CHECK(fs::symlink_status(site.dest / "fifo").type() == fs::file_type::fifo);
+    // A pattern means what a link leads to, as everything else does.
+    fs::create_directories(site.dir / "outside/sub");
+    fs::create_symlink(site.dir / "outside/sub", site.src / "sub");
+    site.backup_or_fail({"--copy-links", "--exclude", "sub/", "--exclude", "device"});
+    CHECK(!stored(site).contains("sub"));
+}
+
+TEST_CASE("select: a second dump of a database that hardly changed costs no more than restic's") {
+    if (!have_program("restic")) return skipped("comparing dumps with restic's: there is no restic");
+    const Site site(Site::Kind::local);
+    // 60 MB of rows, as a dump of an SQL database has them: numbers, words, a hash that nobody can compress.
+    Random random(42);
+    const Strings words{"alpha", "bravo", "customer", "delivered", "pending", "Main Street", "invoice", "refund", "Berlin", "Lyon"};
+    Strings rows;
+    std::size_t size = 0;
+    const auto row = [&](std::size_t id) {
+        char text[256];
+        std::snprintf(text, sizeof text, "INSERT INTO `orders` VALUES (%zu,'%s %s','%s','2026-%02d-%02d %02d:%02d:%02d',%d.%02d,'%016lx%016lx',NULL);\n", id,
+                      words[random.below(words.size())].c_str(), words[random.below(words.size())].c_str(), words[random.below(words.size())].c_str(),
+                      int(1 + random.below(12)), int(1 + random.below(28)), int(random.below(24)), int(random.below(60)), int(random.below(60)),
+                      int(random.below(1000)), int(random.below(100)), static_cast<unsigned long>(random.next()), static_cast<unsigned long>(random.next()));
+        return std::string(text);
+    };
+    while (size < 60'000'000) {
+        rows.push_back(row(rows.size()));
+        size += rows.back().size();
+    }
+    const auto dump = [&](const fs::path& to) {
+        std::string all;
+        all.reserve(size);
+        for (const auto& each : rows) all += each;
+        write_file(to, all);
+    };
+    dump(site.dir / "first.sql");
+    for (int i = 0; i < 50; ++i) {
+        const std::size_t which = random.below(rows.size());
+        rows[which] = row(which);
+    }
+    dump(site.dir / "second.sql");
+    site.init_or_fail();
+    RunOptions restic = site.options;
+    restic.env.insert_or_assign("RESTIC_PASSWORD", "x");
+    restic.env.insert_or_assign("RESTIC_REPOSITORY", (site.dir / "restic").string());
+    restic.timeout = milliseconds(120'000);
+    must_run({"restic", "-q", "init"}, restic);
+    std::uint64_t ours[2], theirs[2];
+    int i = 0;
+    for (const char* name : {"first.sql", "second.sql"}) {
+        const std::string file = (site.dir / name).string();
+        const std::uint64_t before = site.repository_bytes(), before_theirs = bytes_below(site.dir / "restic");
+        const Result result = run({"sh", "-c", "exec \"$1\" backup --stdin-name dump.sql \"$2\" < \"$3\"", "sh", nfreeze_binary(), site.url, file}, site.options);
+        REQUIRE_EXIT(result, 0);
+        must_run({"sh", "-c", "exec restic -q backup --stdin --stdin-filename dump.sql < \"$1\"", "sh", file}, restic);
+        ours[i] = site.repository_bytes() - before;
+        theirs[i++] = bytes_below(site.dir / "restic") - before_theirs;
+    }
+    INFO("first dump: nfreeze " << ours[0] << ", restic " << theirs[0] << "; second: nfreeze " << ours[1] << ", restic " << theirs[1]);
+    CHECK(ours[1] <= theirs[1]);
+    const Result cat = site.nfreeze({"cat", site.url, "dump.sql"});
+    CHECK((cat.out == read_file(site.dir / "second.sql")));
+}
+
 TEST_SUITE_END();
