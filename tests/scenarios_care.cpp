@@ -200,6 +200,14 @@ TEST_CASE("expect: an older state of the repository is noticed, one that lost no
     CHECK_EXIT(vague, 2);
 }
 
+// FAILS: nfreeze 09ce648 takes it and looks at nothing.
+TEST_CASE("expect: a verb that takes it heeds it") {
+    const Site site(Site::Kind::local);
+    site.init_or_fail();
+    const Result result = site.nfreeze({"key", "list", "--expect", "0123456789", site.url});
+    CHECK((result.code == 5 || result.code == 2));
+}
+
 TEST_CASE("key: several passphrases open a repository, and the last cannot be removed") {
     const Site site(Site::Kind::local);
     write_file(site.src / "file", "content");
@@ -595,6 +603,44 @@ TEST_CASE("backup --verify: reads back what was uploaded, or a part of it") {
         CHECK_EXIT(site.backup({how}), 2);
     }
     CHECK(ids_in(site).size() == snapshots);
+}
+
+TEST_CASE("backup --verify: a pack that changes after it was sent is found") {
+    const Site site(Site::Kind::local);
+    site.init_or_fail();
+    write_random_file(site.dir / "random", 40 * MiB, 5);
+    // The command whose output is backed up waits until a pack of it lies there whole, and changes eight bytes of that.
+    write_file(site.dir / "script", R"sh(
+        cat "$1"
+        for i in $(seq 300); do
+            for pack in "$2"/packs/*; do
+                [ "$(sha256sum < "$pack" 2>/dev/null | cut -c1-64)" = "$(basename "$pack")" ] || continue
+                chmod u+w "$pack"
+                printf XXXXXXXX | dd of="$pack" bs=1 seek=1000000 conv=notrunc 2>/dev/null
+                basename "$pack" > "$3"
+                exit 0
+            done
+            sleep 0.05
+        done
+        exit 1)sh");
+    const auto backup = [&](const Strings& flags) {
+        Strings arguments{"backup", "--stdin-name", "dump", "--stdin-from-command"};
+        arguments.insert(arguments.end(), flags.begin(), flags.end());
+        for (const std::string& word : {site.url, std::string("--"), std::string("sh"), (site.dir / "script").string(), (site.dir / "random").string(), site.repo.string(), (site.dir / "which").string()})
+            arguments.push_back(word);
+        return site.nfreeze(arguments);
+    };
+    SUBCASE("with --verify") {
+        const Result result = backup({"--verify"});
+        CHECK_EXIT(result, 5);
+        CHECK_NAMES(result.err, lines_of(read_file(site.dir / "which"))[0]);
+        CHECK_NAMES(result.out, "errors: 1");
+    }
+    SUBCASE("but not without") { // the witness
+        const Result result = backup({});
+        CHECK_EXIT(result, 0);
+    }
+    CHECK_EXIT(site.nfreeze({"check", "--read-data", site.url}), 5);
 }
 
 TEST_CASE("backup --verify: over a line, what it reads comes back over it") {

@@ -163,10 +163,15 @@ TEST_CASE("repair: a byte flipped in a pack of the right size: repair, backup, c
     check_sound(site);
     check_restores(site);
     for (std::size_t i = 0; i < 3; ++i) check_restores(site, base().ids[i], base().was[i]);
-    // Once more: it has nothing to do.
+    // Once more: it has nothing to do. A prune takes away what is damaged.
     const Result twice = repair(site);
     CHECK_EXIT(twice, 0);
     CHECK_NAMES(twice.out, "damaged: 0 packs");
+    CHECK(fs::exists(pack));
+    CHECK_EXIT(site.nfreeze({"prune", "--now", "--yes", site.url}), 0);
+    CHECK(!fs::exists(pack));
+    check_sound(site);
+    check_restores(site);
 }
 
 TEST_CASE("repair: a sound repository stays what it is") {
@@ -560,6 +565,22 @@ TEST_CASE("recovery sheet: what is no digit, two that changed places, and a line
     CHECK(fingerprint(site.repo) == before);
 }
 
+TEST_CASE("recovery sheet: typed at a terminal, which asks for the new passphrase") {
+    const Site site(Site::Kind::local);
+    site.init_or_fail();
+    const Strings lines = sheet_of(site);
+    remove_tree(site.repo / "keys");
+    RunOptions options = site.options;
+    options.env.erase("NFREEZE_PASSWORD");
+    options.pty = true;
+    options.dialog = {{"", lines[0]}, {lines[0], lines[1]}, {lines[1], lines[2]}, {lines[2], lines[3]}, {lines[3], "\x04"},
+                      {"New passphrase", "made from the sheet"}, {"again", "made from the sheet"}};
+    options.timeout = milliseconds(20'000);
+    const Result result = site.nfreeze({"key", "import", site.url, "-"}, options);
+    CHECK_EXIT(result, 0);
+    CHECK_EXIT(site.nfreeze({"snapshots", site.url}, with_new(site)), 0);
+}
+
 // FAILS: nfreeze 09ce648 names no line.
 TEST_CASE("recovery sheet: a digit too few or too many is named by its line, too") {
     const Site site(Site::Kind::local);
@@ -676,6 +697,19 @@ TEST_CASE("append-only: check says whether a server lets objects be changed, and
             CHECK_NAMES(result.err, "NOT append-only");
         }
     }
+}
+
+// FAILS: nfreeze 09ce648 says on standard error that all is well.
+TEST_CASE("append-only: with -q a good answer is no words") {
+    Sshd::Options options;
+    options.ordinary_account = true;
+    options.config = {"ForceCommand internal-sftp -P remove,rmdir,rename,posix-rename,setstat,fsetstat,lsetstat,hardlink,symlink,copy-data"};
+    Sshd server(options);
+    const Site site(server);
+    site.init_or_fail();
+    const Result result = site.nfreeze({"check", "--append-only", "-q", site.url});
+    CHECK_EXIT(result, 0);
+    CHECK(result.out + result.err == "");
 }
 
 TEST_SUITE_END();
