@@ -5292,15 +5292,16 @@ std::optional<int64_t> parse_age(const std::string& s) {
     return n * unit;
 }
 
-/// A point in time: "2026-11-20" (its end), "2026-11-20 14:00", or an age such as 3d, 12h, 2w. In ns
+/// A point in time: "2026-11-20" (its end, or its beginning), "2026-11-20 14:00", or an age such as 3d, 12h, 2w. In ns
 /// since 1970; throws Usage.
-int64_t parse_time(const std::string& s) {
+int64_t parse_time(const std::string& s, bool its_end = true) {
     struct tm parts{};
     for (auto [format, rest] : {std::pair{"%Y-%m-%d", 86399}, {"%Y-%m-%d %H:%M", 59}, {"%Y-%m-%d %H:%M:%S", 0}}) {
         parts = {};
         const char* end = strptime(s.c_str(), format, &parts);
         if (!end || *end) continue;
         parts.tm_isdst = -1;
+        if (!its_end) return int64_t(mktime(&parts)) * 1'000'000'000;
         if (rest == 86399) { // a day may have 23 or 25 hours
             parts.tm_mday += 1;
             return int64_t(mktime(&parts)) * 1'000'000'000 - 1;
@@ -6001,7 +6002,7 @@ private:
                 auto aead = object_aead(kPackLabel, repo_.keys.pack, salt);
                 table = open_table(kPackLabel, aead, bytes, object_name("packs", pack.name)).first;
             }
-        } catch (const Corrupt&) {} // without a table nothing of it can be found
+        } catch (const Error&) {} // without a table nothing of it can be found, whatever its version seems to be
         result_.unreadable += table.empty();
         result_.lost += open_frames(repo_, table, salt, bytes, [&](const FrameInfo& f, const Chunk&, View chunk) {
             if (f.kind == Kind::snapshot && !known) adopt(decode_snapshot(chunk));
@@ -6047,6 +6048,7 @@ struct PruneOptions {
     double max_unused = 0.1;            // share of the repository that may stay unused rather than be copied
     uint64_t max_repack = UINT64_MAX;   // bytes to copy, at most
     int64_t grace = 3 * 24 * 3600;      // seconds between condemning and deleting
+    Clock::duration patience = std::chrono::seconds(1); // before it looks again at a segment that is not whole
     int connections = kConnections;
 };
 
@@ -6112,7 +6114,7 @@ private:
     bool look() {
         size_t before = 0;
         for (int round = 0; before != repo_.segments() || (!repo_.doubts.empty() && round < 4); ++round) {
-            if (round > 0 && !repo_.doubts.empty()) pause_for(std::chrono::seconds(1)); // somebody may be writing it
+            if (round > 0 && !repo_.doubts.empty()) pause_for(options_.patience); // somebody may be writing it
             before = repo_.segments();
             repo_.refresh();
         }
@@ -6270,7 +6272,7 @@ SnapshotId unforget(Repository& repo, Snapshot s, int connections) {
 }
 
 /// Calls `f` for each entry of a snapshot that the patterns do not match, nor what is above it. Returns the
-/// number of the others but for directories; throws Corrupt unless all of the tree can be read.
+/// number of the others; throws Corrupt unless all of the tree can be read.
 template <class F> uint64_t for_not_matching(Repository& repo, const Snapshot& snapshot, const Patterns& patterns, F f) {
     TaskPool wire(2, 8);
     TreeReader tree(repo, wire, snapshot);
@@ -6279,13 +6281,13 @@ template <class F> uint64_t for_not_matching(Repository& repo, const Snapshot& s
     std::optional<std::string> top;
     while (auto* e = tree.next()) {
         stop_if_asked();
-        bool directory = e->type == Type::directory, below = top && is_within(e->path, *top);
-        if (!below && (e->path.empty() || !patterns.exclude(e->path, directory))) {
+        bool below = top && is_within(e->path, *top);
+        if (!below && (e->path.empty() || !patterns.exclude(e->path, e->type == Type::directory))) {
             f(*e);
             continue;
         }
         if (!below) top = e->path;
-        matching += !directory;
+        ++matching;
     }
     return matching;
 }
@@ -6778,10 +6780,17 @@ Sample parse_sample(const std::string& s) {
     return sample;
 }
 
-/// Reads back what this run has stored, or so much of it.
-Exit verify(const Job& job) {
+/// What --verify asks for, if it is given.
+std::optional<Sample> parse_verify(const Job& job) {
+    if (!job.args.flag("verify")) return {};
     auto sample = parse_sample(job.args.value("verify"));
+    if (sample.files > 0 || sample.newer != INT64_MAX) throw Usage("--verify wants an amount, such as 10% or 500M");
     sample.of_this_run = true;
+    return sample;
+}
+
+/// Reads back what this run has stored, or so much of it.
+Exit verify(const Job& job, const Sample& sample) {
     CheckResult r;
     Check(*job.repo, job.connections()).run(&sample, true, r);
     job.report(text("verified: ", r.packs_read, " packs, ", human_size(r.bytes_read), "; errors: ", r.errors),
@@ -6869,6 +6878,7 @@ Exit verb_backup_stream(int argc, char** argv) {
     stream.name = plain_path(job.args.value("stdin-name"));
     if (stream.name.empty() || !is_safe_path(stream.name)) throw Usage("--stdin-name wants the name of a file");
     stream.may_be_empty = job.args.flag("allow-empty");
+    auto sample = parse_verify(job);
     bool command = job.args.flag("stdin-from-command");
     if (job.operands.size() != job.args.behind_dashes || command == job.operands.empty())
         throw Usage("with --stdin-name there is no SRC; with --stdin-from-command a command follows behind --");
@@ -6880,7 +6890,7 @@ Exit verb_backup_stream(int argc, char** argv) {
         stream.ended = [&] { running->wait(); };
     }
     auto code = back_up(job, stream.name, &stream);
-    return job.args.flag("verify") ? worse(code, verify(job)) : code;
+    return sample ? worse(code, verify(job, *sample)) : code;
 }
 
 Exit verb_backup(int argc, char** argv) {
@@ -6893,12 +6903,11 @@ Exit verb_backup(int argc, char** argv) {
         sources.push_back(source.get());
     }
     parse_backup_options(job); // what is wrong with them is said before anything is asked
-    bool verify_too = job.args.flag("verify");
-    parse_sample(job.args.value("verify"));
+    auto sample = parse_verify(job);
     open_for_backup(job);
     auto worst = Exit::ok;
     for (auto& source : sources) worst = worse(worst, back_up(job, source, nullptr));
-    return verify_too ? worse(worst, verify(job)) : worst;
+    return sample ? worse(worst, verify(job, *sample)) : worst;
 }
 
 /// A path as the user typed it or as `ls` printed it, in the form the tree has.
@@ -7024,6 +7033,7 @@ Exit verb_diff(int argc, char** argv) {
         o.against = &from;
         o.dry_run = o.checksum = o.verbose = true;
         o.json = job.json();
+        o.skip = job.own_directory();
         std::unique_ptr<char, decltype(&free)> dir(realpath(job.args.value("dir").c_str(), nullptr), free);
         if (!dir) throw system_error("compare with", job.args.value("dir"));
         auto r = Backup(*job.repo, o).run(dir.get(), {});
@@ -7060,7 +7070,7 @@ Exit verb_du(int argc, char** argv) {
                 {s->counts.files, unique[s->id]};
         print_sizes(job, "snapshot", sizes);
     } else {
-        int64_t since = job.args.flag("newer") ? parse_time(job.args.value("newer")) / 1'000'000'000 : INT64_MIN;
+        int64_t since = job.args.flag("newer") ? parse_time(job.args.value("newer"), false) / 1'000'000'000 : INT64_MIN;
         auto top = job.operands.empty() ? "" : clean_path(job.operands[0]);
         print_sizes(job, "path", disk_usage(*job.repo, choose_snapshot(*job.repo, job.choice()), top, since, damaged));
     }
@@ -7105,7 +7115,7 @@ Exit verb_key(int argc, char** argv) {
     if (!has_word("list add remove passwd export import", action) || has_word("remove import", action) != (job.operands.size() == 2))
         throw Usage("give list, add, passwd, export, remove with an ID, or import with a FILE; see: nfreeze help key");
     if (action == "import") return import_key(job);
-    job.open_store();
+    job.args.flag("expect") ? job.open(false) : job.open_store();
     auto keys = Repository::read_keys(*job.store);
     auto passphrase = get_passphrase(job.args, false);
     auto master = Repository::unlock(keys, passphrase);
@@ -7259,16 +7269,23 @@ void confirm(const Job& job, const std::string& question) {
 Exit forget_by_path(Job& job, std::vector<const Snapshot*> from) {
     Patterns patterns;
     for (auto& [option, pattern] : job.args.all("path")) patterns.add(pattern);
+    auto verdict = job.verdict();
     std::erase_if(from, [&](auto* s) {
-        auto files = for_not_matching(*job.repo, *s, patterns, [](auto&) {});
-        if (files > 0) job.report(text(files, " files go from ", hex(s->id).substr(0, 8)), Json().add("snapshot", hex(s->id)).add("files", files));
-        return files == 0;
+        uint64_t entries = 0;
+        try {
+            entries = for_not_matching(*job.repo, *s, patterns, [](auto&) {});
+        } catch (const Corrupt& e) {
+            say(e.what());
+            verdict = Exit::damaged;
+        }
+        if (entries > 0) job.report(text(entries, entries == 1 ? " entry goes from " : " entries go from ", hex(s->id).substr(0, 8)), Json().add("snapshot", hex(s->id)).add("entries", entries));
+        return entries == 0;
     });
     if (!job.quiet()) print_snapshots(from, job.json(), "written anew");
-    if (from.empty() || job.args.flag("dry-run")) return job.verdict();
+    if (from.empty() || job.args.flag("dry-run")) return verdict;
     confirm(job, text("Change ", from.size(), " snapshots"));
     forget_paths(*job.repo, from, patterns, job.connections());
-    return job.verdict();
+    return verdict;
 }
 
 Exit verb_forget(int argc, char** argv) {

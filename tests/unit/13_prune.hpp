@@ -308,6 +308,7 @@ std::set<SnapshotId> snapshots_in(TestStore& store) {
 
 PruneOptions thorough(int64_t grace = kGrace) {
     PruneOptions o;
+    o.patience = {};
     o.max_unused = 0;
     o.grace = grace;
     o.connections = 1;
