@@ -36,7 +36,10 @@ class Stage {
         /// As if a program was started that opens the repository.
         Repository& open() {
             auto& mine = *repositories_.at(opened_++);
+            bool before = at_once_;
+            at_once_ = before || has_begun;
             load_from(mine, *this);
+            at_once_ = before;
             mine.repo->listing_lasts = listing_lasts_;
             return *mine.repo;
         }
@@ -56,6 +59,7 @@ class Stage {
         }
 
         bool backup = false;               // or else a prune
+        bool has_begun = false;            // it has opened the repository before all else happens
         bool others_delete = false;        // so that it matters when it reads
         uint64_t usual_packs = 2;          // that it sends: content and tree
         std::optional<Snapshot> committed; // by a backup
@@ -617,7 +621,7 @@ void add_prunes(Stage& stage) {
 } // namespace
 
 // Bounds: with two clients all schedules with at most two stops, with three or a pipe at most one, with
-// four at most one and, of the orders in which the rest goes on, two. About 5500 schedules, each with
+// four at most one and, of the orders in which the rest goes on, two. About 4500 schedules, each with
 // four kinds of listings where that makes a difference, and each of them followed by a further grace
 // period, a prune alone and a look at every chunk of every snapshot.
 
@@ -688,10 +692,11 @@ TEST_CASE("prune, side by side: one that deletes and a backup from a pipe, or of
     CHECK(condemned.count.deleting > 20);
 }
 
-TEST_CASE("prune, side by side: a backup that lasts while one condemns and, a grace period later, another deletes") { // about 1430
+TEST_CASE("prune, side by side: a backup that lasts while one condemns and, a grace period later, another deletes") { // about 970
     Captured said;
     Rehearsal all(Scene::get().fresh, [](Stage& s) {
-        add_backup(s).others_delete = true;
+        auto& backup = add_backup(s);
+        backup.has_begun = backup.others_delete = true;
         add_prunes(s);
     });
     for (size_t stops : {0, 1, 2}) all.run(stops);
@@ -705,7 +710,8 @@ TEST_CASE("prune, side by side: a backup that lasts while one condemns and, a gr
 TEST_CASE("prune, side by side: a backup from a pipe that lasts while one condemns and another deletes") {
     Captured said;
     Rehearsal all(Scene::get().fresh, [](Stage& s) {
-        add_stream(s).others_delete = true;
+        auto& stream = add_stream(s);
+        stream.has_begun = stream.others_delete = true;
         add_prunes(s);
     });
     for (size_t stops : {0, 1}) all.run(stops);
@@ -1284,6 +1290,38 @@ TEST_CASE("prune: a forgotten snapshot whose packs a server hid for a while can 
     }
     tidy_index(store);
     CHECK(open_repository(store)->snapshots(true).size() == 1);
+}
+
+TEST_CASE("prune: a server whose clock was wrong for a while shortens no grace period" * doctest::should_fail()) {
+    TestStore store = new_repository();
+    auto gone = store_snapshot(store, 1, {{"a", {noise(5000, 1)}}});
+    store_snapshot(store, 2, {{"b", {noise(5000, 2)}}});
+    const auto now = store.clock;
+    SUBCASE("ahead, when something was written before") {
+        store.clock = now + 100 * kGrace;
+        write_segment(*open_repository(store), {});
+        store.clock = now;
+        forget_all(store, {&gone});
+        prune(store);
+    }
+    SUBCASE("behind, when packs were condemned: a machine that forgets the time when it is off") {
+        forget_all(store, {&gone});
+        store.clock = 1000;
+        prune(store);
+        store.clock = now;
+    }
+    store.clock += 60;
+    CHECK(prune(store).packs == 0);
+}
+
+TEST_CASE("prune: what was deleted but not recorded so is still something to do" * doctest::should_fail()) {
+    TestStore store = new_repository();
+    auto gone = store_snapshot(store, 1, {{"a", {noise(5000, 1)}}});
+    forget_all(store, {&gone});
+    prune(store);
+    store.clock += kGrace;
+    for (auto& name : store.names("packs")) store.remove(name); // it was killed then
+    CHECK_FALSE(plan_of(store).empty());
 }
 
 TEST_CASE("prune: on a server that deletes nothing it says so, and nothing is lost") {
