@@ -1257,6 +1257,34 @@ TEST_CASE("prune: what was deleted is in the index no longer but for its name, a
     CHECK(faults_in(store, {stays.id}) == "");
 }
 
+TEST_CASE("prune: nobody relies on what was condemned, wherever the index says so, nor on what was deleted") {
+    TestStore store = new_repository();
+    std::vector<Bytes> many; // so that this segment is too large to be merged into the next
+    for (uint64_t i = 0; i < 1500; ++i) many.push_back(noise(8, i));
+    auto gone = store_snapshot(store, 1, {{"a", many}});
+    forget_all(store, {&gone});
+    auto relies = [&] {
+        auto repo = open_repository(store);
+        return repo->index.rely_on(IdHasher(repo->keys.id)(many[0]));
+    };
+    CHECK(relies());
+    auto before = store.objects;
+    prune(store);
+    CHECK(store.names("index").size() > 3);
+    CHECK_FALSE(relies());
+    store.clock += kGrace;
+    auto looked = open_repository(store);
+    CHECK(prune(store).packs == 2);
+    // One who had just looked carries the pack's table on, and the server brings the pack back.
+    looked->commit([] { return Bytes(); }, true);
+    for (auto& [name, bytes] : before)
+        if (name.starts_with("packs/")) store.put(name, bytes);
+    auto repo = open_repository(store);
+    CHECK(repo->index.knows(IdHasher(repo->keys.id)(many[0])));
+    CHECK_FALSE(relies());
+    CHECK(repo->index.places(IdHasher(repo->keys.id)(many[0])).empty());
+}
+
 TEST_CASE("prune: a deleted pack that a server brings back goes again, also where there is a backup each day" * doctest::should_fail()) {
     TestStore store = new_repository();
     auto gone = store_snapshot(store, 1, {{"a", {noise(5000, 1)}}});
