@@ -6084,6 +6084,7 @@ public:
         choose(plan);
         for (auto& [name, size] : listed())
             if (is_doomed(name)) (is_due(name) ? plan.due : plan.waiting).add(size);
+        for (auto& name : unrecorded()) (is_due(name) ? plan.due : plan.waiting).add(0);
         return plan;
     }
 
@@ -6119,8 +6120,8 @@ private:
             repo_.refresh();
         }
         if (!repo_.damage.empty() || !repo_.doubts.empty())
-            throw Error("cannot tell what is needed while a part of the index is not there or not whole; nothing was changed. If a "
-                        "backup is running, try again later; if one was interrupted, run it again; else see: nfreeze help repair", Exit::damaged);
+            throw Error("cannot tell what is needed while a part of the index is not there or not whole; nothing was changed. If "
+                        "something else is running, try again later; if a run was interrupted, a backup settles it; else see: nfreeze help repair", Exit::damaged);
         auto listing = repo_.store.list("packs");
         repo_.index.see(listing);
         int64_t now = std::max(repo_.server_time(), now_ns() / 1'000'000'000);
@@ -6190,6 +6191,13 @@ private:
     }
 
     const std::map<Hash, uint64_t>& listed() const { return *repo_.index.listed_packs; }
+    /// What a prune that was interrupted has deleted.
+    std::vector<Hash> unrecorded() const {
+        std::vector<Hash> names;
+        for (auto& [name, since] : repo_.index.condemned)
+            if (!listed().contains(name) && !repo_.index.deleted.contains(name)) names.push_back(name);
+        return names;
+    }
     bool is_doomed(const Hash& name) const { return repo_.index.condemned.contains(name) || repo_.index.deleted.contains(name); }
     bool is_due(const Hash& name) const {
         auto at = repo_.index.condemned.find(name);
@@ -6205,8 +6213,7 @@ private:
         std::vector<Hash> due;
         for (auto& [name, size] : listed())
             if (is_doomed(name) && is_due(name)) due.push_back(name);
-        for (auto& [name, since] : repo_.index.condemned)
-            if (is_due(name) && !listed().contains(name) && !repo_.index.deleted.contains(name)) due.push_back(name);
+        std::ranges::copy_if(unrecorded(), std::back_inserter(due), [&](auto& name) { return is_due(name); });
         for (auto& name : due) {
             if (auto at = listed().find(name); at != listed().end()) {
                 sum.add(at->second);

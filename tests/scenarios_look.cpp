@@ -606,8 +606,8 @@ const char* const backup_fields = "snapshot source incomplete new changed unchan
 const char* const snapshot_fields = "id time host user source tags incomplete files directories others bytes new_files changed_files new_bytes version";
 const char* const restore_fields = "snapshot dest restored bytes in_place kept deleted failed missing";
 const char* const check_fields = "snapshots packs packs_read bytes_read errors";
-const char* const repair_fields = "packs_read packs_adopted snapshots_adopted packs_damaged chunks_saved chunks_lost errors_left";
-const char* const prune_fields = "packs bytes bytes_needed packs_to_condemn bytes_to_condemn bytes_to_copy bytes_condemned bytes_due";
+const char* const repair_fields = "packs_read packs_adopted snapshots_adopted packs_damaged packs_unreadable chunks_saved chunks_lost errors_left";
+const char* const prune_fields = "packs bytes bytes_needed packs_to_condemn bytes_to_condemn bytes_to_copy bytes_young bytes_condemned bytes_due";
 
 struct AwkwardSite : Site {
     AwkwardSite() : Site(Kind::local) {
@@ -737,8 +737,8 @@ TEST_CASE("json: restore, check, repair, forget and prune print the fields that 
     CHECK(all[1]["list"].text == "go");
     all = objects(site.json("forget", {"-n", "--purge", "--path", "file"}));
     REQUIRE(all.size() == 4);
-    CHECK(fields(all, 0) == "snapshot files");
-    CHECK(fields(all, 1) == "snapshot files");
+    CHECK(fields(all, 0) == "snapshot entries");
+    CHECK(fields(all, 1) == "snapshot entries");
     CHECK(fields(all, 2) == std::string("list ") + snapshot_fields);
     CHECK(all[2]["list"].text == "written anew");
 

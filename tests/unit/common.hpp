@@ -289,13 +289,17 @@ TestStore new_repository() {
 // instantiation may name it.
 auto& segments_of(Repository& repo);
 auto& highest_seq_of(Repository& repo);
+auto& written_of(Repository& repo);
+auto& uncertain_of(Repository& repo);
 void load(Repository& repo);
-template <auto Segments, auto HighestSeq, auto Load> struct OpenedRepository {
+template <auto Segments, auto HighestSeq, auto Written, auto Uncertain, auto Load> struct OpenedRepository {
     friend auto& segments_of(Repository& repo) { return repo.*Segments; }
     friend auto& highest_seq_of(Repository& repo) { return repo.*HighestSeq; }
+    friend auto& written_of(Repository& repo) { return repo.*Written; }
+    friend auto& uncertain_of(Repository& repo) { return repo.*Uncertain; }
     friend void load(Repository& repo) { (repo.*Load)(); }
 };
-template struct OpenedRepository<&Repository::segments_, &Repository::highest_seq_,
+template struct OpenedRepository<&Repository::segments_, &Repository::highest_seq_, &Repository::written_, &Repository::uncertain_,
                                  static_cast<void (Repository::*)()>(&Repository::load)>;
 
 /// Passes everything on to another store.
@@ -349,6 +353,8 @@ void load_from(Reusable& mine, Store& store) {
     repo.listing_lasts = kListingFresh;
     segments_of(repo).clear();
     highest_seq_of(repo) = 0;
+    written_of(repo) = {};
+    uncertain_of(repo).clear();
     load(repo);
 }
 
