@@ -73,7 +73,8 @@
 //     1 pack added: name 32, salt 32, varint size, table as above
 //     2 pack condemned: name 32, since 8 (s, server's time; 0: time stamp of the first segment saying so)
 //     3 pack deleted: name 32   4 snapshot added: see below   5 snapshot forgotten: id 16
-//     6 segment superseded, 7 parent, 8 torn: the first 16 bytes of the segment's <sha256>
+//     6 segment superseded: the first 16 bytes of its <sha256>, since 8 (as above)
+//     7 parent, 8 torn: the first 16 bytes of the segment's <sha256>
 //   The state is the union of all segments that are not superseded, so segments of clients that run
 //   side by side merge in any order and nobody needs a lock. A parent was live when the segment was
 //   written: one that is neither there nor superseded was lost or is withheld. Torn ones were not
@@ -137,8 +138,7 @@
 //     between the server's own time stamps of two segments, deleted. Whoever commits looks at index/ a moment
 //     before and copies what it relies on out of packs that were condemned meanwhile (I5), so a snapshot
 //     that is committed relies on nothing that was condemned when its writer last looked; and who deletes
-//     works out anew what all snapshots need. The record of condemning carries its time along when
-//     segments merge. A segment that is superseded is deleted only once what supersedes it is an hour old: a
+//     works out anew what all snapshots need. The records carry their time along when segments merge. A segment that is superseded is deleted only once what supersedes it is an hour old: a
 //     listing is not atomic, and one that is under way must not miss both. Packs are removed first and the
 //     removal recorded then: that a condemned pack is missing hurts nobody.
 //   - Packs and segments share one sealed shape, so that there is one piece of code to trust.
@@ -2422,12 +2422,13 @@ void put_record(Writer& out, Record type, View body) {
     out.bytes(body);
 }
 
-/// `since`: seconds by the server's clock; 0: the time stamp of the segment that says so first.
-void put_condemned(Writer& out, const Hash& pack, int64_t since = 0) {
+/// A pack that is condemned or a segment that is superseded, and since when: seconds by the server's clock;
+/// 0: the time stamp of the segment that says so first.
+void put_since(Writer& out, Record type, View name, int64_t since = 0) {
     Writer body;
-    body.raw(pack);
+    body.raw(name);
     body.u64(uint64_t(since));
-    put_record(out, Record::pack_condemned, body.view());
+    put_record(out, type, body.view());
 }
 
 Bytes encode_pack(const PackInfo& p) {
@@ -2488,7 +2489,12 @@ public:
                 break;
             }
             case Record::snapshot_forgotten: forgotten.insert(body.array<16>()); break;
-            case Record::segment_superseded: note_since(superseded, body.array<16>(), mtime); break;
+            case Record::segment_superseded: {
+                auto name = body.array<16>();
+                auto since = int64_t(body.u64());
+                note_since(superseded, name, since ? since : mtime);
+                break;
+            }
             case Record::segment_parent: parents.insert(body.array<16>()); break;
             case Record::segment_torn: torn.insert(body.array<16>()); break;
             default: throw Error(text("the index has a record of type ", int(type), ": get a newer nfreeze"));
@@ -2937,7 +2943,7 @@ private:
             copy_records(out, *s);
             gone.insert(short_name(s->name));
         }
-        for (auto& name : gone) put_record(out, Record::segment_superseded, name);
+        for (auto& name : gone) put_since(out, Record::segment_superseded, name);
         for (auto& [key, s] : segments_) {
             auto shortened = short_name(s.name);
             if (live(s) && !gone.contains(shortened)) put_record(out, Record::segment_parent, shortened);
@@ -3063,21 +3069,19 @@ private:
                 bool known = std::ranges::any_of(segments_, [&](auto& k) { return short_name(k.second.name) == parent && k.second.state == Segment::whole; });
                 if (known || index.superseded.contains(parent)) continue; // a lost one is carried on
             } else if (type == Record::pack_added || type == Record::pack_condemned) {
-                Reader in_body(body, "a pack's record");
-                auto name = in_body.array<32>();
-                if (index.deleted.contains(name)) continue;
-                if (type == Record::pack_condemned) {
-                    auto since = int64_t(in_body.u64());
-                    put_condemned(out, name, since ? since : s.mtime);
-                    continue;
-                }
+                if (index.deleted.contains(Reader(body, "a pack's record").array<32>())) continue;
             } else if (type == Record::snapshot_added) {
                 bool was_forgotten = index.forgotten.contains(Reader(body, "a snapshot").array<16>());
                 if (was_forgotten && damage.empty() && doubts.empty() &&
                     std::ranges::all_of(decode_snapshot(body).tree, [&](auto& id) { return index.is_gone(id); }))
                     continue;
             }
-            put_record(out, type, body);
+            if (type == Record::pack_condemned || type == Record::segment_superseded) {
+                auto since = int64_t(Reader(body.last(8), "a time").u64());
+                put_since(out, type, body.first(body.size() - 8), since ? since : s.mtime);
+            } else {
+                put_record(out, type, body);
+            }
         }
     }
 
@@ -6003,14 +6007,14 @@ private:
                 table = open_table(kPackLabel, aead, bytes, object_name("packs", pack.name)).first;
             }
         } catch (const Error&) {} // without a table nothing of it can be found, whatever its version seems to be
-        result_.unreadable += table.empty();
+        result_.unreadable += table.empty() && sha256(bytes) != pack.name; // one that is whole (I1) never was a pack
         result_.lost += open_frames(repo_, table, salt, bytes, [&](const FrameInfo& f, const Chunk&, View chunk) {
             if (f.kind == Kind::snapshot && !known) adopt(decode_snapshot(chunk));
             packer_.put(f.kind, chunk, true);
             ++result_.saved;
         });
         ++result_.damaged;
-        put_condemned(records_, pack.name);
+        put_since(records_, Record::pack_condemned, pack.name);
         put_record(records_, Record::pack_deleted, pack.name); // nobody looks for anything there; prune removes it
         gone_.push_back(pack.name);
     }
@@ -6022,7 +6026,7 @@ private:
     /// What the index has lost is accepted as lost from now on.
     void commit() {
         for (auto& name : repo_.lost_segments()) {
-            put_record(records_, Record::segment_superseded, name);
+            put_since(records_, Record::segment_superseded, name);
             repo_.index.superseded.emplace(name, Index::kJustNow);
         }
         for (auto& name : gone_) {
@@ -6094,7 +6098,7 @@ public:
             Writer records;
             for (auto& name : chosen_) {
                 repo_.index.condemn(name, Index::kJustNow);
-                put_condemned(records, name);
+                put_since(records, Record::pack_condemned, name);
             }
             packer_.checkpoint(records.view());
             if (chosen_.empty()) repo_.commit([] { return Bytes(); }); // so that the server says what time it is

@@ -395,9 +395,9 @@ TEST_CASE("forget --path --purge: takes files out of all snapshots and changes n
     const std::string before = fingerprint(site.repo);
     const Result dry = site.forget({"-n", "--purge", "--path", "*.iso"});
     CHECK_EXIT(dry, 0);
-    CHECK_NAMES(dry.out, "2 files go from " + site.ids[0]);
-    CHECK_NAMES(dry.out, "2 files go from " + site.ids[1]);
-    CHECK_NAMES(dry.out, "1 files go from " + site.ids[2]);
+    CHECK_NAMES(dry.out, "2 entries go from " + site.ids[0]);
+    CHECK_NAMES(dry.out, "2 entries go from " + site.ids[1]);
+    CHECK_NAMES(dry.out, "1 entry goes from " + site.ids[2]);
     CHECK_EXIT(site.forget({"--purge", "--path", "*.iso"}), 2); // nobody to ask
     CHECK_EXIT(site.forget({"--yes", "--purge", "--path", "*.not"}), 0);
     CHECK(fingerprint(site.repo) == before);

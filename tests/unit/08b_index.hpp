@@ -161,7 +161,7 @@ TEST_CASE("index: segments give the same answers in whatever order they are read
          joined({record(Record::segment_parent, name(101)), pack_added(p2), snapshot_added(s2)})},
         {3, joined({pack_added(p3), condemned_record(p1.name),
                     record(Record::snapshot_forgotten, s1.id), pack_added(absent)})},
-        {4, joined({record(Record::segment_superseded, name(102)),
+        {4, joined({superseded_record(name(102)),
                     record(Record::segment_parent, name(103)), pack_added(p2), snapshot_added(s2),
                     record(Record::segment_torn, name(9))})}, // took segment 2 in
         {5, joined({pack_added(p5), record(Record::pack_deleted, hash_of(77)),
@@ -281,12 +281,12 @@ TEST_CASE("index: what is no list of records is refused, what is of the future n
     auto whole = joined({pack_added(sample_pack()), snapshot_added(sample_snapshot(1)),
                          record(Record::segment_parent, chunk_id(1))});
     auto body_of = [](Record type, size_t size) { return record(type, Bytes(size)); };
-    for (auto [type, size] : {std::pair{Record::pack_condemned, 40u}, {Record::pack_deleted, 32u}}) {
+    for (auto [type, size] : {std::pair{Record::pack_condemned, 40u}, {Record::pack_deleted, 32u}, {Record::segment_superseded, 24u}}) {
         CHECK_NOTHROW(index.apply(body_of(type, size), 1));
         CHECK_THROWS_AS(index.apply(body_of(type, size - 1), 1), Corrupt);
         CHECK_THROWS_AS(index.apply(body_of(type, size + 1), 1), Corrupt);
     }
-    for (auto type : {Record::snapshot_forgotten, Record::segment_superseded,
+    for (auto type : {Record::snapshot_forgotten,
                       Record::segment_parent, Record::segment_torn}) {
         CHECK_NOTHROW(index.apply(body_of(type, 16), 1));
         CHECK_THROWS_AS(index.apply(body_of(type, 15), 1), Corrupt);

@@ -401,9 +401,14 @@ Bytes record(Record type, View body) {
     put_record(out, type, body);
     return out.take();
 }
+Bytes superseded_record(const ShortName& name, int64_t since = 0) {
+    Writer w;
+    put_since(w, Record::segment_superseded, name, since);
+    return w.take();
+}
 Bytes condemned_record(const Hash& name, int64_t since = 0) {
     Writer w;
-    put_condemned(w, name, since);
+    put_since(w, Record::pack_condemned, name, since);
     return w.take();
 }
 Bytes snapshot_added(const Snapshot& s) {
