@@ -91,10 +91,11 @@
 //   Record: varint flags (type in the lowest 3 bits: file, directory, symlink, fifo, character, block;
 //   8 racy, 16 mount point, 32 has attributes, 64 linked, 128 has holes, 256 continued, 512
 //   continuation); its path: varint bytes to take from the end of the path before (of a chunk's first
-//   record: of the path in the list), string to put there; then, unless it is a continuation: mode, uid, gid (varints), mtime less that of the record before, ctime less
-//   mtime (each seconds and nanoseconds), inode less that of the record before (svarints; in a chunk's
-//   first record: less 0); if linked, varint link group; if it has attributes, varint number, each name and value (strings); for
-//   a symlink, its target (string); for a device, varint number; for a file, varint size, if it has
+//   record: of the path in the list), string to put there; then, unless it is a continuation: mode,
+//   uid, gid (varints), mtime less that of the record before, ctime less mtime (each seconds and
+//   nanoseconds), inode less that of the record before (svarints; in a chunk's first record: less 0);
+//   if linked, varint link group; if it has attributes, varint number, each name and value (strings);
+//   for a symlink, its target (string); for a device, varint number; for a file, varint size, if it has
 //   holes, varint number, each varint distance from the end of the one before and varint length; varint
 //   number of chunks, their ids; if there are several, 8 bytes XXH3-64 of the content without holes. A
 //   continuation has only ids, and no checksum: they go behind those of the record before it.
@@ -135,12 +136,13 @@
 //     itself stored in chunks, not in the snapshot record: every run downloads the index, and
 //     unchanged trees of a million files would else add 60 KiB to it each day.
 //   - Deleting needs neither locks nor the client's clock. Packs are condemned, and a grace period later,
-//     between the server's own time stamps of two segments, deleted. Whoever commits looks at index/ a moment
-//     before and copies what it relies on out of packs that were condemned meanwhile (I5), so a snapshot
-//     that is committed relies on nothing that was condemned when its writer last looked; and who deletes
-//     works out anew what all snapshots need. The records carry their time along when segments merge. A segment that is superseded is deleted only once what supersedes it is an hour old: a
-//     listing is not atomic, and one that is under way must not miss both. Packs are removed first and the
-//     removal recorded then: that a condemned pack is missing hurts nobody.
+//     between the server's own time stamps of two segments, deleted. Whoever commits looks at index/ a
+//     moment before and copies what it relies on out of packs that were condemned meanwhile (I5), so a
+//     snapshot that is committed relies on nothing that was condemned when its writer last looked; and
+//     who deletes works out anew what all snapshots need. The records carry their time along when
+//     segments merge. A segment that is superseded is deleted only once what supersedes it is an hour
+//     old: a listing is not atomic, and one that is under way must not miss both. Packs are removed
+//     first and the removal recorded then: that a condemned pack is missing hurts nobody.
 //   - Packs and segments share one sealed shape, so that there is one piece of code to trust.
 //   - Padding is sealed with the table, so that it needs no rule of its own.
 
@@ -591,8 +593,8 @@ void fill_random(std::span<uint8_t> out) {
 }
 
 /// Runs tasks in the order they were pushed, on a fixed number of threads. push() waits while all of
-/// these are busy and `queue_max` tasks are waiting. The first exception of a task is thrown by the next push() or
-/// drain(); the tasks behind it are dropped, as are those still waiting at destruction.
+/// these are busy and `queue_max` tasks are waiting. The first exception of a task is thrown by the
+/// next push() or drain(); the tasks behind it are dropped, as are those still waiting at destruction.
 class TaskPool {
 public:
     TaskPool(int threads, size_t queue_max) : tasks_max_(size_t(threads) + queue_max) {
@@ -783,6 +785,9 @@ std::string hex(View bytes) {
 }
 
 /// 64 lower-case hex digits, or nothing.
+/// As much of an id as tells snapshots apart.
+std::string short_id(View id) { return hex(id.first(4)); }
+
 std::optional<Hash> parse_hash(std::string_view s) {
     Hash h;
     if (s.size() != 64) return {};
@@ -1858,7 +1863,8 @@ public:
                 done += size_t(n);
                 s.count(size_t(n));
             }
-            // What is on the disk can only be closed; where the server cannot say that it is, closing tells.
+            // What is on the disk can only be closed; where the server cannot say that it is, closing
+            // tells.
             if (!sync(s, handle)) handle.close();
         } catch (const ConnectionLost& lost) {
             throw Uncertain(lost.what());
@@ -2226,7 +2232,8 @@ std::string recovery_sheet(const Secret& master) {
     return sheet;
 }
 
-/// The inverse; other lines, and what is no digit, count for nothing. Throws Error that names a line with a typing error.
+/// The inverse; other lines, and what is no digit, count for nothing. Throws Error that names a line
+/// with a typing error.
 Secret read_recovery_sheet(const std::string& sheet) {
     Secret master(32);
     std::istringstream lines(sheet);
@@ -2801,10 +2808,10 @@ public:
     }
 
     /// Makes records part of the index: one new segment, which also takes in the small ones before it
-    /// (`merge_all`: all but very large ones). `records` is called once the state of index/ is known as it
-    /// was a moment ago, which is nothing beside a grace period (I4); what they name must be durable (I2, I3)
-    /// and rely on nothing that is condemned by then (I5). Called again if the outcome of writing is
-    /// unknown: until it is written anew much may happen.
+    /// (`merge_all`: all but very large ones). `records` is called once the state of index/ is known as
+    /// it was a moment ago, which is nothing beside a grace period (I4); what they name must be durable
+    /// (I2, I3) and rely on nothing that is condemned by then (I5). Called again if the outcome of
+    /// writing is unknown: until it is written anew much may happen.
     template <class F> void commit(F records, bool merge_all = false) {
         for (std::optional<Clock::time_point> begun;; listed_.reset()) {
             if (!listed_ || since_boot() - *listed_ > listing_lasts) refresh();
@@ -2979,7 +2986,8 @@ private:
             note(damage, text("index segment ", hex(p), " was lost or is withheld by the server: what it listed is unknown"));
         for (auto& [key, s] : segments_) {
             auto shortened = short_name(s.name);
-            if (s.state != Segment::broken || index.superseded.contains(shortened) || index.torn.contains(shortened) || index.parents.contains(shortened)) continue;
+            bool known = index.superseded.contains(shortened) || index.torn.contains(shortened) || index.parents.contains(shortened);
+            if (s.state != Segment::broken || known) continue;
             if (s.was_whole) note(damage, s.file() + " is damaged: what it listed is unknown");
             else note(doubts, text(s.file(), " is not whole: an interrupted upload, or damage; the next backup notes it"));
         }
@@ -3101,8 +3109,8 @@ private:
         auto object = sealer.finish();
         done.name = object.name;
         done.size = object.bytes.size();
-        // If the outcome is unknown it stays, and counts if it turns up whole: somebody may have read it, and
-        // take what it merged for superseded. The next segment says that it need not be whole.
+        // If the outcome is unknown it stays, and counts if it turns up whole: somebody may have read
+        // it, and take what it merged for superseded. The next segment says that it need not be whole.
         auto shortened = short_name(object.name);
         uncertain_.insert(shortened);
         index.torn.insert(shortened);
@@ -4376,7 +4384,8 @@ private:
         }
         return {};
     }
-    /// `st` becomes that of what a link leads to, unless that is nothing, or a directory that the walk is in.
+    /// `st` becomes that of what a link leads to, unless that is nothing, or a directory that the walk
+    /// is in.
     void follow_link(const Level& level, const std::string& name, struct stat& st) const {
         struct stat target;
         if (fstatat(level.fd.get(), name.c_str(), &target, 0) != 0) return;
@@ -5216,6 +5225,8 @@ std::string local_time(time_t seconds, const char* format) {
     return {out, strftime(out, sizeof out, format, &parts)};
 }
 
+std::string date_time(int64_t ns) { return local_time(time_t(ns / 1'000'000'000), "%Y-%m-%d %H:%M:%S"); }
+
 std::string human_size(uint64_t n) {
     if (n < 1024) return text(n, " B");
     static constexpr const char* units[] = {"KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
@@ -5265,7 +5276,7 @@ void print_snapshots(const std::vector<const Snapshot*>& snapshots, bool as_json
         auto& s = **i;
         std::string notes = s.incomplete ? "incomplete" : "";
         for (auto& t : s.tags) notes += (notes.empty() ? "" : " ") + show(t);
-        rows.push_back({hex(s.id).substr(0, 8), local_time(s.time / 1'000'000'000, "%Y-%m-%d %H:%M:%S"), show(s.host), show(s.source),
+        rows.push_back({short_id(s.id), date_time(s.time), show(s.host), show(s.source),
                         text(s.counts.files), human_size(s.counts.bytes), notes});
     }
     if (rows.size() > 1 || list.empty()) print_table(rows, {4, 5});
@@ -5296,8 +5307,8 @@ std::optional<int64_t> parse_age(const std::string& s) {
     return n * unit;
 }
 
-/// A point in time: "2026-11-20" (its end, or its beginning), "2026-11-20 14:00", or an age such as 3d, 12h, 2w. In ns
-/// since 1970; throws Usage.
+/// A point in time: "2026-11-20" (its end, or its beginning), "2026-11-20 14:00", or an age such as 3d,
+/// 12h, 2w. In ns since 1970; throws Usage.
 int64_t parse_time(const std::string& s, bool its_end = true) {
     struct tm parts{};
     for (auto [format, rest] : {std::pair{"%Y-%m-%d", 86399}, {"%Y-%m-%d %H:%M", 59}, {"%Y-%m-%d %H:%M:%S", 0}}) {
@@ -5437,7 +5448,8 @@ private:
         if (options_.json) {
             static constexpr const char* types[] = {"file", "directory", "symlink", "fifo", "character", "block"};
             Json json;
-            json.add("path", e.path).add("type", std::string(types[size_t(e.type)])).add("mode", text(std::oct, e.mode)).add("uid", e.uid).add("gid", e.gid);
+            json.add("path", e.path).add("type", std::string(types[size_t(e.type)])).add("mode", text(std::oct, e.mode));
+            json.add("uid", e.uid).add("gid", e.gid);
             json.add("user", owner(snapshot_.users, e.uid)).add("group", owner(snapshot_.groups, e.gid)).add("size", e.size);
             std::cout << json.add("mtime", json_time(e.mtime.seconds)).add("target", e.target).line() << '\n';
             return;
@@ -5469,8 +5481,8 @@ struct Version {
     const Snapshot* first; // that has it
     Entry entry;
 };
-/// Every content that files at, below or matching `names` ever had, the oldest first, by path. Names that no
-/// snapshot has stay in `names`.
+/// Every content that files at, below or matching `names` ever had, the oldest first, by path. Names
+/// that no snapshot has stay in `names`.
 std::map<std::string, std::vector<Version>> find_versions(Repository& repo, const std::vector<const Snapshot*>& snapshots,
                                                           std::vector<std::string>& names, bool& damaged) {
     TaskPool wire(2, 8);
@@ -5488,7 +5500,7 @@ std::map<std::string, std::vector<Version>> find_versions(Repository& repo, cons
             });
             std::erase_if(names, [&](auto& name) { return std::ranges::count(missing, name) == 0; });
         } catch (const Corrupt& e) {
-            say(text("snapshot ", hex((*s)->id).substr(0, 8), ": ", e.what()));
+            say(text("snapshot ", short_id((*s)->id), ": ", e.what()));
             damaged = true;
         }
     }
@@ -5547,7 +5559,7 @@ std::map<SnapshotId, uint64_t> unique_bytes(Repository& repo, const std::vector<
                 while (auto* e = tree.next())
                     for (auto& id : e->chunks) own(id, owner);
             } catch (const Corrupt& e) {
-                say(text("snapshot ", hex(s->id).substr(0, 8), ": ", e.what()));
+                say(text("snapshot ", short_id(s->id), ": ", e.what()));
                 damaged = true;
             }
         }
@@ -5561,7 +5573,8 @@ std::map<SnapshotId, uint64_t> unique_bytes(Repository& repo, const std::vector<
     return unique;
 }
 
-/// Prints what differs between two snapshots: '+' new, '-' gone, else difference(). Returns whether both could be read whole.
+/// Prints what differs between two snapshots: '+' new, '-' gone, else difference(). Returns whether
+/// both could be read whole.
 bool print_difference(Repository& repo, const Snapshot& from, const Snapshot& to, bool as_json) {
     TaskPool wire(kConnections, 8);
     TreeReader before(repo, wire, from), after(repo, wire, to);
@@ -5781,7 +5794,8 @@ public:
         last_ = now;
         told_ = true;
         double rest = std::chrono::duration<double>(now - begun_).count() * double(all_ - std::min(done_, all_)) / double(done_);
-        std::cerr << text('\r', human_size(done_), " of ", human_size(all_), ", ", uint64_t(rest / 60), " min ", uint64_t(rest) % 60, " s left\x1b[K") << std::flush;
+        auto left = text(uint64_t(rest / 60), " min ", uint64_t(rest) % 60, " s left");
+        std::cerr << text('\r', human_size(done_), " of ", human_size(all_), ", ", left, "\x1b[K") << std::flush;
     }
 
 private:
@@ -5811,7 +5825,8 @@ public:
         read_files(quiet);
         for (auto& p : repo_.index.packs())
             if (!p.present && !p.condemned)
-                say(text(object_name("packs", p.name), " is missing or has another size than it had", result.errors > 0 ? "" : "; nothing needs it any more"));
+                say(text(object_name("packs", p.name), " is missing or has another size than it had",
+                         result.errors > 0 ? "" : "; nothing needs it any more"));
     }
 
 private:
@@ -5867,13 +5882,14 @@ private:
 
     /// Whether a chunk has a place that is not known to be bad.
     bool is_there(const ChunkId& id) {
-        return std::ranges::any_of(repo_.index.places(id), [&](auto& p) { return !bad_.contains(repo_.index.pack(repo_.index.frame(p.frame)).name); });
+        auto is_good = [&](auto& p) { return !bad_.contains(repo_.index.pack(repo_.index.frame(p.frame)).name); };
+        return std::ranges::any_of(repo_.index.places(id), is_good);
     }
 
     /// Names the files of a snapshot that cannot be restored.
     void check_tree(const Snapshot& snapshot) {
         ++result_->snapshots;
-        auto in_snapshot = text(" (snapshot ", hex(snapshot.id).substr(0, 8), ")");
+        auto in_snapshot = text(" (snapshot ", short_id(snapshot.id), ")");
         walk_.run(snapshot, [](auto&) {}, [&](const Entry& e) {
             ++result_->files;
             bool good = std::ranges::all_of(e.chunks, [&](auto& id) { return is_there(id); });
@@ -6135,7 +6151,7 @@ private:
         for (auto* s : repo_.snapshots()) {
             if (!seen_.insert(s->id).second) continue;
             auto missing = [&](const std::string& what) {
-                throw Error(text("snapshot ", hex(s->id).substr(0, 8), " is damaged (", what, "): run a backup, which sends again what is still on "
+                throw Error(text("snapshot ", short_id(s->id), " is damaged (", what, "): run a backup, which sends again what is still on "
                                  "the disk, then check; or forget it. Nothing was deleted"), Exit::damaged);
             };
             auto need = [&](const ChunkId& id) {
@@ -6268,7 +6284,7 @@ void forget(Repository& repo, const std::vector<const Snapshot*>& gone) {
 /// condemned meanwhile is copied (I5). Throws Error where something of it was deleted already.
 SnapshotId unforget(Repository& repo, Snapshot s, int connections) {
     auto missing = [&](const std::string& what) {
-        throw Error(text("snapshot ", hex(s.id).substr(0, 8), " cannot be taken back: a part of it was deleted already (", what, ")"));
+        throw Error(text("snapshot ", short_id(s.id), " cannot be taken back: a part of it was deleted already (", what, ")"));
     };
     auto need = [&](const ChunkId& id) {
         if (!repo.index.need(id)) missing("prune");
@@ -6287,7 +6303,7 @@ SnapshotId unforget(Repository& repo, Snapshot s, int connections) {
 template <class F> uint64_t for_not_matching(Repository& repo, const Snapshot& snapshot, const Patterns& patterns, F f) {
     TaskPool wire(2, 8);
     TreeReader tree(repo, wire, snapshot);
-    tree.on_damage = [&](auto& what) { throw Corrupt(text("snapshot ", hex(snapshot.id).substr(0, 8), " stays as it is: ", what)); };
+    tree.on_damage = [&](auto& what) { throw Corrupt(text("snapshot ", short_id(snapshot.id), " stays as it is: ", what)); };
     uint64_t matching = 0;
     std::optional<std::string> top;
     while (auto* e = tree.next()) {
@@ -6333,23 +6349,7 @@ void forget_paths(Repository& repo, const std::vector<const Snapshot*>& snapshot
 // ============================================================================
 // Uses: everything. Provides: main. One table of options serves the parser and the help.
 
-constexpr const char* kHelp = R"(nfreeze keeps encrypted backups on servers that need not be trusted.
-
-  nfreeze init      REPO                       make a repository
-  nfreeze backup    [options] SRC REPO         back a directory (or a file) up
-  nfreeze restore   [options] REPO DEST [PATH...]  make DEST what SRC was
-  nfreeze snapshots REPO                       list the backups
-  nfreeze ls        [options] REPO [PATH...]   list the files of a backup
-  nfreeze cat       [options] REPO PATH        print a file of a backup
-  nfreeze diff      [options] REPO ID [ID]     what differs between two backups, or a backup and a disk
-  nfreeze du        [options] REPO [PATH]      what takes the space
-  nfreeze key       list|add|remove|passwd|export|import REPO [ID|FILE]  its passphrases
-  nfreeze check     [options] REPO             look whether all is there and sound
-  nfreeze repair    REPO                       save what can be had of a damaged repository
-  nfreeze forget    [options] REPO [ID...]     take snapshots off the list
-  nfreeze prune     [options] REPO             delete what no snapshot needs
-  nfreeze help [VERB]                          this text, or a verb's options
-
+constexpr const char* kHelp = R"(
 REPO is [user@]host:path, sftp://[user@]host[:port]/path (//path from the root),
 or a local directory. Where it is left out, or "", NFREEZE_REPOSITORY is used.
 
@@ -6944,14 +6944,16 @@ Exit restore(const Job& job, const Snapshot& snapshot, const RestoreOptions& o, 
     for (auto& path : r.missing) say(text("the snapshot has no ", in_quotes(path)));
     uint64_t failed = r.failed + r.damaged;
     Json json;
-    json.add("snapshot", hex(snapshot.id)).add("dest", dest).add("restored", uint64_t(r.restored)).add("bytes", uint64_t(r.bytes)).add("in_place", uint64_t(r.in_place));
+    json.add("snapshot", hex(snapshot.id)).add("dest", dest).add("restored", uint64_t(r.restored));
+    json.add("bytes", uint64_t(r.bytes)).add("in_place", uint64_t(r.in_place));
     json.add("kept", uint64_t(r.kept)).add("deleted", uint64_t(r.removed)).add("failed", failed).add("missing", r.missing);
     std::string no_rights;
     if (r.no_owner + r.no_device + r.no_xattr > 0)
-        no_rights = text("for lack of rights or of support by the file system, not set: ", r.no_owner, " owners, ", r.no_device, " devices, ", r.no_xattr, " attributes\n");
+        no_rights = text("for lack of rights or of support by the file system, not set: ", r.no_owner, " owners, ",
+                         r.no_device, " devices, ", r.no_xattr, " attributes\n");
     job.report(text(o.dry_run ? "would be restored: " : "restored: ", r.restored, " files, ", human_size(r.bytes), "; in place: ", r.in_place, "; kept: ", r.kept,
                     "; deleted: ", r.removed, "; failed: ", failed, '\n', no_rights, "snapshot ", hex(snapshot.id), " of ", show(snapshot.host), ':',
-                    show(snapshot.source), ", ", local_time(snapshot.time / 1'000'000'000, "%Y-%m-%d %H:%M:%S")), json);
+                    show(snapshot.source), ", ", date_time(snapshot.time)), json);
     if (r.damaged > 0) return Exit::damaged;
     if (job.verdict() != Exit::ok) return job.verdict();
     if (r.kept + r.failed > 0 || !r.missing.empty()) return r.restored + r.in_place == 0 && !r.missing.empty() ? Exit::failed : Exit::partial;
@@ -6981,7 +6983,7 @@ Exit restore_all_versions(const Job& job) {
     if (!o.dry_run) make_directories(job.operands[0], 0777);
     for (auto& [snapshot, paths] : wanted) {
         o.paths = paths;
-        auto name = local_time(snapshot->time / 1'000'000'000, "%Y-%m-%d_%H.%M.%S") + "_" + hex(snapshot->id).substr(0, 8);
+        auto name = local_time(snapshot->time / 1'000'000'000, "%Y-%m-%d_%H.%M.%S") + "_" + short_id(snapshot->id);
         worst = worse(worst, restore(job, *snapshot, o, job.operands[0] + "/" + name));
     }
     return worst;
@@ -7007,7 +7009,7 @@ void print_versions(const Job& job, std::vector<std::string>& names, bool& damag
     for (auto& [path, versions] : find_versions(*job.repo, chosen_snapshots(job), names, damaged))
         for (auto& [first, e] : versions) {
             auto id = hex(first->id);
-            rows.push_back({id.substr(0, 8), local_time(first->time / 1'000'000'000, "%Y-%m-%d %H:%M:%S"), text(e.size),
+            rows.push_back({id.substr(0, 8), date_time(first->time), text(e.size),
                             local_time(e.mtime.seconds, "%Y-%m-%d %H:%M:%S"), show(path)});
             if (job.json())
                 std::cout << Json().add("path", path).add("snapshot", id).add("time", json_time(first->time / 1'000'000'000)).add("size", e.size)
@@ -7076,9 +7078,10 @@ Exit verb_du(int argc, char** argv) {
         auto all = chosen_snapshots(job);
         std::map<std::string, Space> sizes;
         auto unique = unique_bytes(*job.repo, job.repo->snapshots(), damaged);
-        for (auto* s : all)
-            sizes[job.json() ? hex(s->id) : text(hex(s->id).substr(0, 8), "  ", local_time(s->time / 1'000'000'000, "%Y-%m-%d %H:%M:%S"), "  ", s->host, ":", s->source)] =
-                {s->counts.files, unique[s->id]};
+        for (auto* s : all) {
+            auto words = text(short_id(s->id), "  ", date_time(s->time), "  ", s->host, ":", s->source);
+            sizes[job.json() ? hex(s->id) : words] = {s->counts.files, unique[s->id]};
+        }
         print_sizes(job, "snapshot", sizes);
     } else {
         int64_t since = job.args.flag("newer") ? parse_time(job.args.value("newer"), false) / 1'000'000'000 : INT64_MIN;
@@ -7139,7 +7142,8 @@ Exit verb_key(int argc, char** argv) {
         std::cout << "Recovery sheet of the nfreeze repository " << show(job.repo_name) << "\n\n" << std::flush;
         write_full(1, as_bytes(sheet), "standard output");
         wipe(sheet);
-        std::cout << "\nWho has this can read all backups in it. To open it with a new passphrase:\n  nfreeze key import REPO FILE   (or - and type the four lines)" << std::endl;
+        std::cout << "\nWho has this can read all backups in it. To open it with a new passphrase:\n"
+                     "  nfreeze key import REPO FILE   (or - and type the four lines)" << std::endl;
     } else if (action == "list") {
         std::vector<std::vector<std::string>> rows{{"ID", "TIME", ""}};
         for (auto& [o, bytes] : keys.whole) {
@@ -7186,7 +7190,8 @@ bool is_append_only(const Job& job) {
             if (e.exit != Exit::failed) throw;
             done = false;
         }
-        job.report(text(done ? "the server let an object be " : "refused: an object cannot be ", what), Json().add("attempt", std::string(what)).add("refused", !done));
+        job.report(text(done ? "the server let an object be " : "refused: an object cannot be ", what),
+                   Json().add("attempt", std::string(what)).add("refused", !done));
         refused &= !done;
         return done;
     };
@@ -7201,8 +7206,11 @@ Exit verb_check(int argc, char** argv) {
     if (job.args.flag("append-only")) {
         job.open(false);
         bool refused = is_append_only(job);
-        if (refused) job.report("the server is append-only: who takes over this machine cannot destroy what is there", Json().add("append_only", true));
-        else say("the server is NOT append-only");
+        if (refused)
+            job.report("the server is append-only: who takes over this machine cannot destroy what is there",
+                       Json().add("append_only", true));
+        else
+            say("the server is NOT append-only");
         return refused ? Exit::ok : Exit::failed;
     }
     bool read = job.args.flag("read-data");
@@ -7212,8 +7220,10 @@ Exit verb_check(int argc, char** argv) {
     Check(*job.repo, job.connections()).run(read ? &sample : nullptr, job.quiet() || job.json(), r);
     auto packs = job.repo->index.packs().size();
     Json json;
-    json.add("snapshots", r.snapshots).add("packs", packs).add("packs_read", r.packs_read).add("bytes_read", r.bytes_read).add("errors", uint64_t(r.errors));
-    job.report(text("checked: ", r.snapshots, " snapshots, ", packs, " packs, ", r.packs_read, " of them read (", human_size(r.bytes_read), "); errors: ", r.errors), json);
+    json.add("snapshots", r.snapshots).add("packs", packs).add("packs_read", r.packs_read);
+    json.add("bytes_read", r.bytes_read).add("errors", uint64_t(r.errors));
+    job.report(text("checked: ", r.snapshots, " snapshots, ", packs, " packs, ", r.packs_read, " of them read (",
+                    human_size(r.bytes_read), "); errors: ", r.errors), json);
     return r.errors > 0 ? Exit::damaged : job.verdict();
 }
 
@@ -7229,8 +7239,10 @@ Exit verb_repair(int argc, char** argv) {
     json.add("packs_unreadable", r.unreadable).add("chunks_saved", r.saved).add("chunks_lost", r.lost).add("errors_left", uint64_t(left.errors));
     job.report(text("read: ", r.read, " packs; listed anew: ", r.adopted, ", with ", r.snapshots, " snapshots\ndamaged: ", r.damaged,
                     " packs; of the chunks in them ", r.saved, " were saved, ", r.lost, " cannot be had",
-                    r.unreadable == 0 ? "" : text("\nwhat was in ", r.unreadable, " of these packs nobody can tell: snapshots may have been among it"),
-                    left.errors == 0 ? "" : text("\nlost: ", left.errors, " files, named above. A backup sends again what is still on the disk; the rest can be forgotten")), json);
+                    r.unreadable == 0 ? "" : text("\nwhat was in ", r.unreadable, " of these packs nobody can tell: "
+                                                  "snapshots may have been among it"),
+                    left.errors == 0 ? "" : text("\nlost: ", left.errors, " files, named above. A backup sends again "
+                                                 "what is still on the disk; the rest can be forgotten")), json);
     return left.errors + r.unreadable > 0 ? Exit::damaged : Exit::ok;
 }
 
@@ -7262,7 +7274,7 @@ std::vector<const Snapshot*> dropped(const std::vector<const Snapshot*>& all, co
     for (auto& [name, group] : groups) {
         auto kept = keep.chosen(group, now);
         for (auto* s : group) {
-            if (s->time > now) say(text("snapshot ", hex(s->id).substr(0, 8), " is from the future and is kept; a clock was wrong"));
+            if (s->time > now) say(text("snapshot ", short_id(s->id), " is from the future and is kept; a clock was wrong"));
             if (!kept.contains(s->id)) gone.push_back(s);
         }
     }
@@ -7289,7 +7301,9 @@ Exit forget_by_path(Job& job, std::vector<const Snapshot*> from) {
             say(e.what());
             verdict = Exit::damaged;
         }
-        if (entries > 0) job.report(text(entries, entries == 1 ? " entry goes from " : " entries go from ", hex(s->id).substr(0, 8)), Json().add("snapshot", hex(s->id)).add("entries", entries));
+        if (entries > 0)
+            job.report(text(entries, entries == 1 ? " entry goes from " : " entries go from ", short_id(s->id)),
+                       Json().add("snapshot", hex(s->id)).add("entries", entries));
         return entries == 0;
     });
     if (!job.quiet()) print_snapshots(from, job.json(), "written anew");
@@ -7331,7 +7345,8 @@ PruneOptions parse_prune_options(const Job& job) {
     PruneOptions o;
     auto share = job.args.value("max-unused", "10%");
     unsigned percent = 0;
-    if (share.size() < 2 || std::from_chars(share.data(), share.data() + share.size(), percent).ptr != share.data() + share.size() - 1 || !share.ends_with('%') || percent > 100)
+    auto last = share.data() + std::max<size_t>(share.size(), 1) - 1;
+    if (share.size() < 2 || *last != '%' || std::from_chars(share.data(), last, percent).ptr != last || percent > 100)
         throw Usage(text("--max-unused wants a share such as 10%, not ", in_quotes(share)));
     o.max_unused = percent / 100.0;
     if (job.args.flag("max-repack")) o.max_repack = parse_size(job.args.value("max-repack"));
@@ -7355,42 +7370,57 @@ Exit verb_prune(int argc, char** argv) {
     if (auto forgotten = job.repo->snapshots(true); !forgotten.empty() && !job.quiet()) print_snapshots(forgotten, job.json(), "forgotten");
     Json json;
     json.add("packs", plan.all.packs).add("bytes", plan.all.bytes).add("bytes_needed", plan.used).add("packs_to_condemn", plan.condemn.packs);
-    json.add("bytes_to_condemn", plan.condemn.bytes).add("bytes_to_copy", plan.copy).add("bytes_young", plan.young.bytes).add("bytes_condemned", plan.waiting.bytes).add("bytes_due", plan.due.bytes);
-    job.report(text("there: ", sum(plan.all), "; needed: ", human_size(plan.used), "\nto condemn: ", sum(plan.condemn), "; worth keeping in them, to copy: ",
-                    human_size(plan.copy), "; not needed, but too young: ", sum(plan.young), "\ncondemned before: ", sum(plan.waiting), "; long enough ago to be deleted: ", sum(plan.due)), json);
+    json.add("bytes_to_condemn", plan.condemn.bytes).add("bytes_to_copy", plan.copy).add("bytes_young", plan.young.bytes);
+    json.add("bytes_condemned", plan.waiting.bytes).add("bytes_due", plan.due.bytes);
+    job.report(text("there: ", sum(plan.all), "; needed: ", human_size(plan.used),
+                    "\nto condemn: ", sum(plan.condemn), "; worth keeping in them, to copy: ", human_size(plan.copy),
+                    "; not needed, but too young: ", sum(plan.young),
+                    "\ncondemned before: ", sum(plan.waiting), "; long enough ago to be deleted: ", sum(plan.due)), json);
     if (plan.empty() || job.args.flag("dry-run")) return job.verdict();
     confirm(job, "Go on");
     auto deleted = prune.run();
     auto all = plan.condemn.bytes + plan.waiting.bytes + plan.due.bytes, left = all - std::min(all, deleted.bytes);
-    job.report(text("deleted: ", sum(deleted), left == 0 ? "" : text("; a prune in ", o.grace / 3600, " hours or later deletes another ", human_size(left))),
+    std::string later = left == 0 ? "" : text("; a prune in ", o.grace / 3600, " hours or later deletes another ", human_size(left));
+    job.report(text("deleted: ", sum(deleted), later),
                Json().add("packs_deleted", deleted.packs).add("bytes_deleted", deleted.bytes).add("bytes_left", left));
     return job.verdict();
 }
 
 struct Verb {
-    const char *name, *operands, *summary;
+    const char *name, *operands, *brief, *summary;
     Exit (*run)(int, char**);
 };
 constexpr Verb kVerbs[] = {
-    {"init", "REPO", "Makes a repository in a new or empty directory.", verb_init},
-    {"backup", "SRC... REPO", "Backs up directories or files, each as a snapshot; only what is new is sent.", verb_backup},
-    {"restore", "REPO DEST [PATH...]", "Makes DEST what SRC was, or only PATHs in it (as ls prints them).", verb_restore},
-    {"snapshots", "REPO", "Lists the backups in a repository, the newest last.", verb_snapshots},
-    {"ls", "REPO [PATH...]", "Lists the files of a backup, or of directories in it, or those that match patterns such as *.jpg.", verb_ls},
-    {"cat", "REPO PATH", "Prints a file of a backup.", verb_cat},
-    {"diff", "REPO ID [ID]", "Prints what differs between two backups, one and the newest of the same source, or one and a directory.", verb_diff},
-    {"du", "REPO [PATH]", "Prints what each directory of a backup holds, the largest first.", verb_du},
-    {"key", "list|add|remove|passwd|export|import REPO [ID|FILE]",
-     "Lists, adds, removes passphrases, or changes the one that is given; prints a recovery sheet, or uses one.", verb_key},
-    {"check", "REPO", "Looks whether all that the backups need is there, and names the files that are damaged.", verb_check},
-    {"repair", "REPO", "Rebuilds a damaged index from the packs and saves what can be had of damaged packs; deletes nothing.", verb_repair},
-    {"prune", "REPO", "Deletes what no snapshot needs, in two steps some days apart.", verb_prune},
-    {"forget", "REPO [ID...]", "Takes snapshots off the list, by rules or by ID; deletes nothing, and --undo takes them back.", verb_forget},
+    {"init", "REPO", "make a repository", "Makes a repository in a new or empty directory.", verb_init},
+    {"backup", "SRC... REPO", "back directories (or files) up",
+     "Backs up directories or files, each as a snapshot; only what is new is sent.", verb_backup},
+    {"restore", "REPO DEST [PATH...]", "make DEST what SRC was",
+     "Makes DEST what SRC was, or only PATHs in it (as ls prints them).", verb_restore},
+    {"snapshots", "REPO", "list the backups", "Lists the backups in a repository, the newest last.", verb_snapshots},
+    {"ls", "REPO [PATH...]", "list the files of a backup",
+     "Lists the files of a backup, or of directories in it, or those that match patterns such as *.jpg.", verb_ls},
+    {"cat", "REPO PATH", "print a file of a backup", "Prints a file of a backup.", verb_cat},
+    {"diff", "REPO ID [ID]", "what differs between two backups, or a backup and a disk",
+     "Prints what differs between two backups, one and the newest of the same source, or one and a directory.", verb_diff},
+    {"du", "REPO [PATH]", "what takes the space", "Prints what each directory of a backup holds, the largest first.", verb_du},
+    {"key", "ACTION REPO [ID|FILE]", "its passphrases, and a recovery sheet",
+     "ACTION is list, add, remove ID, passwd (change the passphrase that is given), export (print a recovery\n"
+     "sheet), or import FILE (make a new passphrase from one).", verb_key},
+    {"check", "REPO", "look whether all is there and sound",
+     "Looks whether all that the backups need is there, and names the files that are damaged.", verb_check},
+    {"repair", "REPO", "save what can be had of a damaged repository",
+     "Rebuilds a damaged index from the packs and saves what can be had of damaged packs; deletes nothing.", verb_repair},
+    {"forget", "REPO [ID...]", "take snapshots off the list",
+     "Takes snapshots off the list, by rules or by ID; deletes nothing, and --undo takes them back.", verb_forget},
+    {"prune", "REPO", "delete what no snapshot needs",
+     "Deletes what no snapshot needs, in two steps some days apart.", verb_prune},
 };
 
 void print_help(const std::string& verb) {
     if (verb.empty()) {
-        std::cout << kHelp;
+        std::cout << "nfreeze keeps encrypted backups on servers that need not be trusted.\n\n" << std::left;
+        for (auto& v : kVerbs) std::cout << "  nfreeze " << std::setw(10) << v.name << std::setw(22) << v.operands << v.brief << '\n';
+        std::cout << "  nfreeze help [VERB]                     this text, or a verb's options\n" << kHelp;
         return;
     }
     for (auto& v : kVerbs) {
@@ -7410,7 +7440,9 @@ void print_help(const std::string& verb) {
 
 Exit run_command(int argc, char** argv) {
     std::string verb = argc > 1 ? argv[1] : "";
-    if (verb.empty()) throw Usage("nothing to do. To begin:\n  nfreeze init user@host:path\n  nfreeze backup DIR user@host:path\n  nfreeze restore user@host:path DEST\nAll else: nfreeze help");
+    if (verb.empty())
+        throw Usage("nothing to do. To begin:\n  nfreeze init user@host:path\n  nfreeze backup DIR user@host:path\n"
+                    "  nfreeze restore user@host:path DEST\nAll else: nfreeze help");
     if (verb == "--version") {
         std::cout << "nfreeze " NFREEZE_VERSION " (format 1, libssh2 " << libssh2_version(0) << ")\n";
         return Exit::ok;

@@ -349,7 +349,6 @@ TEST_CASE("repair: the index lost and a pack damaged at once") {
     check_restores(site);
 }
 
-// FAILS: nfreeze 09ce648 gives up, exit code 1, where the byte is that of the format's version.
 TEST_CASE("repair: a byte flipped in the head of a pack while the index is lost spoils that pack alone") {
     const Copy site;
     const fs::path pack = largest(packs_of(site));
@@ -370,7 +369,6 @@ TEST_CASE("repair: a byte flipped in the head of a pack while the index is lost 
     check_restores(site);
 }
 
-// FAILS: nfreeze 09ce648 exits 0 here.
 TEST_CASE("repair: the index lost and with it a snapshot, whose only copy is in a damaged pack, is not passed over in silence") {
     Copy site;
     const auto before = packs_of(site);
@@ -600,7 +598,6 @@ TEST_CASE("recovery sheet: typed at a terminal, which asks for the new passphras
     CHECK_EXIT(site.nfreeze({"snapshots", site.url}, with_new(site)), 0);
 }
 
-// FAILS: nfreeze 09ce648 names no line.
 TEST_CASE("recovery sheet: a digit too few or too many is named by its line, too") {
     const Site site(Site::Kind::local);
     site.init_or_fail();
@@ -718,7 +715,6 @@ TEST_CASE("append-only: check says whether a server lets objects be changed, and
     }
 }
 
-// FAILS: nfreeze 09ce648 says on standard error that all is well.
 TEST_CASE("append-only: with -q a good answer is no words") {
     Sshd::Options options;
     options.ordinary_account = true;

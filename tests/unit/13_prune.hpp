@@ -1406,3 +1406,22 @@ TEST_CASE("prune: of files that continue in another part of the tree nothing is 
     prune(store);
     CHECK(faults_in(store, wanted) == "");
 }
+
+TEST_CASE("prune: the id of a snapshot is known a hundred merges later, also of one that was forgotten and pruned") {
+    TestStore store = new_repository();
+    auto gone = store_snapshot(store, 1, {{"a", {noise(5000, 1)}}});
+    auto stays = store_snapshot(store, 2, {{"b", {noise(5000, 2)}}});
+    forget_all(store, {&gone});
+    for (uint64_t i = 0; i < 100; ++i) {
+        store_snapshot(store, 3 + i, {{"c", {noise(100, i)}}});
+        store.clock += kGrace / 3;
+        if (i % 10 == 0) prune(store);
+        tidy_index(store);
+    }
+    auto repo = open_repository(store);
+    CHECK_FALSE(repo->index.snapshots.contains(gone.id));
+    CHECK(repo->index.forgotten.contains(gone.id));
+    CHECK(repo->index.snapshots.contains(stays.id));
+    CHECK(repo->damage.empty());
+    CHECK(store.names("index").size() < 12);
+}
