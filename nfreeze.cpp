@@ -1083,7 +1083,8 @@ public:
     /// Makes an object durable under a new name (I2); throws Uncertain, Error.
     virtual void create(const std::string& name, View data) = 0;
     virtual void remove(const std::string& name) = 0;
-    /// What no run does: empties an object, or gives it another name. For a check that it is refused.
+    /// What no run does: empties an object by whatever means there are, or gives it another name. For a check
+    /// that it is refused.
     virtual void truncate(const std::string& name) = 0;
     virtual void rename(const std::string& from, const std::string& to) = 0;
     /// Creates the repository's directory with what leads to it, or one in it. It may exist.
@@ -1129,6 +1130,7 @@ public:
         if (::unlink(path(name).c_str()) != 0) fail("remove", path(name));
     }
     void truncate(const std::string& name) override {
+        (void)!::chmod(path(name).c_str(), 0600);
         if (!Fd(::open(path(name).c_str(), O_WRONLY | O_TRUNC | O_CLOEXEC))) fail("truncate", path(name));
     }
     void rename(const std::string& from, const std::string& to) override {
@@ -1885,14 +1887,31 @@ public:
     }
 
     void truncate(const std::string& name) override {
-        with_session([&](Session& s) { Handle(s, path(name), "truncate", LIBSSH2_FXF_WRITE | LIBSSH2_FXF_TRUNC, 0, LIBSSH2_SFTP_OPENFILE).close(); });
+        with_session([&](Session& s) {
+            auto p = path(name);
+            auto change = [&](unsigned long what, unsigned long mode) { // the mode, or the size to 0
+                LIBSSH2_SFTP_ATTRIBUTES attrs{};
+                attrs.flags = what;
+                attrs.permissions = mode;
+                s.call("change " + show(p), [&] {
+                    return libssh2_sftp_stat_ex(s.sftp(), p.c_str(), unsigned(p.size()), LIBSSH2_SFTP_SETSTAT, &attrs);
+                });
+            };
+            auto open = [&] { Handle(s, p, "truncate", LIBSSH2_FXF_WRITE | LIBSSH2_FXF_TRUNC, 0, LIBSSH2_SFTP_OPENFILE).close(); };
+            succeeds([&] { change(LIBSSH2_SFTP_ATTR_PERMISSIONS, LIBSSH2_SFTP_S_IFREG | 0600); });
+            if (!succeeds([&] { change(LIBSSH2_SFTP_ATTR_SIZE, 0); })) open();
+        });
     }
     void rename(const std::string& from, const std::string& to) override {
         with_session([&](Session& s) {
             auto a = path(from), b = path(to);
-            s.call("rename " + show(a), [&] {
+            auto posix = [&] { return libssh2_sftp_posix_rename_ex(s.sftp(), a.c_str(), a.size(), b.c_str(), b.size()); };
+            auto plain = [&] {
                 return libssh2_sftp_rename_ex(s.sftp(), a.c_str(), unsigned(a.size()), b.c_str(), unsigned(b.size()), LIBSSH2_SFTP_RENAME_NATIVE);
-            });
+            };
+            bool renamed = false; // a positive result says that the server does not offer it
+            succeeds([&] { renamed = s.call("rename " + show(a), posix) == 0; });
+            if (!renamed) s.call("rename " + show(a), plain);
         });
     }
     void make_directory(const std::string& dir) override {
@@ -1928,6 +1947,17 @@ private:
     };
 
     std::string path(const std::string& name) const { return name.empty() ? root_ : root_ + "/" + name; }
+
+    /// Whether the server does it; a lost connection is thrown.
+    template <class F> static bool succeeds(F f) {
+        try {
+            f();
+        } catch (const Error& e) {
+            if (e.exit != Exit::failed) throw;
+            return false;
+        }
+        return true;
+    }
 
     /// Some servers resolve relative paths differently from call to call: ask once, then be absolute.
     void resolve_root(Session& s) {
@@ -2219,38 +2249,46 @@ std::optional<Secret> open_key_object(View object, const Secret& passphrase) {
 /// Owned and wiped by the caller.
 std::string recovery_sheet(const Secret& master) {
     std::string sheet;
+    sheet.reserve(256); // so that no copy is left behind
     for (size_t line = 0; line < 4; ++line) {
-        Secret numbered(9);
-        numbered.span()[0] = uint8_t(line + 1);
-        std::ranges::copy(master.view().subspan(8 * line, 8), numbered.span().begin() + 1);
-        auto digits = hex(numbered.view().subspan(1)) + hex(View(sha256(numbered.view())).first(2));
-        sheet += text(line + 1, " ");
-        for (size_t at = 0; at < digits.size(); at += 4) sheet += " " + digits.substr(at, 4);
+        Secret numbered(11);
+        auto bytes = numbered.span();
+        bytes[0] = uint8_t(line + 1);
+        std::ranges::copy(master.view().subspan(8 * line, 8), bytes.begin() + 1);
+        auto check = sha256(bytes.first(9));
+        std::copy_n(check.begin(), 2, bytes.begin() + 9);
+        sheet += char('1' + line);
+        sheet += ' ';
+        for (size_t i = 1; i < bytes.size(); ++i) {
+            if (i % 2 == 1) sheet += ' ';
+            for (int digit : {bytes[i] >> 4, bytes[i] & 15}) sheet += "0123456789abcdef"[digit];
+        }
         sheet += '\n';
-        wipe(digits);
     }
     return sheet;
 }
 
 /// The inverse; other lines, and what is no digit, count for nothing. Throws Error that names a line
 /// with a typing error.
-Secret read_recovery_sheet(const std::string& sheet) {
+Secret read_recovery_sheet(std::string_view sheet) {
     Secret master(32);
-    std::istringstream lines(sheet);
     unsigned found = 0;
-    for (std::string line; std::getline(lines, line); wipe(line)) {
-        size_t begin = std::min(line.find_first_not_of(' '), line.size());
-        if (begin == line.size() || line[begin] < '1' || line[begin] > '4') continue;
-        auto number = unsigned(line[begin] - '0');
-        std::erase_if(line, [](char c) { return !std::isxdigit(uint8_t(c)); });
-        bool good = line.size() == 21;
-        line.resize(21, '0');
-        Secret numbered(11);
+    for (std::string_view rest = sheet; !rest.empty();) {
+        auto line = rest.substr(0, rest.find('\n'));
+        rest.remove_prefix(std::min(line.size() + 1, rest.size()));
+        line.remove_prefix(std::min(line.find_first_not_of(' '), line.size()));
+        if (line.empty() || line[0] < '1' || line[0] > '4') continue;
+        auto number = unsigned(line[0] - '0');
+        Secret digits(20), numbered(11);
+        size_t n = 0;
+        for (char c : line.substr(1))
+            if (std::isxdigit(uint8_t(c)) && n++ < digits.size()) digits.span()[n - 1] = uint8_t(c);
         numbered.span()[0] = uint8_t(number);
-        for (size_t i = 0; i < 10; ++i)
-            good &= std::from_chars(&line[1 + 2 * i], &line[3 + 2 * i], numbered.span()[i + 1], 16).ptr == &line[3 + 2 * i];
+        for (size_t i = 0; i < 10 && n == digits.size(); ++i) {
+            std::from_chars(digits.chars() + 2 * i, digits.chars() + 2 * i + 2, numbered.span()[i + 1], 16);
+        }
         auto check = sha256(numbered.view().first(9));
-        if (!good || !std::equal(check.begin(), check.begin() + 2, numbered.view().begin() + 9))
+        if (n != digits.size() || !std::equal(check.begin(), check.begin() + 2, numbered.view().begin() + 9))
             throw Error(text("line ", number, " of the recovery sheet is not what was printed: look for a typing error"));
         std::copy_n(numbered.view().begin() + 1, 8, master.span().begin() + 8 * (number - 1));
         found |= 1u << number;
@@ -3109,6 +3147,7 @@ private:
         auto object = sealer.finish();
         done.name = object.name;
         done.size = object.bytes.size();
+        if (done.size > kSegmentMax) throw Error("a segment of the index would be larger than what can be read back");
         // If the outcome is unknown it stays, and counts if it turns up whole: somebody may have read
         // it, and take what it merged for superseded. The next segment says that it need not be whole.
         auto shortened = short_name(object.name);
@@ -3230,13 +3269,18 @@ public:
     /// else. Throws Corrupt.
     template <class F> void read_all(const std::vector<ChunkId>& ids, IdHasher& hasher, F f) {
         std::deque<Place> pinned;
-        for (size_t next = 0, i = 0; i < ids.size(); ++i) {
-            stop_if_asked();
-            while (next < ids.size() && (pinned.empty() || has_room())) pinned.push_back(pin(ids[next++]));
-            flush();
-            f(i, get(ids[i], pinned.front(), hasher));
-            unpin(pinned.front().frame);
-            pinned.pop_front();
+        try {
+            for (size_t next = 0, i = 0; i < ids.size(); ++i) {
+                stop_if_asked();
+                while (next < ids.size() && (pinned.empty() || has_room())) pinned.push_back(pin(ids[next++]));
+                flush();
+                f(i, get(ids[i], pinned.front(), hasher));
+                unpin(pinned.front().frame);
+                pinned.pop_front();
+            }
+        } catch (...) {
+            for (auto& place : pinned) unpin(place.frame);
+            throw;
         }
     }
     /// pin, flush, get, unpin: for a reader that looks at one chunk at a time. Planner only.
@@ -4285,10 +4329,14 @@ private:
         try {
             previous_.emplace(repo_, tree_wire_, *all[0]);
         } catch (const Corrupt& e) {
+            if (options_.against) throw;
             say(text("warning: the snapshot before cannot be compared with: ", e.what()));
             return;
         }
-        previous_->on_damage = [](const std::string& what) { say("warning: " + what + "; its files are read again"); };
+        previous_->on_damage = [this](const std::string& what) {
+            if (options_.against) throw Corrupt(what);
+            say("warning: " + what + "; its files are read again");
+        };
         auto [packs, least] = previous_->spread();
         rewrite_tree_ = packs > kTreePacks && packs > 4 * least;
         before_ = previous_->next();
@@ -5311,19 +5359,20 @@ std::optional<int64_t> parse_age(const std::string& s) {
 /// 12h, 2w. In ns since 1970; throws Usage.
 int64_t parse_time(const std::string& s, bool its_end = true) {
     struct tm parts{};
+    auto ns = [&] { return std::clamp<int64_t>(mktime(&parts), 0, INT64_MAX / 1'000'000'000 - 100) * 1'000'000'000; };
     for (auto [format, rest] : {std::pair{"%Y-%m-%d", 86399}, {"%Y-%m-%d %H:%M", 59}, {"%Y-%m-%d %H:%M:%S", 0}}) {
         parts = {};
         const char* end = strptime(s.c_str(), format, &parts);
         if (!end || *end) continue;
         parts.tm_isdst = -1;
-        if (!its_end) return int64_t(mktime(&parts)) * 1'000'000'000;
+        if (!its_end) return ns();
         if (rest == 86399) { // a day may have 23 or 25 hours
             parts.tm_mday += 1;
-            return int64_t(mktime(&parts)) * 1'000'000'000 - 1;
+            return ns() - 1;
         }
-        return (int64_t(mktime(&parts)) + rest + 1) * 1'000'000'000 - 1;
+        return ns() + (rest + 1) * INT64_C(1'000'000'000) - 1;
     }
-    if (auto age = parse_age(s)) return now_ns() - *age * 1'000'000'000;
+    if (auto age = parse_age(s)) return now_ns() - std::min(*age, now_ns() / 1'000'000'000) * 1'000'000'000;
     throw Usage(text("a time is given as 2026-11-20, \"2026-11-20 14:00\", or an age as 12h, 3d, 2w, not ", in_quotes(s)));
 }
 
@@ -5357,16 +5406,20 @@ bool is_pattern(const std::string& name) { return name.find_first_of("*?[") != n
 template <class F> std::vector<std::string> for_named(TreeReader& tree, const std::vector<std::string>& names, F f) {
     std::vector<std::string> paths;
     for (auto& name : names) paths.push_back(plain_path(name));
-    if (std::ranges::none_of(names, is_pattern)) return for_selected(tree, paths, f);
     std::vector<Patterns> patterns(names.size());
     std::vector<bool> found(names.size());
     for (size_t i = 0; i < names.size(); ++i)
         if (is_pattern(names[i])) patterns[i].add(names[i]);
-    while (auto* e = tree.next()) {
-        bool wanted = false;
-        for (size_t i = 0; i < names.size() && !e->path.empty(); ++i)
-            if (is_within(e->path, paths[i]) || patterns[i].exclude(e->path, e->type == Type::directory)) wanted = found[i] = true;
-        if (wanted) f(*e, true);
+    if (std::ranges::none_of(names, is_pattern)) {
+        auto missing = for_selected(tree, paths, f);
+        for (size_t i = 0; i < names.size(); ++i) found[i] = std::ranges::count(missing, paths[i]) == 0;
+    } else {
+        while (auto* e = tree.next()) {
+            bool wanted = false;
+            for (size_t i = 0; i < names.size() && !e->path.empty(); ++i)
+                if (is_within(e->path, paths[i]) || patterns[i].exclude(e->path, e->type == Type::directory)) wanted = found[i] = true;
+            if (wanted) f(*e, true);
+        }
     }
     std::vector<std::string> missing;
     for (size_t i = 0; i < names.size(); ++i)
@@ -5754,12 +5807,10 @@ template <class F> size_t open_frames(Repository& repo, const Table& table, View
         } catch (const Corrupt&) {}
         View rest = raw;
         for (auto& c : table[i].chunks) {
-            if (c.length > rest.size() || hasher(rest.first(c.length)) != c.id) {
-                ++lost;
-                continue;
-            }
-            f(table[i], c, rest.first(c.length));
-            rest = rest.subspan(c.length);
+            View chunk = rest.first(std::min<size_t>(c.length, rest.size()));
+            rest = rest.subspan(chunk.size());
+            if (chunk.size() == c.length && hasher(chunk) == c.id) f(table[i], c, chunk);
+            else ++lost;
         }
     }
     return lost;
@@ -5824,7 +5875,7 @@ public:
         for (auto* s : repo_.snapshots()) check_tree(*s);
         read_files(quiet);
         for (auto& p : repo_.index.packs())
-            if (!p.present && !p.condemned)
+            if (!p.present && !p.condemned && !repo_.index.deleted.contains(p.name))
                 say(text(object_name("packs", p.name), " is missing or has another size than it had",
                          result.errors > 0 ? "" : "; nothing needs it any more"));
     }
@@ -5839,11 +5890,11 @@ private:
         uint64_t sum = 0;
         for (auto* p : packs) sum += p->size;
         if (!quiet) std::cout << "reading " << packs.size() << " packs, " << human_size(sum) << std::endl;
-        Progress progress(sum);
+        auto progress = std::make_shared<Progress>(sum);
         for (auto* p : packs) {
             stop_if_asked();
-            wire_.push([this, p, &progress] {
-                progress.add(p->size);
+            wire_.push([this, p, progress] {
+                progress->add(p->size);
                 try {
                     open_pack(repo_, *p, read_pack(repo_, *p), [](auto&, auto&, auto) {});
                 } catch (const Corrupt& e) {
@@ -5957,16 +6008,16 @@ struct RepairResult {
 /// what is lost is sent again by the next backup of what still has it. Deletes nothing.
 class Repair {
 public:
-    Repair(Repository& repo, int connections) : repo_(repo), wire_(std::min(connections, 4), 0), packer_(repo, connections, kCheckpoint) {}
+    Repair(Repository& repo, int connections) : repo_(repo), packer_(repo, connections, kCheckpoint), wire_(std::min(connections, 4), 0) {}
 
     RepairResult run() {
-        bool index_damaged = !repo_.damage.empty() || !repo_.doubts.empty();
+        index_damaged_ = !repo_.damage.empty() || !repo_.doubts.empty();
         for (auto& listed : repo_.store.list("packs")) {
             auto name = parse_hash(listed.name);
-            if (!name || repo_.index.deleted.contains(*name)) continue;
             std::unique_lock lock(mutex_);
+            if (!name || repo_.index.deleted.contains(*name)) continue;
             auto* known = repo_.index.find_pack(*name);
-            if (!known && (!index_damaged || repo_.index.condemned.contains(*name))) continue; // garbage is never adopted
+            if (!known && (!index_damaged_ || repo_.index.condemned.contains(*name))) continue; // garbage is never adopted
             PackInfo pack = known ? *known : PackInfo{};
             lock.unlock();
             pack.name = *name;
@@ -5990,7 +6041,7 @@ private:
         Bytes bytes;
         for (int attempt = 1;; ++attempt) {
             try {
-                bytes = read_pack(repo_, pack);
+                bytes = repo_.store.read(object_name("packs", pack.name), 0, std::min<uint64_t>(pack.size, kPackMax));
                 pack.table = open_pack(repo_, pack, bytes, look);
                 break;
             } catch (const Corrupt& e) {
@@ -5998,6 +6049,13 @@ private:
                 if (attempt == 1) continue; // it may have been the way, not the disk
                 say(e.what());
                 return save(pack, known, bytes);
+            } catch (const Error& e) {
+                if (e.exit != Exit::failed) throw;
+                if (attempt == 1) continue;
+                say(text(e.what(), "; what is in it is unknown, so nothing was changed about it"));
+                std::lock_guard lock(mutex_);
+                ++result_.unreadable;
+                return;
             }
         }
         std::lock_guard lock(mutex_);
@@ -6008,6 +6066,7 @@ private:
         repo_.index.add_pack(std::move(pack), {});
         ++result_.adopted;
         for (auto& s : snapshots) adopt(s);
+        if (records_.size() > kRecordsMax) packer_.checkpoint(records_.take());
     }
     /// Stores again what opens of a damaged pack.
     void save(const PackInfo& pack, bool known, View bytes) {
@@ -6030,27 +6089,29 @@ private:
             ++result_.saved;
         });
         ++result_.damaged;
-        put_since(records_, Record::pack_condemned, pack.name);
-        put_record(records_, Record::pack_deleted, pack.name); // nobody looks for anything there; prune removes it
-        gone_.push_back(pack.name);
+        if (known) gone_.push_back(pack.name); // any other may be one that somebody is still sending
     }
     void adopt(const Snapshot& s) {
         if (repo_.index.forgotten.contains(s.id) || !repo_.index.snapshots.emplace(s.id, s).second) return;
-        put_record(records_, Record::snapshot_added, encode_snapshot(s));
+        adopted_.push_back(s);
         ++result_.snapshots;
     }
-    /// What the index has lost is accepted as lost from now on.
+    /// Snapshots come last (I3), and only now, when what opened of them is durable, do damaged packs count
+    /// no more. What the index has lost is accepted as lost.
     void commit() {
+        for (auto& s : adopted_) put_record(records_, Record::snapshot_added, encode_snapshot(s));
         for (auto& name : repo_.lost_segments()) {
             put_since(records_, Record::segment_superseded, name);
             repo_.index.superseded.emplace(name, Index::kJustNow);
         }
         for (auto& name : gone_) {
+            put_since(records_, Record::pack_condemned, name);
+            put_record(records_, Record::pack_deleted, name); // nobody looks for anything there; prune removes it
             repo_.index.condemn(name, Index::kJustNow);
             repo_.index.remove(name);
         }
-        if (records_.size() > 0 || !repo_.doubts.empty()) packer_.checkpoint(records_.view());
-        if (records_.size() == 0 && !repo_.doubts.empty()) repo_.commit([] { return Bytes(); }); // notes what is torn
+        packer_.checkpoint(records_.view());
+        if (index_damaged_) repo_.commit([] { return Bytes(); }); // notes what is torn, and is a segment in any case
         repo_.damage.clear();
         repo_.doubts.clear();
     }
@@ -6058,10 +6119,12 @@ private:
     Repository& repo_;
     std::mutex mutex_; // guards all but the store
     RepairResult result_;
-    Writer records_;
-    std::vector<Hash> gone_;
-    TaskPool wire_;
+    bool index_damaged_ = false;
+    Writer records_;                // of packs that are listed anew
+    std::vector<Snapshot> adopted_;
+    std::vector<Hash> gone_;        // damaged packs
     Packer packer_;
+    TaskPool wire_; // goes first: its tasks use all the others
 };
 
 struct PruneOptions {
@@ -6979,7 +7042,7 @@ Exit restore_all_versions(const Job& job) {
     for (auto& [path, versions] : find_versions(*job.repo, chosen_snapshots(job), missing, damaged))
         for (auto& v : versions) wanted[v.first].push_back(path);
     for (auto& name : missing) say(text("no snapshot has ", in_quotes(name)));
-    auto worst = damaged ? Exit::damaged : missing.empty() ? Exit::ok : Exit::failed;
+    auto worst = worse(damaged ? Exit::damaged : missing.empty() ? Exit::ok : Exit::failed, job.verdict());
     if (!o.dry_run) make_directories(job.operands[0], 0777);
     for (auto& [snapshot, paths] : wanted) {
         o.paths = paths;
@@ -7111,9 +7174,10 @@ Secret new_passphrase(const Arguments& args) {
 /// Makes a key object with a new passphrase from a recovery sheet, without any of those that are there.
 Exit import_key(Job& job) {
     job.open_store();
-    auto sheet = read_small_file(job.operands[1] == "-" ? "/dev/stdin" : job.operands[1], kKeyFileMax);
-    auto master = read_recovery_sheet(sheet);
-    wipe(sheet);
+    auto content = read_small_file(job.operands[1] == "-" ? "/dev/stdin" : job.operands[1], kKeyFileMax);
+    Secret sheet(content);
+    wipe(content);
+    auto master = read_recovery_sheet({sheet.chars(), sheet.size()});
     try {
         Repository::try_key(*job.store, master);
     } catch (const Corrupt&) { throw Error("this recovery sheet is not of this repository, or its index is lost", Exit::passphrase); }
@@ -7322,6 +7386,7 @@ Exit verb_forget(int argc, char** argv) {
     job.open(by_path || job.args.flag("undo"));
     if (job.args.flag("undo")) {
         for (auto* s : find_snapshots(job.repo->snapshots(true), job.operands)) {
+            if (job.args.flag("dry-run")) continue; // that it can be found is all that can be said
             auto id = hex(unforget(*job.repo, *s, job.connections()));
             job.report("snapshot " + id, Json().add("snapshot", id));
         }

@@ -80,6 +80,23 @@ TEST_CASE("check: the parts of a whole are together all packs") {
     CHECK(chosen < sum); // two are small: the last one and that with the tree
 }
 
+TEST_CASE("check: reading files goes on behind those that are damaged") {
+    const Site site(Site::Kind::local);
+    for (std::uint64_t i = 0; i < 24; ++i) write_random_file(site.src / std::to_string(i), 4 * MiB, i);
+    site.init_or_fail();
+    site.backup_or_fail();
+    for (const auto& pack : packs_of(site)) {
+        if (fs::file_size(pack) < MiB) continue; // that with the tree
+        std::string bytes = read_file(pack);
+        for (std::size_t at = 1'000'000; at < bytes.size(); at += 3 * MiB) bytes[at] = static_cast<char>(bytes[at] ^ 1);
+        chmod(pack.c_str(), 0600);
+        write_file(pack, bytes);
+    }
+    const Result result = site.nfreeze({"check", "--read-data=files:24", site.url});
+    CHECK_EXIT(result, 5);
+    CHECK(lines_of(result.err).size() > 10);
+}
+
 TEST_CASE("check: each file that lost a part is named, with each snapshot that has it") {
     const Site site(Site::Kind::local);
     write_random_file(site.src / "first", 20 * MiB, 1);

@@ -772,4 +772,18 @@ TEST_CASE("json: no words come between the objects, whatever else is asked for")
     objects(site.nfreeze({"key", "add", "--json", "--new-password-file", (site.dir / "new").string(), site.url}));
 }
 
+TEST_CASE("versions: a name that is not there is named however it is written") {
+    const Site site(Site::Kind::local);
+    write_file(site.src / "file", "content");
+    site.init_or_fail();
+    site.backup_or_fail();
+    for (const char* name : {"nosuch", "nosuch/", "./nosuch"}) {
+        INFO(name);
+        CHECK_EXIT(site.nfreeze({"ls", "--all", site.url, name}), 1);
+        const Result result = site.nfreeze({"restore", "--all-versions", site.url, site.dest, name});
+        CHECK_EXIT(result, 1);
+        CHECK_NAMES(result.err, "nosuch");
+    }
+}
+
 TEST_SUITE_END();

@@ -649,11 +649,36 @@ TEST_CASE("recovery sheet: an empty passphrase is refused, and nobody without a 
     CHECK(fingerprint(site.repo) == before);
 }
 
+TEST_CASE("repair: an index that is lost before anything was stored") {
+    const Site site(Site::Kind::local);
+    write_file(site.src / "file", "content");
+    site.init_or_fail();
+    remove_tree(site.repo / "index");
+    const Result result = site.nfreeze({"repair", site.url});
+    CHECK_EXIT(result, 0);
+    const Result snapshots = site.nfreeze({"snapshots", site.url});
+    CHECK_EXIT(snapshots, 0);
+    site.backup_or_fail();
+    check_sound(site);
+}
+
 TEST_SUITE_END();
 
 TEST_SUITE_BEGIN("append-only");
 
 TEST_CASE("append-only: check says whether a server lets objects be changed, and leaves none behind where it does") {
+    SUBCASE("a server that refuses to remove and to rename, but not to change modes, is none") {
+        Sshd::Options options;
+        options.ordinary_account = true;
+        options.config = {"ForceCommand internal-sftp -P remove,rmdir,rename,posix-rename"};
+        Sshd server(options);
+        const Site site(server);
+        site.init_or_fail();
+        const Result result = site.nfreeze({"check", "--append-only", site.url});
+        CHECK_EXIT(result, 1);
+        CHECK_NAMES(result.out, "let an object be truncated");
+        CHECK_NAMES(result.out, "refused: an object cannot be renamed");
+    }
     SUBCASE("an append-only server refuses everything") {
         Sshd::Options options;
         options.ordinary_account = true;

@@ -104,3 +104,13 @@ TEST_CASE("retention: rules add up, and an age keeps all that are younger") {
     CHECK(Keep{}.any() == false);
     CHECK(within.any());
 }
+
+TEST_CASE("times: an age beyond all time is the beginning of time") {
+    for (auto* age : {"999999d", "200000d", "1000000w", "999999h"}) {
+        INFO(age);
+        CHECK(parse_time(age) <= now_ns() - 100 * INT64_C(365) * 86'400'000'000'000 / 10);
+        CHECK(parse_time(age) >= 0);
+    }
+    CHECK(parse_time("9999-01-01") > now_ns());
+    CHECK_THROWS_AS(parse_time("1000001d"), Usage);
+}

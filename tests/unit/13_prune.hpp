@@ -1425,3 +1425,61 @@ TEST_CASE("prune: the id of a snapshot is known a hundred merges later, also of 
     CHECK(repo->damage.empty());
     CHECK(store.names("index").size() < 12);
 }
+
+// ---- repair ------------------------------------------------------------------------------------
+
+TEST_CASE("repair: a pack that cannot be read just now is neither saved nor given up") {
+    TestStore store = new_repository();
+    auto s = store_snapshot(store, 1, {{"a", {noise(5000, 1)}}});
+    auto before = store.names("packs");
+    store.on_read = [](const std::string& name) {
+        if (name.starts_with("packs/")) throw Error("cannot read: input/output error");
+    };
+    Captured said;
+    {
+        auto repo = open_repository(store);
+        auto result = Repair(*repo, 2).run();
+        CHECK(result.unreadable == before.size());
+        CHECK(result.damaged == 0);
+    }
+    store.on_read = nullptr;
+    CHECK(store.names("packs") == before);
+    CHECK(faults_in(store, {s.id}) == "");
+    CHECK(open_repository(store)->index.deleted.empty());
+}
+
+TEST_CASE("repair: what another client may still be sending is not given up where the index is damaged") {
+    TestStore store = new_repository();
+    store_snapshot(store, 1, {{"a", {noise(5000, 1)}}});
+    auto half = noise(1000, 7);
+    auto name = object_name("packs", sha256(half));
+    half.resize(500);
+    store.put(name, half);
+    Captured said;
+    auto repo = open_repository(store);
+    repo->damage.push_back("for the test");
+    CHECK(Repair(*repo, 2).run().unreadable == 1);
+    CHECK(open_repository(store)->index.deleted.empty());
+    CHECK(store.objects.contains(name));
+}
+
+TEST_CASE("repair: behind a chunk that is not what its id says, the others of its frame are still had") {
+    TestStore store = new_repository();
+    auto repo = open_repository(store);
+    Bytes raw;
+    FrameInfo info;
+    IdHasher hasher(repo->keys.id);
+    for (uint64_t i = 0; i < 5; ++i) {
+        auto chunk = noise(100, i);
+        info.chunks.push_back({hasher(chunk), uint32_t(chunk.size())});
+        raw.insert(raw.end(), chunk.begin(), chunk.end());
+    }
+    info.chunks[1].id[0] ^= 1;
+    auto plain = compress(raw);
+    Sealer sealer(kPackLabel, repo->keys.pack);
+    sealer.add(info, plain.head, plain.body);
+    auto object = sealer.finish();
+    size_t had = 0;
+    CHECK(open_frames(*repo, object.table, object.salt, object.bytes, [&](auto&, auto&, View) { ++had; }) == 1);
+    CHECK(had == 4);
+}
