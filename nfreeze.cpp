@@ -217,7 +217,6 @@
 #include <mutex>
 #include <optional>
 #include <random>
-#include <ranges>
 #include <set>
 #include <span>
 #include <sstream>
@@ -6701,7 +6700,9 @@ struct Job {
         auto id = args.value("expect");
         if (id.size() < 8) throw Usage("--expect wants at least 8 digits of a snapshot's id");
         auto begins = [&](const SnapshotId& known) { return hex(known).starts_with(id); };
-        if (std::ranges::none_of(std::views::keys(repo->index.snapshots), begins) && std::ranges::none_of(repo->index.forgotten, begins))
+        bool known = std::ranges::any_of(repo->index.snapshots, [&](auto& s) { return begins(s.first); }) ||
+                     std::ranges::any_of(repo->index.forgotten, begins);
+        if (!known)
             throw Corrupt(text("the history that the server shows has no snapshot ", in_quotes(id), ": it is an older one, or a part is withheld"));
     }
     /// Cheaper keys than the default are for tests and for very small machines.
