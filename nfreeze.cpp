@@ -399,6 +399,17 @@ Error system_error(const std::string& tried, std::string_view on, int code = err
     return Error(text("cannot ", tried, " ", in_quotes(on), ": ", std::strerror(code)));
 }
 
+/// Whether `f` does not fail. A lost connection, damage and a signal are thrown.
+template <class F> bool succeeds(F f) {
+    try {
+        f();
+    } catch (const Error& e) {
+        if (e.exit != Exit::failed) throw;
+        return false;
+    }
+    return true;
+}
+
 /// One line of --json: an object with its fields in their order. What is no printable UTF-8 is written as
 /// in all that the program prints, \xNN.
 class Json {
@@ -1947,17 +1958,6 @@ private:
 
     std::string path(const std::string& name) const { return name.empty() ? root_ : root_ + "/" + name; }
 
-    /// Whether the server does it; a lost connection is thrown.
-    template <class F> static bool succeeds(F f) {
-        try {
-            f();
-        } catch (const Error& e) {
-            if (e.exit != Exit::failed) throw;
-            return false;
-        }
-        return true;
-    }
-
     /// Some servers resolve relative paths differently from call to call: ask once, then be absolute.
     void resolve_root(Session& s) {
         if (root_.starts_with('/')) return;
@@ -2966,7 +2966,6 @@ private:
         if (with_packs) l.packs = store.list("packs");
         return l;
     }
-
 
     void load() { load(list(store, true)); }
     void load(Listing listing, bool may_be_lost = false) {
@@ -5375,10 +5374,16 @@ int64_t parse_time(const std::string& s, bool its_end = true) {
     throw Usage(text("a time is given as 2026-11-20, \"2026-11-20 14:00\", or an age as 12h, 3d, 2w, not ", in_quotes(s)));
 }
 
-/// The newest snapshot that is meant. Throws Usage that lists the choice where there is one.
-const Snapshot& choose_snapshot(const Repository& repo, const Choice& choice) {
-    auto all = repo.snapshots();
+/// The snapshots that are meant, the newest first.
+std::vector<const Snapshot*> chosen_snapshots(const Repository& repo, const Choice& choice, bool forgotten = false) {
+    auto all = repo.snapshots(forgotten);
     std::erase_if(all, [&](auto* s) { return !choice.meets(*s); });
+    return all;
+}
+
+/// The newest of them. Throws Usage that lists the choice where there is one.
+const Snapshot& choose_snapshot(const Repository& repo, const Choice& choice) {
+    auto all = chosen_snapshots(repo, choice);
     if (all.empty())
         throw Error(choice.everything() ? "the repository holds no snapshot yet"
                                         : text("the repository holds no snapshot ", choice.one() ? in_quotes(choice.id) : "that was asked for",
@@ -5583,7 +5588,7 @@ std::map<std::string, Space> disk_usage(Repository& repo, const Snapshot& snapsh
 }
 
 /// For each snapshot the stored bytes that no other one needs: what a prune frees if it alone is forgotten.
-/// Memory: 40 bytes for each chunk.
+/// Memory: about 64 bytes for each chunk.
 std::map<SnapshotId, uint64_t> unique_bytes(Repository& repo, const std::vector<const Snapshot*>& snapshots, bool& damaged) {
     static const Snapshot several{};
     std::map<ChunkId, const Snapshot*> owners; // of chunks, or `several`
@@ -6096,7 +6101,7 @@ private:
         ++result_.snapshots;
     }
     /// Snapshots come last (I3), and only now, when what opened of them is durable, do damaged packs count
-    /// no more. What the index has lost is accepted as lost.
+    /// no more (I10). What the index has lost is accepted as lost.
     void commit() {
         for (auto& s : adopted_) put_record(records_, Record::snapshot_added, encode_snapshot(s));
         for (auto& name : repo_.lost_segments()) {
@@ -6110,7 +6115,7 @@ private:
             repo_.index.remove(name);
         }
         packer_.checkpoint(records_.view());
-        if (index_damaged_) repo_.commit([] { return Bytes(); }); // notes what is torn, and is a segment in any case
+        if (index_damaged_ && records_.size() == 0) repo_.commit([] { return Bytes(); }); // notes what is torn; a segment in any case
         repo_.damage.clear();
         repo_.doubts.clear();
     }
@@ -6287,7 +6292,7 @@ private:
         return options_.grace == 0 || (at->second != Index::kJustNow && repo_.server_time() - at->second >= options_.grace);
     }
 
-    /// Deletes, then records it, so that the index gets smaller, too: whoever relied on one of these packs
+    /// Deletes (I4), then records it, so that the index gets smaller, too: whoever relied on one of these packs
     /// knows that it was condemned.
     Sum remove_due() {
         Sum sum;
@@ -6349,7 +6354,7 @@ SnapshotId unforget(Repository& repo, Snapshot s, int connections) {
         throw Error(text("snapshot ", short_id(s.id), " cannot be taken back: a part of it was deleted already (", what, ")"));
     };
     auto need = [&](const ChunkId& id) {
-        if (!repo.index.need(id)) missing("prune");
+        if (!repo.index.need(id)) missing("it is in no pack that is there");
     };
     TaskPool wire(connections, 64);
     TreeWalk(repo, wire).run(s, need, [&](const Entry& e) { return std::ranges::for_each(e.chunks, need), true; }, missing);
@@ -6439,7 +6444,7 @@ constexpr Option kOptions[] = {
     {"", "expect", "ID", "fail where the history shown lacks this snapshot"},
     {"backup restore snapshots ls diff du key check repair forget prune", "json", "", "print objects, one a line, instead of words"},
     {"", "q,quiet", "", "print nothing but warnings and errors"},
-    {"", "v,verbose", "", "name each file that is new (+), changed (M) or gone (-)"},
+    {"", "v,verbose", "", "name each file that is new (+), changed (M; U: metadata only) or gone (-)"},
     {"backup", "exclude", "PATTERN", "leave out what matches, as in .gitignore; the last match wins"},
     {"backup", "exclude-from", "FILE", "the same, one pattern a line"},
     {"backup", "exclude-caches", "", "leave out what is in directories with a CACHEDIR.TAG"},
@@ -6578,6 +6583,16 @@ std::string command_output(const std::string& command) {
     return out;
 }
 
+std::string ask_passphrase(const std::string& question, bool twice) {
+    auto s = ask(question, false);
+    if (!twice || s.empty()) return s;
+    auto again = ask("The same again: ", false);
+    bool same = s == again;
+    wipe(again);
+    if (!same) throw Error("the two passphrases differ; nothing was changed");
+    return s;
+}
+
 /// The passphrase, from where the user put it; never empty. `twice`: one that is typed is asked for again.
 Secret get_passphrase(const Arguments& args, bool twice) {
     std::string s, from;
@@ -6592,13 +6607,7 @@ Secret get_passphrase(const Arguments& args, bool twice) {
         s = environment("NFREEZE_PASSWORD");
     } else {
         from = "given";
-        s = ask("Passphrase of the repository: ", false);
-        if (twice && !s.empty()) {
-            auto again = ask("The same again: ", false);
-            bool same = s == again;
-            wipe(again);
-            if (!same) throw Error("the two passphrases differ; nothing was changed");
-        }
+        s = ask_passphrase("Passphrase of the repository: ", twice);
     }
     if (s.empty()) throw Error(text("the passphrase ", from, " is empty, which protects nothing"));
     Secret secret(s);
@@ -7024,13 +7033,6 @@ Exit restore(const Job& job, const Snapshot& snapshot, const RestoreOptions& o, 
     return Exit::ok;
 }
 
-/// The snapshots that are meant, the newest first.
-std::vector<const Snapshot*> chosen_snapshots(const Job& job, bool forgotten = false) {
-    auto all = job.repo->snapshots(forgotten);
-    std::erase_if(all, [choice = job.choice()](auto* s) { return !choice.meets(*s); });
-    return all;
-}
-
 /// Restores every version of some paths, each into a directory named after the time of the first snapshot
 /// that has it.
 Exit restore_all_versions(const Job& job) {
@@ -7040,7 +7042,7 @@ Exit restore_all_versions(const Job& job) {
     std::vector<std::string> missing;
     for (size_t i = 1; i < job.operands.size(); ++i) missing.push_back(unshow(job.operands[i]));
     std::map<const Snapshot*, std::vector<std::string>> wanted;
-    for (auto& [path, versions] : find_versions(*job.repo, chosen_snapshots(job), missing, damaged))
+    for (auto& [path, versions] : find_versions(*job.repo, chosen_snapshots(*job.repo, job.choice()), missing, damaged))
         for (auto& v : versions) wanted[v.first].push_back(path);
     for (auto& name : missing) say(text("no snapshot has ", in_quotes(name)));
     auto worst = worse(damaged ? Exit::damaged : missing.empty() ? Exit::ok : Exit::failed, job.verdict());
@@ -7063,14 +7065,14 @@ Exit verb_restore(int argc, char** argv) {
 Exit verb_snapshots(int argc, char** argv) {
     Job job("snapshots", argc, argv, 0, 1, 1);
     job.open(false);
-    print_snapshots(chosen_snapshots(job, job.args.flag("forgotten")), job.json());
+    print_snapshots(chosen_snapshots(*job.repo, job.choice(), job.args.flag("forgotten")), job.json());
     return job.verdict();
 }
 
 /// Every version of some paths, with the snapshot that first had it.
 void print_versions(const Job& job, std::vector<std::string>& names, bool& damaged) {
     std::vector<std::vector<std::string>> rows;
-    for (auto& [path, versions] : find_versions(*job.repo, chosen_snapshots(job), names, damaged))
+    for (auto& [path, versions] : find_versions(*job.repo, chosen_snapshots(*job.repo, job.choice()), names, damaged))
         for (auto& [first, e] : versions) {
             auto id = hex(first->id);
             rows.push_back({id.substr(0, 8), date_time(first->time), text(e.size),
@@ -7139,7 +7141,7 @@ Exit verb_du(int argc, char** argv) {
     job.open(false);
     bool damaged = false;
     if (job.args.flag("unique")) {
-        auto all = chosen_snapshots(job);
+        auto all = chosen_snapshots(*job.repo, job.choice());
         std::map<std::string, Space> sizes;
         auto unique = unique_bytes(*job.repo, job.repo->snapshots(), damaged);
         for (auto* s : all) {
@@ -7160,11 +7162,7 @@ Secret new_passphrase(const Arguments& args) {
     if (args.flag("new-password-file")) {
         s = first_line(read_small_file(args.value("new-password-file"), kKeyFileMax));
     } else {
-        s = ask("New passphrase: ", false);
-        auto again = ask("The same again: ", false);
-        bool same = s == again;
-        wipe(again);
-        if (!same) throw Error("the two passphrases differ; nothing was changed");
+        s = ask_passphrase("New passphrase: ", true);
     }
     if (s.empty()) throw Error("the new passphrase is empty, which protects nothing");
     Secret secret(s);
@@ -7202,7 +7200,7 @@ Exit verb_key(int argc, char** argv) {
         job.store->remove("keys/" + o.name);
         job.report("removed the key " + o.name.substr(0, 8), Json().add("removed", o.name));
     };
-    if (action == "export") {
+    if (action == "export") { // the only way out for a secret (I8)
         auto sheet = recovery_sheet(master);
         std::cout << "Recovery sheet of the nfreeze repository " << show(job.repo_name) << "\n\n" << std::flush;
         write_full(1, as_bytes(sheet), "standard output");
@@ -7248,13 +7246,7 @@ bool is_append_only(const Job& job) {
     store.create(name, junk);
     bool refused = true;
     auto attempt = [&](const char* what, auto f) {
-        bool done = true;
-        try {
-            f();
-        } catch (const Error& e) {
-            if (e.exit != Exit::failed) throw;
-            done = false;
-        }
+        bool done = succeeds(f);
         job.report(text(done ? "the server let an object be " : "refused: an object cannot be ", what),
                    Json().add("attempt", std::string(what)).add("refused", !done));
         refused &= !done;
@@ -7271,11 +7263,10 @@ Exit verb_check(int argc, char** argv) {
     if (job.args.flag("append-only")) {
         job.open(false);
         bool refused = is_append_only(job);
-        if (refused)
+        if (refused || job.json())
             job.report("the server is append-only: who takes over this machine cannot destroy what is there",
-                       Json().add("append_only", true));
-        else
-            say("the server is NOT append-only");
+                       Json().add("append_only", refused));
+        if (!refused) say("the server is NOT append-only");
         return refused ? Exit::ok : Exit::failed;
     }
     bool read = job.args.flag("read-data");
@@ -7294,7 +7285,7 @@ Exit verb_check(int argc, char** argv) {
 
 Exit verb_repair(int argc, char** argv) {
     Job job("repair", argc, argv, 0, 1, 1);
-    job.open(true, true);
+    job.open(false, true); // packs/ is listed by the repair
     auto r = Repair(*job.repo, job.connections()).run();
     job.repo->index.see(job.store->list("packs"));
     CheckResult left;
@@ -7393,7 +7384,7 @@ Exit verb_forget(int argc, char** argv) {
         }
         return job.verdict();
     }
-    auto all = chosen_snapshots(job);
+    auto all = chosen_snapshots(*job.repo, job.choice());
     auto gone = purge ? all : keep.any() ? dropped(all, keep) : find_snapshots(all, job.operands);
     if (by_path) return forget_by_path(job, gone);
     std::erase_if(all, [&](auto* s) { return std::ranges::count(gone, s) > 0; });
@@ -7429,7 +7420,7 @@ PruneOptions parse_prune_options(const Job& job) {
 Exit verb_prune(int argc, char** argv) {
     Job job("prune", argc, argv, 0, 1, 1);
     auto o = parse_prune_options(job);
-    job.open();
+    job.open(false); // packs/ is listed when the plan is made
     Prune prune(*job.repo, o);
     auto plan = prune.plan();
     auto sum = [](const Prune::Sum& s) { return text(s.packs, s.packs == 1 ? " pack, " : " packs, ", human_size(s.bytes)); };

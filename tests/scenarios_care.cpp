@@ -14,15 +14,6 @@ namespace {
 
 constexpr std::uint64_t MiB = 1 << 20;
 
-std::vector<fs::path> packs_of(const Site& site) { return files_below(site.repo / "packs"); }
-
-void flip_byte(const fs::path& file, std::size_t at) {
-    std::string bytes = read_file(file);
-    REQUIRE(at < bytes.size());
-    bytes[at] = static_cast<char>(bytes[at] ^ 1);
-    chmod(file.c_str(), 0600);
-    write_file(file, bytes);
-}
 
 std::vector<std::string> ids_in(const Site& site, const Strings& flags = {}) {
     Strings arguments{"snapshots"};

@@ -16,7 +16,6 @@ namespace {
 
 constexpr std::uint64_t MiB = 1 << 20;
 
-std::vector<fs::path> packs_of(const Site& site) { return files_below(site.repo / "packs"); }
 
 /// As if all that the repository holds had come so much earlier.
 void pass_days(const Site& site, int days) {

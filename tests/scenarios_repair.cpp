@@ -14,17 +14,7 @@ namespace {
 
 constexpr std::uint64_t MiB = 1 << 20;
 
-std::vector<fs::path> packs_of(const Site& site) { return files_below(site.repo / "packs"); }
 std::vector<fs::path> segments_of(const Site& site) { return files_below(site.repo / "index"); }
-
-// The server's hand: objects are read-only, it is not bound by that.
-void flip_byte(const fs::path& file, std::size_t at) {
-    std::string bytes = read_file(file);
-    REQUIRE(at < bytes.size());
-    bytes[at] = static_cast<char>(bytes[at] ^ 1);
-    chmod(file.c_str(), 0600);
-    write_file(file, bytes);
-}
 
 void shorten(const fs::path& file, std::uint64_t size) {
     REQUIRE(size < fs::file_size(file));
@@ -678,6 +668,9 @@ TEST_CASE("append-only: check says whether a server lets objects be changed, and
         CHECK_EXIT(result, 1);
         CHECK_NAMES(result.out, "let an object be truncated");
         CHECK_NAMES(result.out, "refused: an object cannot be renamed");
+        const Result json = site.nfreeze({"check", "--append-only", "--json", site.url});
+        CHECK_EXIT(json, 1);
+        CHECK(lines_of(json.out).back() == "{\"append_only\":false}");
     }
     SUBCASE("an append-only server refuses everything") {
         Sshd::Options options;

@@ -283,6 +283,10 @@ class Site {
 
 [[nodiscard]] const std::string& nfreeze_binary();
 
+// The server's hand: objects are read-only, it is not bound by that.
+[[nodiscard]] std::vector<fs::path> packs_of(const Site& site);
+void flip_byte(const fs::path& object, std::size_t at);
+
 } // namespace support
 
 // What the failing run printed comes from the transcript (see main.cpp), so tests need not repeat

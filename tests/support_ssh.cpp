@@ -394,4 +394,14 @@ Summary summary_of(const Result& result) {
     return s;
 }
 
+std::vector<fs::path> packs_of(const Site& site) { return files_below(site.repo / "packs"); }
+
+void flip_byte(const fs::path& object, std::size_t at) {
+    std::string bytes = read_file(object);
+    REQUIRE(at < bytes.size());
+    bytes[at] = static_cast<char>(bytes[at] ^ 1);
+    chmod(object.c_str(), 0600);
+    write_file(object, bytes);
+}
+
 } // namespace support
