@@ -180,10 +180,13 @@
 #include <pwd.h>
 #include <spawn.h>
 #include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <sys/xattr.h>
@@ -280,9 +283,10 @@ constexpr uint32_t kScryptR = 8, kScryptP = 1, kScryptPMax = 16;
 
 // Transport (section 7).
 constexpr int kConnections = 6, kConnectionsMax = 16;
-constexpr auto kStallTimeout = std::chrono::seconds(60); // without a byte moved
-constexpr auto kConnectTimeout = std::chrono::seconds(15); // the same, until SFTP has begun
-constexpr auto kRetryFor = std::chrono::minutes(15);     // reconnecting, before giving up
+constexpr int kTimeout = 60;        // seconds without a byte moved; --timeout
+constexpr int kConnectTimeout = 15; // the same at most, until SFTP has begun
+constexpr int kRetryFor = 15 * 60;  // seconds of reconnecting before giving up; --retry-for
+constexpr int kFirstTries = 4;      // of the first connection, which may be to the wrong place
 constexpr uint64_t kSessionBytes = 800 * MiB; // then a new session: rekeying mid-write can deadlock
 constexpr size_t kWriteWindow = 80 * 30000;  // libssh2 cuts writes into 30,000-byte packets
 constexpr size_t kReadBlock = 4 * MiB;
@@ -824,11 +828,12 @@ View as_bytes(std::string_view s) { return {reinterpret_cast<const uint8_t*>(s.d
 // Uses: 3, 4. Provides: Secret, derivation of keys, seal and open, ids, hashes. These are the
 // only calls into the crypto library. Must hold: I6, I8.
 
-/// Bytes that are wiped when they go and cannot be copied by accident.
+/// Bytes that are wiped when they go and cannot be copied by accident. They are not swapped out where the
+/// system allows that; the few pages stay locked, for another secret may lie on them.
 class Secret {
 public:
-    explicit Secret(size_t size = 32) : data_(size) {}
-    explicit Secret(std::string_view s) : data_(s.begin(), s.end()) {}
+    explicit Secret(size_t size = 32) : data_(size) { (void)mlock(data_.data(), data_.size()); }
+    explicit Secret(std::string_view s) : Secret(s.size()) { std::ranges::copy(s, data_.begin()); }
     Secret(Secret&& other) noexcept = default;
     Secret& operator=(Secret&& other) noexcept {
         std::swap(data_, other.data_);
@@ -1085,7 +1090,9 @@ struct Uncertain : ConnectionLost {
 /// Names are relative to the repository: "packs/<sha256>". Calls may come from many threads.
 class Store {
 public:
+    explicit Store(std::chrono::seconds patience = std::chrono::seconds(kRetryFor)) : retry_for(patience) {}
     virtual ~Store() = default;
+    const Clock::duration retry_for; // what is lost on its way is tried again for so long
     /// All objects of a directory ("" is the repository itself); throws NotThere, Error.
     virtual std::vector<ObjectInfo> list(const std::string& dir) = 0;
     /// `length` bytes from `offset`; throws NotThere, Corrupt if it is shorter, Error.
@@ -1100,6 +1107,11 @@ public:
     /// Creates the repository's directory with what leads to it, or one in it. It may exist.
     virtual void make_directory(const std::string& dir) = 0;
 };
+
+/// To be added to an error where so little is free that it may be the reason. Bytes.
+std::string space_left(uint64_t free, size_t wanted) {
+    return free < wanted + MiB ? text("; ", free / KiB, " KiB are free there: make room, the next run goes on from here") : "";
+}
 
 /// A directory on this machine.
 class LocalStore : public Store {
@@ -1131,9 +1143,11 @@ public:
             write_full(fd.get(), data, path(name));
             if (fsync(fd.get()) != 0 || !fd.close()) throw system_error("write", path(name));
             sync_directory(path(name.substr(0, name.find('/'))));
-        } catch (...) {
+        } catch (const Error& e) {
+            struct statvfs there;
+            bool known = statvfs(root_.c_str(), &there) == 0;
             ::unlink(path(name).c_str());
-            throw;
+            throw Error(e.what() + (known ? space_left(there.f_bavail * there.f_frsize, data.size()) : ""));
         }
     }
     void remove(const std::string& name) override {
@@ -1215,6 +1229,7 @@ struct SshOptions {
     std::string pinned;                   // "SHA256:..." or empty
     bool accept_new = false;
     int connections = kConnections;
+    std::chrono::seconds timeout{kTimeout}, retry_for{kRetryFor};
 };
 
 /// Asks on the terminal; throws Error where there is none.
@@ -1385,6 +1400,11 @@ void check_host_key(const SshOptions& o, const std::vector<KnownKey>& known, con
 // libssh2 runs non-blocking under our own poll: its blocking mode can neither be interrupted
 // nor tell a slow transfer from a stalled one. A session belongs to one thread at a time.
 
+/// There is no server: the network or the name may be wrong.
+struct Unreachable : ConnectionLost {
+    using ConnectionLost::ConnectionLost;
+};
+
 /// What the first login of a run has learned. Each further connection has its own copy, so that
 /// several can be made at once: nothing is asked twice.
 struct LoginMemory {
@@ -1415,7 +1435,8 @@ public:
 
     /// Connects and logs in; throws ConnectionLost when the network failed, Error (exit 6) when the
     /// server or the user said no.
-    Session(const SshOptions& options, LoginMemory& memory) : options_(options) {
+    Session(const SshOptions& options, LoginMemory& memory)
+        : options_(options), timeout_(std::min(options.timeout, std::chrono::seconds(kConnectTimeout))) {
         auto known = known_keys(options_.known_hosts, known_host_name(options_));
         // A pinned key may be of any of the server's types: each is asked for alone, until it is found.
         auto types = options_.pinned.empty() ? std::vector{host_key_order(known)} : host_key_types();
@@ -1441,11 +1462,11 @@ public:
         }
         if (refused) std::rethrow_exception(refused);
         broken_ = false;
-        stall_timeout_ = kStallTimeout;
+        auto until_sftp = std::exchange(timeout_, options_.timeout);
         log_in(memory);
-        stall_timeout_ = kConnectTimeout; // libssh2 does not notice a subsystem that ends at once
+        timeout_ = until_sftp; // libssh2 does not notice a subsystem that ends at once
         sftp_ = pointer_call("start SFTP", [&] { return libssh2_sftp_init(session_.get()); });
-        stall_timeout_ = kStallTimeout;
+        timeout_ = options_.timeout;
     }
     ~Session() {
         // The socket goes first: without it libssh2's own farewell cannot wait for the server.
@@ -1509,14 +1530,14 @@ private:
         std::erase_if(closing_, [](auto* handle) { return libssh2_sftp_close_handle(handle) != LIBSSH2_ERROR_EAGAIN; });
     }
 
-    /// Waits until the socket can go on; throws ConnectionLost after stall_timeout_ without a byte.
+    /// Waits until the socket can go on; throws ConnectionLost after timeout_ without a byte.
     void wait(const std::string& tried) {
         int directions = libssh2_session_block_directions(session_.get());
         short events = short(POLLIN | (directions & LIBSSH2_SESSION_BLOCK_OUTBOUND ? POLLOUT : 0));
         poll_socket(events, tried);
     }
     void poll_socket(short events, const std::string& tried) {
-        auto deadline = Clock::now() + stall_timeout_;
+        auto deadline = Clock::now() + timeout_;
         for (;;) {
             if (overdue()) {
                 broken_ = true;
@@ -1528,7 +1549,7 @@ private:
             if (n < 0 && errno != EINTR) throw system_error("wait for", "the network");
             if (Clock::now() <= deadline) continue;
             broken_ = true;
-            throw ConnectionLost(text("cannot ", tried, " on ", show(options_.host), ": nothing moved for ", stall_timeout_.count(), " s"));
+            throw ConnectionLost(text("cannot ", tried, " on ", show(options_.host), ": nothing moved for ", timeout_.count(), " s"));
         }
     }
 
@@ -1536,20 +1557,20 @@ private:
         addrinfo hints{}, *found = nullptr;
         hints.ai_socktype = SOCK_STREAM;
         int bad = getaddrinfo(options_.host.c_str(), std::to_string(options_.port).c_str(), &hints, &found);
-        if (bad) throw ConnectionLost(text("cannot find the host ", in_quotes(options_.host), ": ", gai_strerror(bad)));
+        if (bad) throw Unreachable(text("cannot find the host ", in_quotes(options_.host), ": ", gai_strerror(bad)));
         std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> list(found, freeaddrinfo);
         std::string why;
         for (auto* a = list.get(); a; a = a->ai_next) {
             socket_ = Fd(socket(a->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
             if (socket_ && (::connect(socket_.get(), a->ai_addr, a->ai_addrlen) == 0 || finish_connect())) {
-                int on = 1, stall_ms = int(std::chrono::milliseconds(kStallTimeout).count());
+                int on = 1, stall_ms = int(std::chrono::milliseconds(options_.timeout).count());
                 setsockopt(socket_.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
                 setsockopt(socket_.get(), IPPROTO_TCP, TCP_USER_TIMEOUT, &stall_ms, sizeof stall_ms);
                 return;
             }
             why = std::strerror(errno);
         }
-        throw ConnectionLost(text("cannot connect to ", show(options_.host), " port ", options_.port, ": ", why));
+        throw Unreachable(text("cannot connect to ", show(options_.host), " port ", options_.port, ": ", why));
     }
     bool finish_connect() {
         if (errno != EINPROGRESS) return false;
@@ -1723,7 +1744,7 @@ private:
     std::vector<LIBSSH2_SFTP_HANDLE*> closing_; // freed by libssh2 when their answers come
     const char* password_ = "";    // owned by LoginMemory, of use while logging in only
     uint64_t moved_ = 0;
-    std::chrono::seconds stall_timeout_ = kConnectTimeout;
+    std::chrono::seconds timeout_;
     bool broken_ = false; // libssh2's state is undefined after a failure: nothing may be sent any more
 };
 
@@ -1748,7 +1769,7 @@ class SftpStore : public Store {
 
     /// Runs a call that may be repeated on another connection if one is lost.
     template <class F> auto with_session(F f) {
-        auto give_up = Clock::now() + kRetryFor;
+        auto give_up = Clock::now() + retry_for;
         for (int failed = 0;; ++failed) {
             try {
                 Lease lease(*this);
@@ -1774,16 +1795,20 @@ class SftpStore : public Store {
     }
 
     /// A new connection, counted in open_ already. If others are up, a refusal lowers the limit and
-    /// we wait for one of them; else we try again with growing pauses.
+    /// we wait for one of them; else we try again with growing pauses. The very first is not tried for
+    /// long, and not at all where there is no server.
     std::unique_ptr<Session> connect() {
-        auto give_up = Clock::now() + kRetryFor;
+        auto give_up = Clock::now() + retry_for;
         for (int failed = 0;; ++failed) {
             try {
                 LoginMemory memory = memory_;
-                return std::make_unique<Session>(options_, memory);
+                auto session = std::make_unique<Session>(options_, memory);
+                if (!reached_) memory_ = std::move(memory), reached_ = true; // by the constructor, alone
+                return session;
             } catch (const Error& error) {
                 std::unique_lock lock(mutex_);
                 bool others = open_ > 1, hopeless = !dynamic_cast<const ConnectionLost*>(&error) || Clock::now() > give_up;
+                if (!reached_) hopeless |= failed + 1 >= kFirstTries || dynamic_cast<const Unreachable*>(&error);
                 if (others || hopeless) --open_;
                 changed_.notify_all();
                 if (others && error.exit != Exit::interrupted) limit_ = open_;
@@ -1813,8 +1838,9 @@ class SftpStore : public Store {
 
 public:
     /// `path` as in Address: relative to the login directory, or absolute.
-    SftpStore(SshOptions options, std::string path) : options_(std::move(options)), root_(std::move(path)), limit_(options_.connections) {
-        idle_.push_back(std::make_unique<Session>(options_, memory_));
+    SftpStore(SshOptions options, std::string path)
+        : Store(options.retry_for), options_(std::move(options)), root_(std::move(path)), limit_(options_.connections) {
+        idle_.push_back(connect());
         with_session([&](Session& s) { resolve_root(s); });
     }
 
@@ -1880,12 +1906,14 @@ public:
             if (!sync(s, handle)) handle.close();
         } catch (const ConnectionLost& lost) {
             throw Uncertain(lost.what());
-        } catch (const Error& refused) {
-            // The server said no (full, forbidden): take away what was begun, if it lets us.
-            if (refused.exit == Exit::failed) try {
-                    remove(name);
-                } catch (const Error&) {}
-            throw;
+        } catch (const Error& refused) { // full, or forbidden: what was begun is taken away, if we may
+            if (refused.exit != Exit::failed) throw;
+            std::string why = refused.what();
+            try {
+                why += space_left(free_space(), data.size());
+                remove(name);
+            } catch (const Error&) {}
+            throw Error(why);
         }
     }
 
@@ -1975,6 +2003,15 @@ private:
         }
     }
 
+    /// Bytes; throws where the server does not tell.
+    uint64_t free_space() {
+        return with_session([&](Session& s) {
+            LIBSSH2_SFTP_STATVFS there{};
+            s.call("ask for free space", [&] { return libssh2_sftp_statvfs(s.sftp(), root_.c_str(), root_.size(), &there); });
+            return there.f_bavail > UINT64_MAX / std::max<uint64_t>(there.f_frsize, 1) ? UINT64_MAX : there.f_bavail * there.f_frsize;
+        });
+    }
+
     void make_path(Session& s, const std::string& dir) {
         auto make = [&] {
             s.call("create the directory " + show(dir), [&] { return libssh2_sftp_mkdir_ex(s.sftp(), dir.c_str(), unsigned(dir.size()), 0700); });
@@ -2012,7 +2049,8 @@ private:
 
     SshOptions options_;
     std::string root_;
-    LoginMemory memory_; // unchanged once the constructor has logged in
+    LoginMemory memory_; // unchanged once the constructor has logged in, as is
+    bool reached_ = false;
     std::mutex mutex_;
     std::condition_variable changed_;
     std::vector<std::unique_ptr<Session>> idle_;
@@ -2907,14 +2945,14 @@ public:
 
     /// Sends a new object. Returns false where the outcome is unknown: nothing refers to that name
     /// then, and what the object holds must be sent under another. Throws once that has gone on for
-    /// kRetryFor since `begun`.
+    /// the store's retry_for since `begun`.
     bool create(const std::string& name, const SealedObject& object, Clock::time_point begun) {
         try {
             store.create(name, object.bytes);
             uploaded += object.bytes.size();
             return true;
         } catch (const Uncertain&) {
-            if (Clock::now() > begun + kRetryFor) throw;
+            if (Clock::now() > begun + store.retry_for) throw;
         }
         return false;
     }
@@ -6441,6 +6479,8 @@ constexpr Option kOptions[] = {
     {"", "password-file", "FILE", "its first line is the passphrase"},
     {"", "password-command", "CMD", "the first line it prints is the passphrase"},
     {"", "connections", "N", "connections to the server, at most (6)"},
+    {"", "timeout", "SECONDS", "a connection on which nothing moves for so long is lost (60)"},
+    {"", "retry-for", "SECONDS", "go on trying to reach a server that was lost (900)"},
     {"", "expect", "ID", "fail where the history shown lacks this snapshot"},
     {"backup restore snapshots ls diff du key check repair forget prune", "json", "", "print objects, one a line, instead of words"},
     {"", "q,quiet", "", "print nothing but warnings and errors"},
@@ -6562,6 +6602,63 @@ private:
     std::vector<std::string> operands_;
 };
 
+// ---- commands that are run ----------------------------------------------------------
+
+/// A command whose output is read. It gets none of our secrets.
+class Command {
+public:
+    /// `name`: for messages, which have none of its arguments.
+    Command(const std::vector<std::string>& words, const std::string& name) : name_(name) {
+        int ends[2];
+        if (pipe2(ends, O_CLOEXEC) != 0) throw system_error("make a pipe for", name_);
+        out_ = Fd(ends[0]);
+        Fd in(ends[1]);
+        std::vector<char*> argv, variables;
+        for (auto& w : words) argv.push_back(const_cast<char*>(w.c_str()));
+        for (char** v = environ; *v; ++v)
+            if (!std::string_view(*v).starts_with("NFREEZE_")) variables.push_back(*v);
+        argv.push_back(nullptr);
+        variables.push_back(nullptr);
+        posix_spawn_file_actions_t actions;
+        posix_spawnattr_t attributes;
+        sigset_t pipe;
+        sigemptyset(&pipe);
+        sigaddset(&pipe, SIGPIPE); // which we ignore
+        posix_spawn_file_actions_init(&actions);
+        posix_spawn_file_actions_adddup2(&actions, in.get(), 1);
+        posix_spawnattr_init(&attributes);
+        posix_spawnattr_setsigdefault(&attributes, &pipe);
+        posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGDEF);
+        int bad = posix_spawnp(&pid_, argv[0], &actions, &attributes, argv.data(), variables.data());
+        posix_spawn_file_actions_destroy(&actions);
+        posix_spawnattr_destroy(&attributes);
+        errno = bad;
+        if (bad != 0) throw system_error("run", name_);
+    }
+    ~Command() {
+        if (pid_ <= 0) return;
+        kill(pid_, SIGTERM);
+        waitpid(pid_, nullptr, 0);
+    }
+    Command(const Command&) = delete;
+    Command& operator=(const Command&) = delete;
+    int output() const { return out_.get(); }
+    /// Throws Error unless it ended well.
+    void wait() {
+        int status = 0;
+        while (waitpid(pid_, &status, 0) < 0 && errno == EINTR) stop_if_asked();
+        pid_ = 0;
+        if (status != 0)
+            throw Error(text(in_quotes(name_), WIFEXITED(status) ? " failed with status " : " was ended by signal ",
+                             WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status), ": nothing was changed"));
+    }
+
+private:
+    std::string name_;
+    Fd out_;
+    pid_t pid_ = 0;
+};
+
 // ---- the passphrase -----------------------------------------------------------------
 
 std::string first_line(std::string s) {
@@ -6571,15 +6668,12 @@ std::string first_line(std::string s) {
     return line;
 }
 
-std::string command_output(const std::string& command) {
-    std::unique_ptr<FILE, int (*)(FILE*)> pipe(popen(command.c_str(), "re"), pclose);
-    if (!pipe) throw system_error("run", command);
-    setvbuf(pipe.get(), nullptr, _IONBF, 0);
-    std::string out;
-    out.reserve(kKeyFileMax);
-    for (int c; (c = fgetc(pipe.get())) != EOF && out.size() < kKeyFileMax;) out += char(c);
-    int status = pclose(pipe.release());
-    if (status != 0) throw Error(text("the password command ", in_quotes(command), " failed with status ", WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status)));
+/// What a shell's command prints.
+std::string command_output(const std::string& line) {
+    Command command({"/bin/sh", "-c", line}, "the password command");
+    std::string out(kKeyFileMax, '\0');
+    out.resize(read_full(command.output(), {reinterpret_cast<uint8_t*>(out.data()), out.size()}, "the password command"));
+    command.wait();
     return out;
 }
 
@@ -6651,6 +6745,8 @@ std::unique_ptr<Store> open_store(const Address& a, const Arguments& args) {
     while (o.pinned.ends_with('=')) o.pinned.pop_back();
     o.accept_new = args.flag("accept-new-host-key");
     o.connections = args.number("connections", kConnections, 1, kConnectionsMax);
+    o.timeout = std::chrono::seconds(args.number("timeout", kTimeout, 1, 3600));
+    o.retry_for = std::chrono::seconds(args.number("retry-for", kRetryFor, 0, 7 * 86400));
     return std::make_unique<SftpStore>(std::move(o), a.path);
 }
 
@@ -6902,60 +6998,6 @@ Exit back_up(Job& job, const std::string& source, const Stream* stream) {
     return result.snapshot.incomplete ? Exit::partial : Exit::ok;
 }
 
-/// A command whose output is read. It gets none of our secrets.
-class Command {
-public:
-    explicit Command(const std::vector<std::string>& words) : name_(words[0]) {
-        int ends[2];
-        if (pipe2(ends, O_CLOEXEC) != 0) throw system_error("make a pipe for", name_);
-        out_ = Fd(ends[0]);
-        Fd in(ends[1]);
-        std::vector<char*> argv, variables;
-        for (auto& w : words) argv.push_back(const_cast<char*>(w.c_str()));
-        for (char** v = environ; *v; ++v)
-            if (!std::string_view(*v).starts_with("NFREEZE_")) variables.push_back(*v);
-        argv.push_back(nullptr);
-        variables.push_back(nullptr);
-        posix_spawn_file_actions_t actions;
-        posix_spawnattr_t attributes;
-        sigset_t pipe;
-        sigemptyset(&pipe);
-        sigaddset(&pipe, SIGPIPE); // which we ignore
-        posix_spawn_file_actions_init(&actions);
-        posix_spawn_file_actions_adddup2(&actions, in.get(), 1);
-        posix_spawnattr_init(&attributes);
-        posix_spawnattr_setsigdefault(&attributes, &pipe);
-        posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGDEF);
-        int bad = posix_spawnp(&pid_, argv[0], &actions, &attributes, argv.data(), variables.data());
-        posix_spawn_file_actions_destroy(&actions);
-        posix_spawnattr_destroy(&attributes);
-        errno = bad;
-        if (bad != 0) throw system_error("run", name_);
-    }
-    ~Command() {
-        if (pid_ <= 0) return;
-        kill(pid_, SIGTERM);
-        waitpid(pid_, nullptr, 0);
-    }
-    Command(const Command&) = delete;
-    Command& operator=(const Command&) = delete;
-    int output() const { return out_.get(); }
-    /// Throws Error unless it ended well.
-    void wait() {
-        int status = 0;
-        while (waitpid(pid_, &status, 0) < 0 && errno == EINTR) stop_if_asked();
-        pid_ = 0;
-        if (status != 0)
-            throw Error(text("the command ", in_quotes(name_), WIFEXITED(status) ? " failed with status " : " was ended by signal ",
-                             WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status), ": nothing was committed"));
-    }
-
-private:
-    std::string name_;
-    Fd out_;
-    pid_t pid_ = 0;
-};
-
 Exit verb_backup_stream(int argc, char** argv) {
     Job job("backup", argc, argv, 0, 1, SIZE_MAX);
     Stream stream;
@@ -6969,7 +7011,7 @@ Exit verb_backup_stream(int argc, char** argv) {
     open_for_backup(job);
     std::optional<Command> running;
     if (command) {
-        running.emplace(job.operands);
+        running.emplace(job.operands, job.operands[0]);
         stream.fd = running->output();
         stream.ended = [&] { running->wait(); };
     }
@@ -7520,6 +7562,7 @@ void prepare_process() {
     action.sa_handler = on_signal;
     for (int s : {SIGINT, SIGTERM, SIGHUP}) sigaction(s, &action, nullptr);
     signal(SIGPIPE, SIG_IGN);
+    prctl(PR_SET_DUMPABLE, 0); // no core, and no other program of the same user may look inside
     // A static program must not load the host's name-service modules: they may be of another glibc.
     for (auto [database, sources] : {std::pair{"hosts", "files dns"}, {"passwd", "files"}, {"group", "files"}, {"services", "files"}})
         __nss_configure_lookup(database, sources);
