@@ -1400,7 +1400,7 @@ void check_host_key(const SshOptions& o, const std::vector<KnownKey>& known, con
 // libssh2 runs non-blocking under our own poll: its blocking mode can neither be interrupted
 // nor tell a slow transfer from a stalled one. A session belongs to one thread at a time.
 
-/// There is no server: the network or the name may be wrong.
+/// No server answers: the network, the name or the port may be wrong.
 struct Unreachable : ConnectionLost {
     using ConnectionLost::ConnectionLost;
 };
@@ -1549,7 +1549,7 @@ private:
             if (n < 0 && errno != EINTR) throw system_error("wait for", "the network");
             if (Clock::now() <= deadline) continue;
             broken_ = true;
-            throw ConnectionLost(text("cannot ", tried, " on ", show(options_.host), ": nothing moved for ", timeout_.count(), " s"));
+            throw Unreachable(text("cannot ", tried, " on ", show(options_.host), ": nothing moved for ", timeout_.count(), " s"));
         }
     }
 
@@ -1796,7 +1796,7 @@ class SftpStore : public Store {
 
     /// A new connection, counted in open_ already. If others are up, a refusal lowers the limit and
     /// we wait for one of them; else we try again with growing pauses. The very first is not tried for
-    /// long, and not at all where there is no server.
+    /// long, and once only where none answers.
     std::unique_ptr<Session> connect() {
         auto give_up = Clock::now() + retry_for;
         for (int failed = 0;; ++failed) {
