@@ -272,6 +272,10 @@ constexpr size_t kTreePacks = 16;        // a tree that lies in more packs is wr
 // Limits on what is read. Not formats: each may grow without a new version.
 constexpr size_t kPathMax = MiB, kNameMax = 4096, kXattrMax = MiB;
 constexpr size_t kListMax = 4'000'000;   // names in one directory of the repository
+constexpr size_t kTagsMax = 4096;        // of a snapshot
+constexpr size_t kXattrsMax = 65536;     // of a file; Linux lists 64 KiB of names
+constexpr size_t kTreeListMax = 64 * MiB; // the list of a tree: some 600,000 chunks
+constexpr size_t kDoubtsMax = 1000;      // segments that are not whole
 constexpr size_t kKeysMax = 16;          // key objects that are tried, each costs a scrypt
 constexpr size_t kKeyFileMax = 64 * KiB; // a password file, a private key
 
@@ -2251,6 +2255,7 @@ Bytes encode_key_object(const Secret& master, const Secret& passphrase, ScryptCo
     fill_random(salt);
     head.raw(salt);
     Bytes out = head.take();
+    out.reserve(kKeySize); // it is sealed in its place: no copy of the plaintext is left where it grew
     Secret plain(32 + 8 + kKeyLabel);
     Writer rest;
     rest.u64(uint64_t(time_ns));
@@ -2370,6 +2375,29 @@ Names decode_names(Reader& in) {
     return names;
 }
 
+Snapshot decode_snapshot(View bytes) {
+    Reader in(bytes, "a snapshot record");
+    Snapshot s;
+    s.id = in.array<16>();
+    s.time = int64_t(in.u64());
+    s.host = in.string(kNameMax);
+    s.user = in.string(kNameMax);
+    s.source = in.string(kPathMax);
+    s.version = in.string(kNameMax);
+    s.tags.resize(in.count(kTagsMax));
+    for (auto& t : s.tags) t = in.string(kNameMax);
+    s.incomplete = in.u8() != 0;
+    auto& c = s.counts;
+    for (auto* n : {&c.files, &c.directories, &c.others, &c.bytes, &c.new_files, &c.changed_files, &c.new_bytes}) *n = in.varint();
+    s.users = decode_names(in);
+    s.groups = decode_names(in);
+    s.tree.resize(in.count(in.left() / sizeof(ChunkId)));
+    for (auto& id : s.tree) id = in.array<16>();
+    in.end();
+    return s;
+}
+
+/// Throws Error rather than write a record that no reader takes: it would spoil its segment.
 Bytes encode_snapshot(const Snapshot& s) {
     Writer out;
     out.raw(s.id);
@@ -2384,29 +2412,11 @@ Bytes encode_snapshot(const Snapshot& s) {
     encode_names(out, s.groups);
     out.varint(s.tree.size());
     for (auto& id : s.tree) out.raw(id);
-    return out.take();
-}
-
-Snapshot decode_snapshot(View bytes) {
-    Reader in(bytes, "a snapshot record");
-    Snapshot s;
-    s.id = in.array<16>();
-    s.time = int64_t(in.u64());
-    s.host = in.string(kNameMax);
-    s.user = in.string(kNameMax);
-    s.source = in.string(kPathMax);
-    s.version = in.string(kNameMax);
-    s.tags.resize(in.count(in.left()));
-    for (auto& t : s.tags) t = in.string(kNameMax);
-    s.incomplete = in.u8() != 0;
-    auto& c = s.counts;
-    for (auto* n : {&c.files, &c.directories, &c.others, &c.bytes, &c.new_files, &c.changed_files, &c.new_bytes}) *n = in.varint();
-    s.users = decode_names(in);
-    s.groups = decode_names(in);
-    s.tree.resize(in.count(in.left() / sizeof(ChunkId)));
-    for (auto& id : s.tree) id = in.array<16>();
-    in.end();
-    return s;
+    Bytes bytes = out.take();
+    try {
+        decode_snapshot(bytes);
+    } catch (const Corrupt& e) { throw Error(text("what describes this snapshot is too long to be read back: ", e.what(), ": nothing was committed")); }
+    return bytes;
 }
 
 // ---- the index in memory ----------------------------------------------------------
@@ -2529,6 +2539,9 @@ PackInfo decode_pack(Reader& in) {
     p.size = in.count(kPackMax);
     p.table = decode_table(in);
     in.end();
+    uint64_t frames = 0;
+    for (auto& f : p.table) frames += f.sealed;
+    if (kHead + frames > p.size) in.fail("a pack smaller than its frames");
     return p;
 }
 
@@ -2776,8 +2789,8 @@ public:
     Store& store;
     Keys keys;
     Index index;
-    std::vector<std::string> damage; // what was lost: the run ends with exit 5
-    std::vector<std::string> doubts; // segments that are not whole and that no other names: the end of an
+    std::set<std::string> damage; // what was lost: the run ends with exit 5
+    std::set<std::string> doubts; // segments that are not whole and that no other names: the end of an
                                      // interrupted run, or damage. A backup settles it by noting them.
     std::atomic<uint64_t> uploaded{0}; // bytes of objects
 
@@ -3039,8 +3052,8 @@ private:
 
     bool live(const Segment& s) const { return s.state == Segment::whole && !index.superseded.contains(short_name(s.name)); }
 
-    void note(std::vector<std::string>& where, const std::string& what) {
-        if (std::ranges::find(where, what) == where.end()) where.push_back(what);
+    void note(std::set<std::string>& where, const std::string& what) {
+        if (where.insert(what).second && where.size() > kDoubtsMax) throw Corrupt(text("more than ", kDoubtsMax, " segments in index/ are damaged or none of ours"));
         if (told_.insert(what).second) say("warning: " + what);
     }
 
@@ -3115,6 +3128,7 @@ private:
         Bytes records;
         for (auto& frame : object.frames) {
             auto raw = decompress(std::exchange(frame, {}), kFrameMax);
+            if (records.size() + raw.size() > kSegmentMax) throw Corrupt(s.file() + " holds more than any segment");
             if (records.empty()) records = std::move(raw);
             else records.insert(records.end(), raw.begin(), raw.end());
         }
@@ -3495,10 +3509,11 @@ public:
         collect();
         if (checkpoint_due()) checkpoint({});
     }
-    /// Throws what went wrong in another thread.
+    /// Throws what went wrong in another thread, or with the index.
     void check() {
         wire_.check();
         crunch_.check();
+        if (commit_failed_) std::rethrow_exception(commit_failed_);
     }
 
     /// Writes a segment that lists the packs sent since the last one, and `additions`. Where what
@@ -3660,12 +3675,17 @@ private:
     }
 
     template <class F> void commit(F additions) {
-        repo_.commit([&] {
-            View more = additions(); // which may send packs first
-            Bytes all(records_.view().begin(), records_.view().end());
-            all.insert(all.end(), more.begin(), more.end());
-            return all;
-        });
+        try {
+            repo_.commit([&] {
+                View more = additions(); // which may send packs first
+                Bytes all(records_.view().begin(), records_.view().end());
+                all.insert(all.end(), more.begin(), more.end());
+                return all;
+            });
+        } catch (...) {
+            commit_failed_ = std::current_exception();
+            throw;
+        }
         records_.take();
         last_checkpoint_ = Clock::now();
     }
@@ -3712,6 +3732,7 @@ private:
     std::chrono::seconds checkpoint_every_;
     Clock::time_point last_checkpoint_ = Clock::now();
     bool wrote_tree_ = false;
+    std::exception_ptr commit_failed_;
     std::array<Stream, 2> streams_; // data, metadata: reading a tree takes a few long reads
     std::mutex sent_mutex_;
     std::vector<std::pair<PackInfo, std::vector<uint32_t>>> sent_;
@@ -3889,7 +3910,7 @@ public:
         e.inode = before_.inode + uint64_t(in.zigzag());
         if (flags & f::linked) e.link_group = in.varint();
         if (flags & f::xattrs) {
-            e.xattrs.resize(in.count(in.left()));
+            e.xattrs.resize(in.count(kXattrsMax));
             for (auto& [name, value] : e.xattrs) {
                 name = in.string(kNameMax);
                 value = in.string(kXattrMax);
@@ -3990,10 +4011,14 @@ public:
         end();
         std::vector<ChunkId> ids;
         Writer list;
+        size_t before = 0;
         for (auto& [id, path] : list_) {
             list.raw(id);
             list.string(path);
-            if (list.size() >= kTreeFrame) ids.push_back(packer_.put(Kind::tree, list.take()));
+            if (before + list.size() > kTreeListMax) throw Error("there are too many files for one snapshot: back up parts of them; nothing was committed");
+            if (list.size() < kTreeFrame) continue;
+            before += list.size();
+            ids.push_back(packer_.put(Kind::tree, list.take()));
         }
         if (list.size() > 0) ids.push_back(packer_.put(Kind::tree, list.take()));
         return ids;
@@ -4026,8 +4051,10 @@ class TreeReader {
 public:
     TreeReader(Repository& repo, TaskPool& wire, const Snapshot& snapshot)
         : repo_(repo), chunks_(repo, wire, kReadAhead / 3), hasher_(repo.keys.id) {
+        size_t size = 0;
         for (auto& id : snapshot.tree) {
             auto chunk = chunks_.read(id, hasher_);
+            if ((size += chunk.bytes.size()) > kTreeListMax) throw Corrupt("the list of a tree's chunks is beyond its limit");
             for (Reader in(chunk, "the list of a tree's chunks"); !in.empty();) {
                 auto listed = in.array<16>();
                 list_.push_back({listed, in.string(kPathMax), {}});
@@ -6076,9 +6103,9 @@ public:
 private:
     void read(PackInfo pack, bool known) {
         stop_if_asked();
-        std::vector<Snapshot> snapshots;
+        std::vector<Bytes> snapshots;
         auto look = [&](const FrameInfo& f, const Chunk&, View bytes) {
-            if (f.kind == Kind::snapshot) snapshots.push_back(decode_snapshot(bytes));
+            if (f.kind == Kind::snapshot) snapshots.emplace_back(bytes.begin(), bytes.end());
         };
         Bytes bytes;
         for (int attempt = 1;; ++attempt) {
@@ -6126,14 +6153,18 @@ private:
         } catch (const Error&) {} // without a table nothing of it can be found, whatever its version seems to be
         result_.unreadable += table.empty() && sha256(bytes) != pack.name; // one that is whole (I1) never was a pack
         result_.lost += open_frames(repo_, table, salt, bytes, [&](const FrameInfo& f, const Chunk&, View chunk) {
-            if (f.kind == Kind::snapshot && !known) adopt(decode_snapshot(chunk));
+            if (f.kind == Kind::snapshot && !known) adopt(chunk);
             packer_.put(f.kind, chunk, true);
             ++result_.saved;
         });
         ++result_.damaged;
         if (known) gone_.push_back(pack.name); // any other may be one that somebody is still sending
     }
-    void adopt(const Snapshot& s) {
+    void adopt(View record) {
+        Snapshot s;
+        try {
+            s = decode_snapshot(record);
+        } catch (const Corrupt& e) { return say(e.what()); }
         if (repo_.index.forgotten.contains(s.id) || !repo_.index.snapshots.emplace(s.id, s).second) return;
         adopted_.push_back(s);
         ++result_.snapshots;

@@ -141,4 +141,21 @@ TEST_CASE("errors: DEST that cannot be made, or is a file") {
     CHECK_NAMES(below.err, "in the way");
 }
 
+TEST_CASE("errors: words that are too long to be read back are refused, the repository stays whole") {
+    Site site(Site::Kind::local);
+    write_file(site.src / "file", "x");
+    site.init_or_fail();
+    site.backup_or_fail();
+    const std::string at = site.src.string();
+    check_error(site.nfreeze({"backup", "--host", std::string(5000, 'h'), at, site.url}), 1,
+                {"too long", "nothing was committed"});
+    Strings many{"backup"};
+    for (int i = 0; i < 5000; ++i) many.push_back("--tag=" + std::to_string(i));
+    many.insert(many.end(), {at, site.url});
+    check_error(site.nfreeze(many), 1, {"nothing was committed"});
+    CHECK_EXIT(site.nfreeze({"check", site.url}), 0);
+    site.backup_or_fail();
+    CHECK(site.nfreeze({"snapshots", "--json", site.url}).out.find("\"source\"") != std::string::npos);
+}
+
 TEST_SUITE_END();

@@ -245,7 +245,7 @@ TEST_CASE("repository: a segment that another names is missed when it is gone, a
          ++writes) { // the next runs say so as well, though they write segments
         auto repo = open_repository(store);
         REQUIRE(repo->damage.size() == 1);
-        CHECK_NAMES(repo->damage[0], name);
+        CHECK_NAMES(*repo->damage.begin(), name);
         CHECK_NAMES(said.text(), name);
         CHECK(repo->snapshots().size() == 1 + size_t(writes));
         repo->refresh();
@@ -314,7 +314,7 @@ TEST_CASE("repository: a segment that is not whole and that nobody names is doub
     {
         auto repo = open_repository(store);
         REQUIRE(repo->doubts.size() == 1);
-        CHECK_NAMES(repo->doubts[0], newest);
+        CHECK_NAMES(*repo->doubts.begin(), newest);
         CHECK(repo->damage.empty());
         CHECK(snapshot_seeds(*repo, 9) == seeds_up_to(1));
         add_snapshot(*repo, 2);

@@ -101,7 +101,7 @@ TEST_CASE("looking: which snapshot is meant") {
     CHECK(chosen("ff", "") == "exit 1");
     CHECK(chosen("ab01", "/other") == "exit 1");
     CHECK(chosen("", "/elsewhere") == "exit 1");
-    repo->damage.push_back("something is lost");
+    repo->damage.insert("something is lost");
     CHECK(chosen("ff", "") == "exit 5"); // it may have been in what is lost
 }
 

@@ -1457,7 +1457,7 @@ TEST_CASE("repair: what another client may still be sending is not given up wher
     store.put(name, half);
     Captured said;
     auto repo = open_repository(store);
-    repo->damage.push_back("for the test");
+    repo->damage.insert("for the test");
     CHECK(Repair(*repo, 2).run().unreadable == 1);
     CHECK(open_repository(store)->index.deleted.empty());
     CHECK(store.objects.contains(name));
