@@ -1536,6 +1536,10 @@ private:
 
     /// Waits until the socket can go on; throws ConnectionLost after timeout_ without a byte.
     void wait(const std::string& tried) {
+        if (sftp_ && libssh2_channel_eof(libssh2_sftp_get_channel(sftp_))) { // libssh2 would go on waiting
+            broken_ = true;
+            throw ConnectionLost(text("cannot ", tried, " on ", show(options_.host), ": the server ended the session"));
+        }
         int directions = libssh2_session_block_directions(session_.get());
         short events = short(POLLIN | (directions & LIBSSH2_SESSION_BLOCK_OUTBOUND ? POLLOUT : 0));
         poll_socket(events, tried);
@@ -1657,11 +1661,14 @@ private:
         for (;;) {
             int result = f();
             if (result == 0) return true;
-            if (result == LIBSSH2_ERROR_SOCKET_DISCONNECT || result == LIBSSH2_ERROR_SOCKET_SEND ||
-                result == LIBSSH2_ERROR_SOCKET_RECV || result == LIBSSH2_ERROR_SOCKET_TIMEOUT)
-                fail("log in");
-            if (result != LIBSSH2_ERROR_EAGAIN) return false;
-            wait("log in");
+            if (result == LIBSSH2_ERROR_EAGAIN) {
+                wait("log in");
+                continue;
+            }
+            char c; // libssh2 calls it a refusal, too, when the connection breaks before the answer
+            auto n = recv(socket_.get(), &c, 1, MSG_PEEK | MSG_DONTWAIT);
+            if (n == 0 || (n < 0 && errno != EAGAIN)) fail("log in");
+            return false;
         }
     }
 
@@ -3238,7 +3245,7 @@ public:
         operator View() const { return bytes; }
     };
     ChunkReader(Repository& repo, TaskPool& wire, size_t budget) : repo_(repo), wire_(wire), budget_(budget) {}
-    ~ChunkReader() { abort(); }
+    ~ChunkReader() { give_up(); }
 
     /// Announces that `id` will be read. Throws Corrupt if it has no place. Planner only.
     Place pin(const ChunkId& id) {
@@ -3346,7 +3353,12 @@ public:
             throw;
         }
     }
-    /// Wakes everybody who waits, with Interrupted.
+    /// abort(), also for those who wait for what was gathered and not sent. Planner only, when it ends early.
+    void give_up() {
+        abort();
+        run_ = {};
+    }
+    /// Wakes everybody else who waits, with Interrupted.
     void abort() {
         std::lock_guard lock(mutex_);
         aborted_ = true;
@@ -3409,9 +3421,10 @@ private:
         if (aborted_) throw Interrupted();
         auto data = slots_[frame].data;
         lock.unlock();
-        auto bytes = data.get();
-        if (!bytes) throw Corrupt("a part of it does not authenticate");
-        return bytes;
+        try {
+            if (auto bytes = data.get()) return bytes;
+        } catch (const std::future_error&) { throw Interrupted(); } // it was given up
+        throw Corrupt("a part of it does not authenticate");
     }
     static std::optional<Chunk> cut(const RawFrame& frame, const Place& p, const ChunkId& id, IdHasher& hasher) {
         if (size_t(p.offset) + p.length > frame->size()) return {};
@@ -3718,8 +3731,8 @@ private:
         } catch (const Corrupt& e) {
             throw Error(text("something that this run relies on was deleted meanwhile or is damaged (", e.what(),
                              "), and nothing was committed; run it again, and if that fails: nfreeze check --read-data"));
-        } catch (const std::future_error&) { // dropped, because another task of the pool failed
-            wire_.check();
+        } catch (const Interrupted&) {
+            wire_.check(); // another task of the pool may have failed, which dropped ours
             throw;
         }
         flush();
@@ -4855,7 +4868,7 @@ public:
     Restore(Repository& repo, const Snapshot& snapshot, const RestoreOptions& options)
         : repo_(repo), snapshot_(snapshot), options_(options), wire_(options.connections, 64), chunks_(repo, wire_, kReadAhead),
           writers_(std::clamp(int(std::thread::hardware_concurrency()), 2, 8), kFilesAhead) {}
-    ~Restore() { chunks_.abort(); }
+    ~Restore() { chunks_.give_up(); }
 
     /// Makes `destination` what the snapshot is. Throws Error where nothing could be done.
     void run(const std::string& destination, RestoreResult& result) {
@@ -4882,7 +4895,7 @@ public:
             writers_.drain();
         } catch (const Interrupted&) {
             tree_damaged_ = true; // the list was not read to its end: nothing is removed
-            chunks_.abort();
+            chunks_.give_up();
             writers_.drain(); // where a writer failed and woke us up, throws that
             throw;
         } catch (...) {
