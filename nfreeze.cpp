@@ -507,7 +507,7 @@ Clock::duration backoff(int failed) { return std::chrono::milliseconds(250) * (1
 // ============================================================================
 // [SECTION] 3. OS handles
 // ============================================================================
-// Uses: 2. Provides: Fd, whole reads and writes, random bytes, a pool of threads.
+// Uses: 2. Provides: Fd, whole reads and writes, random bytes, commands, a pool of threads.
 // There is no raw descriptor below this section.
 
 /// Owns a file descriptor; -1 is none. close() reports errors, the destructor does not.
@@ -609,6 +609,73 @@ void fill_random(std::span<uint8_t> out) {
         out = out.subspan(size_t(n));
     }
 }
+
+/// A command whose output is read or, through a socket, that is talked to. It gets none of our secrets, and one
+/// that is talked to is not interrupted from the terminal: it carries what we still have to say.
+class Command {
+public:
+    /// `name`: for messages, which have none of its arguments. Throws NotThere where there is no such program.
+    Command(const std::vector<std::string>& words, const std::string& name, bool talk = false) : name_(name) {
+        int ends[2];
+        if ((talk ? socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) : pipe2(ends, O_CLOEXEC)) != 0) throw system_error("make a pipe for", name_);
+        output = Fd(ends[0]);
+        Fd theirs(ends[1]);
+        std::vector<char*> argv, variables;
+        for (auto& w : words) argv.push_back(const_cast<char*>(w.c_str()));
+        for (char** v = environ; *v; ++v)
+            if (!std::string_view(*v).starts_with("NFREEZE_")) variables.push_back(*v);
+        argv.push_back(nullptr);
+        variables.push_back(nullptr);
+        posix_spawn_file_actions_t actions;
+        posix_spawnattr_t attributes;
+        sigset_t ignored, blocked;
+        sigemptyset(&ignored);
+        sigaddset(&ignored, SIGPIPE); // by us, but not by what we run
+        sigemptyset(&blocked);
+        if (talk) sigaddset(&blocked, SIGINT);
+        posix_spawn_file_actions_init(&actions);
+        if (talk) posix_spawn_file_actions_adddup2(&actions, theirs.get(), 0);
+        posix_spawn_file_actions_adddup2(&actions, theirs.get(), 1);
+        posix_spawnattr_init(&attributes);
+        posix_spawnattr_setsigdefault(&attributes, &ignored);
+        posix_spawnattr_setsigmask(&attributes, &blocked);
+        posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK);
+        int bad = posix_spawnp(&pid_, argv[0], &actions, &attributes, argv.data(), variables.data());
+        posix_spawn_file_actions_destroy(&actions);
+        posix_spawnattr_destroy(&attributes);
+        if (bad == ENOENT) throw NotThere(system_error("run", name_, bad).what());
+        if (bad != 0) throw system_error("run", name_, bad);
+    }
+    ~Command() {
+        output = Fd();
+        if (pid_ <= 0) return;
+        kill(pid_, SIGTERM);
+        waitpid(pid_, nullptr, 0);
+    }
+    Command(const Command&) = delete;
+    Command& operator=(const Command&) = delete;
+    Fd output;
+    /// Throws Error unless it ended well.
+    void wait() {
+        int status = 0;
+        while (waitpid(pid_, &status, 0) < 0 && errno == EINTR) stop_if_asked();
+        pid_ = 0;
+        if (status != 0)
+            throw Error(text(in_quotes(name_), WIFEXITED(status) ? " failed with status " : " was ended by signal ",
+                             WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status), ": nothing was changed"));
+    }
+    /// All that it prints, `max` bytes at most; throws like wait().
+    std::string all_output(size_t max) {
+        std::string out(max, '\0');
+        out.resize(read_full(output.get(), {reinterpret_cast<uint8_t*>(out.data()), out.size()}, name_));
+        wait();
+        return out;
+    }
+
+private:
+    std::string name_;
+    pid_t pid_ = 0;
+};
 
 /// Runs tasks in the order they were pushed, on a fixed number of threads. push() waits while all of
 /// these are busy and `queue_max` tasks are waiting. The first exception of a task is thrown by the
@@ -1227,9 +1294,13 @@ Address parse_address(const std::string& given) {
 /// How to reach and recognise the server; from the command line and the environment.
 struct SshOptions {
     std::string user, host;
-    int port = 22;
+    int port = 0;
     std::vector<std::string> identities;
     std::vector<std::string> known_hosts; // files; the first is where accepted keys are added
+    std::string key_alias;                // the name in these, if not the host's
+    std::string agent;                    // its socket; empty: as SSH_AUTH_SOCK says; "none"
+    bool only_identities = false;         // the agent's other keys are not tried
+    std::vector<std::string> proxy;       // a command that connects to the server, in place of a socket
     std::string pinned;                   // "SHA256:..." or empty
     bool accept_new = false;
     int connections = kConnections;
@@ -1352,9 +1423,9 @@ std::vector<KnownKey> known_keys(const std::vector<std::string>& files, const st
 
 /// The host name as known_hosts writes it.
 std::string known_host_name(const SshOptions& o) {
-    std::string host = o.host;
+    std::string host = o.key_alias.empty() ? o.host : o.key_alias;
     std::transform(host.begin(), host.end(), host.begin(), [](char c) { return c >= 'A' && c <= 'Z' ? char(c + 32) : c; });
-    return o.port == 22 ? host : text("[", host, "]:", o.port);
+    return o.port == 22 || !o.key_alias.empty() ? host : text("[", host, "]:", o.port);
 }
 
 void remember_host(const SshOptions& o, const std::string& type, const std::string& blob) {
@@ -1562,6 +1633,12 @@ private:
     }
 
     void connect_socket() {
+        if (!options_.proxy.empty()) {
+            proxy_.emplace(options_.proxy, "the proxy command", true);
+            socket_ = std::move(proxy_->output);
+            if (fcntl(socket_.get(), F_SETFL, O_NONBLOCK) != 0) throw system_error("talk to", "the proxy command");
+            return;
+        }
         addrinfo hints{}, *found = nullptr;
         hints.ai_socktype = SOCK_STREAM;
         int bad = getaddrinfo(options_.host.c_str(), std::to_string(options_.port).c_str(), &hints, &found);
@@ -1674,11 +1751,23 @@ private:
 
     bool try_agent() {
         std::unique_ptr<LIBSSH2_AGENT, decltype(&libssh2_agent_free)> agent(libssh2_agent_init(session_.get()), libssh2_agent_free);
-        if (!agent || libssh2_agent_connect(agent.get()) != 0 || libssh2_agent_list_identities(agent.get()) != 0) return false;
+        if (options_.agent == "none" || !agent) return false;
+        if (!options_.agent.empty()) libssh2_agent_set_identity_path(agent.get(), options_.agent.c_str());
+        if (libssh2_agent_connect(agent.get()) != 0 || libssh2_agent_list_identities(agent.get()) != 0) return false;
         libssh2_agent_publickey *previous = nullptr, *key = nullptr;
         for (; libssh2_agent_get_identity(agent.get(), &key, previous) == 0; previous = key)
-            if (accepted([&] { return libssh2_agent_userauth(agent.get(), options_.user.c_str(), key); })) return true;
+            if (is_wanted({reinterpret_cast<char*>(key->blob), key->blob_len}) && accepted([&] { return libssh2_agent_userauth(agent.get(), options_.user.c_str(), key); })) return true;
         return false;
+    }
+
+    /// Whether a key that the agent has may be tried: with IdentitiesOnly, those whose public part lies in a file.
+    bool is_wanted(std::string_view blob) const {
+        return !options_.only_identities || std::ranges::any_of(options_.identities, [&](auto& file) {
+            std::string type, key, path = file.ends_with(".pub") ? file : file + ".pub";
+            if (access(path.c_str(), R_OK) != 0) return false;
+            std::istringstream(read_small_file(path, kKeyFileMax)) >> type >> key;
+            return unbase64(key) == blob;
+        });
     }
 
     bool try_key_file(const std::string& file, LoginMemory& memory) {
@@ -1749,6 +1838,7 @@ private:
     }
 
     const SshOptions& options_;
+    std::optional<Command> proxy_;
     Fd socket_;
     std::unique_ptr<LIBSSH2_SESSION, FreeSession> session_;
     LIBSSH2_SFTP* sftp_ = nullptr; // freed by the destructor, before session_
@@ -6517,6 +6607,7 @@ struct Option {
 constexpr Option kOptions[] = {
     {"", "i,identity", "FILE", "log in with this private key"},
     {"", "p,port", "PORT", "the server's port (22)"},
+    {"", "F,ssh-config", "FILE", "ssh's configuration, instead of ~/.ssh/config"},
     {"", "known-hosts", "FILE", "instead of ~/.ssh/known_hosts"},
     {"", "host-key", "SHA256:...", "accept this host key and no other"},
     {"", "accept-new-host-key", "", "accept and remember the key of an unknown host"},
@@ -6646,63 +6737,6 @@ private:
     std::vector<std::string> operands_;
 };
 
-// ---- commands that are run ----------------------------------------------------------
-
-/// A command whose output is read. It gets none of our secrets.
-class Command {
-public:
-    /// `name`: for messages, which have none of its arguments.
-    Command(const std::vector<std::string>& words, const std::string& name) : name_(name) {
-        int ends[2];
-        if (pipe2(ends, O_CLOEXEC) != 0) throw system_error("make a pipe for", name_);
-        out_ = Fd(ends[0]);
-        Fd in(ends[1]);
-        std::vector<char*> argv, variables;
-        for (auto& w : words) argv.push_back(const_cast<char*>(w.c_str()));
-        for (char** v = environ; *v; ++v)
-            if (!std::string_view(*v).starts_with("NFREEZE_")) variables.push_back(*v);
-        argv.push_back(nullptr);
-        variables.push_back(nullptr);
-        posix_spawn_file_actions_t actions;
-        posix_spawnattr_t attributes;
-        sigset_t pipe;
-        sigemptyset(&pipe);
-        sigaddset(&pipe, SIGPIPE); // which we ignore
-        posix_spawn_file_actions_init(&actions);
-        posix_spawn_file_actions_adddup2(&actions, in.get(), 1);
-        posix_spawnattr_init(&attributes);
-        posix_spawnattr_setsigdefault(&attributes, &pipe);
-        posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGDEF);
-        int bad = posix_spawnp(&pid_, argv[0], &actions, &attributes, argv.data(), variables.data());
-        posix_spawn_file_actions_destroy(&actions);
-        posix_spawnattr_destroy(&attributes);
-        errno = bad;
-        if (bad != 0) throw system_error("run", name_);
-    }
-    ~Command() {
-        if (pid_ <= 0) return;
-        kill(pid_, SIGTERM);
-        waitpid(pid_, nullptr, 0);
-    }
-    Command(const Command&) = delete;
-    Command& operator=(const Command&) = delete;
-    int output() const { return out_.get(); }
-    /// Throws Error unless it ended well.
-    void wait() {
-        int status = 0;
-        while (waitpid(pid_, &status, 0) < 0 && errno == EINTR) stop_if_asked();
-        pid_ = 0;
-        if (status != 0)
-            throw Error(text(in_quotes(name_), WIFEXITED(status) ? " failed with status " : " was ended by signal ",
-                             WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status), ": nothing was changed"));
-    }
-
-private:
-    std::string name_;
-    Fd out_;
-    pid_t pid_ = 0;
-};
-
 // ---- the passphrase -----------------------------------------------------------------
 
 std::string first_line(std::string s) {
@@ -6710,15 +6744,6 @@ std::string first_line(std::string s) {
     std::string line = s.substr(0, end);
     wipe(s);
     return line;
-}
-
-/// What a shell's command prints.
-std::string command_output(const std::string& line) {
-    Command command({"/bin/sh", "-c", line}, "the password command");
-    std::string out(kKeyFileMax, '\0');
-    out.resize(read_full(command.output(), {reinterpret_cast<uint8_t*>(out.data()), out.size()}, "the password command"));
-    command.wait();
-    return out;
 }
 
 std::string ask_passphrase(const std::string& question, bool twice) {
@@ -6739,7 +6764,7 @@ Secret get_passphrase(const Arguments& args, bool twice) {
         s = first_line(read_small_file(args.value("password-file"), kKeyFileMax));
     } else if (args.flag("password-command")) {
         from = "from the password command";
-        s = first_line(command_output(args.value("password-command")));
+        s = first_line(Command({"/bin/sh", "-c", args.value("password-command")}, "the password command").all_output(kKeyFileMax));
     } else if (getenv("NFREEZE_PASSWORD")) {
         from = "in NFREEZE_PASSWORD";
         s = environment("NFREEZE_PASSWORD");
@@ -6770,20 +6795,85 @@ std::string host_name() {
     return name;
 }
 
+/// Fills in what ssh itself would use for this host, out of its own configuration (`config`: -F FILE). Where there
+/// is no ssh, nothing is changed.
+void ask_ssh(SshOptions& o, const std::string& config) {
+    auto alias = o.host, home = home_directory();
+    std::vector<std::string> with_config, words{"ssh", "-GT"};
+    auto* who = getpwuid(geteuid());
+    if (!who) return; // ssh refuses to serve nobody
+    if (!config.empty()) with_config = {"-F", config};
+    else if (home != who->pw_dir) with_config = {"-F", access((home + "/.ssh/config").c_str(), R_OK) == 0 ? home + "/.ssh/config" : "none"}; // ssh does not look at HOME
+    words.insert(words.end(), with_config.begin(), with_config.end());
+    if (!o.user.empty()) words.insert(words.end(), {"-l", o.user});
+    if (o.port) words.insert(words.end(), {"-p", std::to_string(o.port)});
+    words.push_back(alias);
+    std::multimap<std::string, std::string> said;
+    try {
+        std::istringstream lines(Command(words, "ssh -G").all_output(MiB));
+        for (std::string key, value; lines >> key && std::getline(lines >> std::ws, value);) said.emplace(key, value);
+    } catch (const NotThere&) { return; }
+    auto one = [&](const char* key) { return said.contains(key) ? said.find(key)->second : ""; };
+    o.host = one("hostname");
+    o.user = one("user");
+    o.port = std::atoi(one("port").c_str());
+    auto expand = [&](std::string_view from) {
+        std::string to = from.starts_with("~/") ? home : "";
+        for (size_t i = to.empty() ? 0 : 1; i < from.size(); ++i) {
+            if (from[i] != '%' || i + 1 == from.size()) to += from[i];
+            else switch (from[++i]) {
+                case 'd': to += home; break;
+                case 'h': to += o.host; break;
+                case 'l': to += host_name(); break;
+                case 'n': to += alias; break;
+                case 'p': to += std::to_string(o.port); break;
+                case 'r': to += o.user; break;
+                case 'u': to += user_name(); break;
+                default: to += from[i];
+                }
+        }
+        return to;
+    };
+    for (auto [at, end] = said.equal_range("identityfile"); at != end; ++at) o.identities.push_back(expand(at->second));
+    auto files_of = [&](const char* key) {
+        std::istringstream files(one(key));
+        for (std::string file, theirs = std::string(who->pw_dir) + "/.ssh/"; files >> file;)
+            o.known_hosts.push_back(file.starts_with(theirs) ? home + "/.ssh/" + file.substr(theirs.size()) : expand(file));
+    };
+    if (o.known_hosts.empty()) files_of("userknownhostsfile");
+    files_of("globalknownhostsfile");
+    o.key_alias = one("hostkeyalias");
+    o.only_identities = one("identitiesonly") == "yes";
+    if (auto agent = one("identityagent"); agent != "SSH_AUTH_SOCK") o.agent = agent.starts_with('$') ? environment(&agent[1]) : expand(agent);
+    if (auto command = one("proxycommand"); !command.empty()) o.proxy = {"/bin/sh", "-c", "exec " + expand(command)};
+    if (auto hops = one("proxyjump"); !hops.empty()) { // the last one connects, by way of those before it
+        auto comma = hops.rfind(',');
+        o.proxy = {"ssh"};
+        o.proxy.insert(o.proxy.end(), with_config.begin(), with_config.end());
+        if (comma != hops.npos) o.proxy.insert(o.proxy.end(), {"-J", hops.substr(0, comma)});
+        o.proxy.insert(o.proxy.end(), {"-W", text('[', o.host, "]:", o.port), "ssh://" + hops.substr(comma + 1)}); // npos + 1 is 0
+    }
+}
+
 std::unique_ptr<Store> open_store(const Address& a, const Arguments& args) {
     if (!a.remote()) return std::make_unique<LocalStore>(a.path);
     SshOptions o;
     o.host = a.host;
-    o.user = a.user.empty() ? user_name() : a.user;
-    o.port = a.port ? a.port : 22;
-    auto ssh = home_directory() + "/.ssh/";
-    if (args.flag("identity")) {
-        auto file = args.value("identity");
+    o.user = a.user;
+    o.port = a.port;
+    for (auto& [option, file] : args.all("identity")) {
         if (access(file.c_str(), R_OK) != 0) throw system_error("read the identity file", file);
         o.identities.push_back(file);
     }
-    for (auto* name : {"id_ed25519", "id_ecdsa", "id_rsa"}) o.identities.push_back(ssh + name);
-    o.known_hosts = {args.value("known-hosts", ssh + "known_hosts"), "/etc/ssh/ssh_known_hosts"};
+    if (args.flag("known-hosts")) o.known_hosts.push_back(args.value("known-hosts"));
+    auto given = std::pair(o.identities.size(), o.known_hosts.size());
+    ask_ssh(o, args.value("ssh-config"));
+    auto ssh = home_directory() + "/.ssh/";
+    if (o.user.empty()) o.user = user_name();
+    if (!o.port) o.port = 22;
+    if (o.identities.size() == given.first)
+        for (auto* name : {"id_ed25519", "id_ecdsa", "id_rsa"}) o.identities.push_back(ssh + name);
+    if (o.known_hosts.size() == given.second) o.known_hosts.insert(o.known_hosts.end(), {ssh + "known_hosts", "/etc/ssh/ssh_known_hosts"});
     o.pinned = args.value("host-key");
     if (!o.pinned.empty() && !o.pinned.starts_with("SHA256:")) throw Usage("--host-key wants a fingerprint that begins with SHA256:");
     while (o.pinned.ends_with('=')) o.pinned.pop_back();
@@ -7056,7 +7146,7 @@ Exit verb_backup_stream(int argc, char** argv) {
     std::optional<Command> running;
     if (command) {
         running.emplace(job.operands, job.operands[0]);
-        stream.fd = running->output();
+        stream.fd = running->output.get();
         stream.ended = [&] { running->wait(); };
     }
     auto code = back_up(job, stream.name, &stream);

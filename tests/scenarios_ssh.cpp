@@ -127,6 +127,69 @@ class Stranger {
 
 TEST_SUITE_BEGIN("logging in");
 
+TEST_CASE("ssh's configuration: an alias, a key's name, a jump host and a proxy command") {
+    Client client;
+    client.have_key("ed25519");
+    const std::string port = std::to_string(shared_sshd().port());
+    const fs::path key = client.dir / "elsewhere";
+    fs::rename(client.home / ".ssh/id_ed25519", key);
+    fs::copy_file(user_key("ed25519").string() + ".pub", key.string() + ".pub");
+    fs::rename(client.known_hosts(), client.dir / "hosts");
+    const std::string common = "  User " + shared_sshd().user() + "\n  Port " + port +
+                               "\n  HostName 127.0.0.1\n  IdentityFile " + key.string() +
+                               "\n  UserKnownHostsFile " + (client.dir / "hosts").string() + "\n";
+    const fs::path config = client.home / ".ssh/config";
+    const std::string jump = "  ProxyJump door\n",
+                      proxy = "  ProxyCommand ssh -F " + config.string() + " -W %h:%p door\n";
+    write_file(config, "Host door\n" + common + "Host behind\n" + common + jump + "Host through\n" +
+                           common + proxy + "Host other\n" + common + "  HostKeyAlias no-such-name\n");
+    const std::string path = client.site.repo.string();
+    const auto look = [&](const std::string& host, const Strings& more = {}) {
+        Strings words{"snapshots", host + ":" + path};
+        words.insert(words.end(), more.begin(), more.end());
+        return client.site.nfreeze(words, client.options);
+    };
+    const std::string wanted = client.look({"-i", key, "--known-hosts", client.dir / "hosts"}).out;
+    CHECK(lines_of(wanted).size() == 2);
+    for (const std::string host : {"door", "behind", "through"}) {
+        const Result result = look(host);
+        CHECK_EXIT(result, 0);
+        CHECK(result.out == wanted);
+    }
+    check_refused(look("other"), {"no-such-name", "not known"});
+    fs::rename(config, client.dir / "config");
+    check_refused(look("door"), {"door"}); // nobody knows it any more
+    CHECK(look("door", {"-F", client.dir / "config"}).out == wanted);
+    CHECK_EXIT(look("door", {"-F", client.dir / "no such file"}), 1);
+    // What the command line says comes first.
+    check_refused(look("door", {"-F", client.dir / "config", "-p", std::to_string(free_port())}),
+                  {"cannot connect"});
+}
+
+TEST_CASE("ssh's configuration: IdentitiesOnly keeps the agent's other keys out, IdentityAgent names it") {
+    Client client;
+    const Agent agent(user_key("ecdsa"));
+    client.options.env["SSH_AUTH_SOCK"] = agent.socket();
+    write_file(client.home / ".ssh/config", "IdentitiesOnly yes\nIdentityFile ~/.ssh/mine\n");
+    check_refused(client.look(), {"cannot log in"});
+    fs::copy_file(user_key("ecdsa").string() + ".pub", client.home / ".ssh/mine.pub");
+    CHECK_EXIT(client.look(), 0);
+    client.options.env.erase("SSH_AUTH_SOCK");
+    check_refused(client.look(), {"cannot log in"});
+    write_file(client.home / ".ssh/config", "IdentityAgent " + agent.socket() + "\n");
+    CHECK_EXIT(client.look(), 0);
+    write_file(client.home / ".ssh/config", "IdentityAgent none\n");
+    client.options.env["SSH_AUTH_SOCK"] = agent.socket();
+    check_refused(client.look(), {"cannot log in"});
+}
+
+TEST_CASE("ssh's configuration: where there is no ssh, its defaults do") {
+    Client client;
+    client.have_key("ed25519");
+    client.options.env["PATH"] = client.dir / "empty";
+    CHECK_EXIT(client.look(), 0);
+}
+
 TEST_CASE("logging in: Ed25519, ECDSA and RSA keys, by their default names and by -i") {
     for (const std::string kind : {"ed25519", "ecdsa", "rsa"}) {
         Client by_name;

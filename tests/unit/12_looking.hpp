@@ -124,8 +124,9 @@ TEST_CASE("command line: the first line is the passphrase") {
     CHECK(first_line(" words \n") == " words ");
     CHECK(first_line("\nwords") == "");
     CHECK(first_line("") == "");
-    CHECK(command_output("printf 'a\\nb'") == "a\nb");
-    CHECK(complaint([] { command_output("exit 3"); }).find("status 3") != std::string::npos);
+    auto output = [](const char* line) { return Command({"/bin/sh", "-c", line}, "it").all_output(100); };
+    CHECK(output("printf 'a\\nb'") == "a\nb");
+    CHECK(complaint([&] { output("exit 3"); }).find("status 3") != std::string::npos);
     CHECK(has_word("restore ls", "ls"));
     CHECK_FALSE(has_word("restore ls", "l"));
     CHECK_FALSE(has_word("restore ls", "store"));
