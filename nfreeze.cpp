@@ -42,63 +42,76 @@
 //
 // <sha256> is that of the object's bytes (I1). Integers are little-endian or LEB128 ("varint"; signed
 // ones zigzag-encoded, "svarint"); "string" and "bytes" are a varint length and that many bytes. A
-// length beyond a named limit, an early end and bytes left over are errors.
+// length beyond a named limit, an early end and bytes left over are errors. Times are since 1970, UTC.
+// AES-256-GCM: keys of 32 bytes, nonces of 12 (a number in 8 bytes and 4 zeros), the tag of 16 behind the
+// ciphertext and counted in all sizes here. HKDF gives 32 bytes.
 //
 // Key object, 193 bytes. M, the master key, is 32 random bytes made by `init`.
-//      0   8  "nfrzkey" 1            8   1  log2 of scrypt's N (15 or more; memory 1 GiB at most)
-//      9   4  r (8 or more)         13   4  p (1 to 16)
-//     17  32  salt                  49 144  AES-256-GCM(key = scrypt(passphrase, salt), nonce 0,
-//                                           associated data: bytes 0 to 48) of:
-//                                           M 32, time 8 (ns), "user@host" padded with zeros 88
+//      0   8  "nfrzkey" and a byte 1     8   1  log2 of scrypt's N (15 or more; memory 256 MiB at most)
+//      9   4  r (8 or more)             13   4  p (1 to 4)
+//     17  32  salt                      49 144  AES-256-GCM(key = scrypt(passphrase, salt), nonce 0,
+//                                               associated data: bytes 0 to 48) of:
+//                                               M 32, time 8 (ns), "user@host" padded with zeros 88
+//   The passphrase is taken as the bytes that were given, without the end of the line.
 //   From M: id, gear, pack and index key = HKDF-SHA-256(M, no salt, "nfreeze id" | "gear" | ...).
 //
 // Sealed object: the shape of packs and index segments.
-//      0   8  "nfrzpak" 1 or "nfrzseg" 1
+//      0   8  "nfrzpak" or "nfrzseg", and a byte 1
 //      8  32  salt, random, so that each sealing has a fresh key:
 //             key = HKDF-SHA-256(pack key or index key, salt, "nfreeze object")
-//     40   n  frames, each AES-256-GCM(key, nonce = its number) of:
-//             codec 1 (0 stored, 1 zstd), varint raw length, bytes
+//     40   n  frames, one behind the other, each AES-256-GCM(key, nonce = its number, from 0) of:
+//             codec 1 (0 stored, 1 zstd), varint raw length, and to its end the content so encoded
 //      .   n  table, nonce 2^64-1: varint number of frames; for each: kind 1 (0 data, 1 tree,
 //             2 snapshot, 3 records), varint sealed length, varint number of chunks, their raw
-//             lengths (varints), their ids (16 each); then zeros up to a PADME size of the whole
+//             lengths (varints), their ids (16 each); then zeros, so many that the whole has a PADME
+//             size (padme(), section 8; a reader takes any number)
 //    -24  24  footer, nonce 2^64-2: offset of the table 8
-//   Associated data everywhere: the first 8 bytes, then seq (4; 0 for a pack). A nonce is its number
-//   in 8 bytes and 4 zeros.
+//   Associated data everywhere: the first 8 bytes, then seq (4; 0 for a pack). Chunks lie one behind the
+//   other in their raw frame. What is whole and does not open is not ours: it is named and left out.
 //
 // Chunk: a piece of a file, cut where its content says so (section 6). id = the first 16 bytes of
 //   HMAC-SHA-256(id key, chunk). Chunks that follow each other share frames of about 4 MiB, which are
 //   compressed as one; frames share packs of about 16 MiB. Trees and snapshots have packs of their own.
+//   Where several packs hold a chunk, any will do.
 //
-// Segment: its frames hold records of type 1, bytes body:
-//     1 pack added: name 32, salt 32, varint size, table as above
+// Segment: its frames hold records (one may begin in a frame and end in the next) of type 1, bytes body:
+//     1 pack added: name 32, salt 32, varint size, table as above, without the zeros
 //     2 pack condemned: name 32, since 8 (s, server's time; 0: time stamp of the first segment saying so)
-//     3 pack deleted: name 32   4 snapshot added: see below   5 snapshot forgotten: id 16
+//     3 pack deleted: name 32   4 snapshot added: see below   5 snapshot forgotten: id 16 (for good: what
+//     --undo takes back is added anew under another id)
 //     6 segment superseded: the first 16 bytes of its <sha256>, since 8 (as above)
 //     7 parent, 8 torn: the first 16 bytes of the segment's <sha256>
 //   The state is the union of all segments that are not superseded, so segments of clients that run
-//   side by side merge in any order and nobody needs a lock. A parent was live when the segment was
-//   written: one that is neither there nor superseded was lost or is withheld. Torn ones were not
-//   whole: somebody's upload was cut; if they are whole later, they count.
+//   side by side merge in any order and nobody needs a lock: a pack counts if one adds it and none deletes
+//   it, a snapshot if one adds it and none forgets it; a condemned pack can be read while it is there. A
+//   segment that supersedes others carries on what they say, but no more of what was deleted than that.
+//   A parent was live when the segment was written: one that is neither there nor superseded was lost or
+//   is withheld. Torn ones were not whole: somebody's upload was cut; if they are whole later, they count.
 //
-// Snapshot record: id 16 (random), time 8 (ns), host, user, source path, version (strings); varint
-//   number of tags, strings; incomplete 1; counts as in struct Counts (varints); names of users, then
-//   of groups: varint number of them, each varint id and string; varint number of ids of chunks that
-//   hold the list of the tree. It also rides as a frame of kind 2 in the last new pack of its tree, so
-//   that packs/ is enough to build index/ again.
+// Snapshot record, one for each SRC: id 16 (random), time 8 (ns), host, user, source path, version
+//   (strings); varint number of tags, strings; incomplete 1; varints: files, directories, others, bytes,
+//   and against the one before new files, changed files, new bytes; names of users, then of groups: varint
+//   number of them, each varint id and string (empty: it had none); varint number of ids of chunks that
+//   hold the list of the tree. It also rides as a frame of kind 2 in the last new pack of its tree, so that
+//   packs/ is enough to build index/ again, but for snapshots that brought nothing new to their tree.
 //
 // Tree: records in walk order ('/' sorts before all else), cut between records into chunks that can be
 //   read alone. The list of the tree: for each chunk, id 16 and the path of its first record (string).
-//   Record: varint flags (type in the lowest 3 bits: file, directory, symlink, fifo, character, block;
-//   8 racy, 16 mount point, 32 has attributes, 64 linked, 128 has holes, 256 continued, 512
-//   continuation); its path: varint bytes to take from the end of the path before (of a chunk's first
-//   record: of the path in the list), string to put there; then, unless it is a continuation: mode,
-//   uid, gid (varints), mtime less that of the record before, ctime less mtime (each seconds and
-//   nanoseconds), inode less that of the record before (svarints; in a chunk's first record: less 0);
-//   if linked, varint link group; if it has attributes, varint number, each name and value (strings);
-//   for a symlink, its target (string); for a device, varint number; for a file, varint size, if it has
-//   holes, varint number, each varint distance from the end of the one before and varint length; varint
-//   number of chunks, their ids; if there are several, 8 bytes XXH3-64 of the content without holes. A
-//   continuation has only ids, and no checksum: they go behind those of the record before it.
+//   Paths are bytes, relative to SRC, which is "" itself; of a SRC that is no directory, its name.
+//   Record: varint flags (type in the lowest 3 bits: 0 file, 1 directory, 2 symlink, 3 fifo, 4 character,
+//   5 block; 8 racy, 16 mount point, 32 has attributes, 64 linked, 128 has holes, 256 continued, 512
+//   continuation); its path: varint number of bytes to cut off the end of the path before (of a chunk's
+//   first record: of the path in the list), string to put there; then: mode without the type, uid, gid
+//   (varints), mtime less that of the record before, ctime less mtime (seconds and nanoseconds each by
+//   themselves), inode less that of the record before (svarints; modulo 2^64);
+//   if linked, varint link group: names with the same group (one for each file system) and inode are one
+//   file, and each has the whole record; if it has attributes, varint number, each name and value (strings);
+//   for a symlink, its target (string); for a device, varint st_rdev as Linux has it; for a file, varint
+//   size, if it has holes, varint number, each varint distance from the end of the one before and varint
+//   length; varint number of chunks, their ids; if there are several, 8 bytes XXH3-64 (seed 0) of the
+//   content without holes. A record has 4096 ids at most: if it is continued, the next is a continuation of
+//   flags, path, number and ids, and more of them may follow. "The record before" is the last in this chunk
+//   that is no continuation; for the first, 0.
 //
 // INVARIANTS, cited where they are kept
 //   I1  An object is whole exactly when its bytes hash to its name.
@@ -282,8 +295,8 @@ constexpr size_t kKeyFileMax = 64 * KiB; // a password file, a private key
 // scrypt (section 5): 2^17, 8, 1 takes 128 MiB and about 0.4 s. The floor stops a server
 // from planting cheap key objects to test guesses with; the ceiling, one that exhausts memory.
 constexpr unsigned kScryptLogN = 17, kScryptLogNMin = 15;
-constexpr uint64_t kScryptMemoryMax = 1024 * MiB;
-constexpr uint32_t kScryptR = 8, kScryptP = 1, kScryptPMax = 16;
+constexpr uint64_t kScryptMemoryMax = 256 * MiB;
+constexpr uint32_t kScryptR = 8, kScryptP = 1, kScryptPMax = 4;
 
 // Transport (section 7).
 constexpr int kConnections = 6, kConnectionsMax = 16;
@@ -1923,6 +1936,7 @@ class SftpStore : public Store {
             } catch (const Interrupted&) {
                 std::lock_guard lock(mutex_);
                 --open_;
+                changed_.notify_all();
                 throw;
             }
         }
@@ -2637,7 +2651,10 @@ PackInfo decode_pack(Reader& in) {
     p.table = decode_table(in);
     in.end();
     uint64_t frames = 0;
-    for (auto& f : p.table) frames += f.sealed;
+    for (auto& f : p.table) {
+        if (f.sealed < kTag || f.chunks.empty()) in.fail("a frame of nothing");
+        frames += f.sealed;
+    }
     if (kHead + frames > p.size) in.fail("a pack smaller than its frames");
     return p;
 }
@@ -2809,6 +2826,16 @@ public:
         for (auto [i, to] = more_.equal_range(id); i != to; ++i) found.push_back(i->second);
         std::erase_if(found, [&](auto& p) { return frames_[p.frame].pack == kNone || !pack(frames_[p.frame]).present; });
         std::ranges::stable_sort(found, std::greater{}, [&](auto& p) { return newness(p); });
+        return found;
+    }
+    /// For each pack, how many chunks are listed in it.
+    std::vector<size_t> chunks_listed() {
+        std::vector<size_t> found(packs_.size());
+        auto count = [&](const Place& p) {
+            if (auto pack = frames_[p.frame].pack; pack != kNone) ++found[pack];
+        };
+        places_.each(count);
+        for (auto& [id, place] : more_) count(place);
         return found;
     }
     bool knows(const ChunkId& id) { return places_.find(id) != nullptr; }
@@ -3550,7 +3577,7 @@ private:
         for (auto& [number, f] : run.frames) {
             auto plain = aead.open_in_place(f.number, std::span(sealed).subspan(f.offset - begin, f.sealed));
             try {
-                frames.push_back(plain ? std::make_shared<const Bytes>(decompress(*plain, kFrameMax)) : nullptr);
+                frames.push_back(plain ? std::make_shared<const Bytes>(decompress(*plain, f.raw)) : nullptr); // no bombs
             } catch (const Corrupt&) { frames.push_back(nullptr); }
         }
         return frames;
@@ -4161,6 +4188,7 @@ public:
             for (Reader in(chunk, "the list of a tree's chunks"); !in.empty();) {
                 auto listed = in.array<16>();
                 list_.push_back({listed, in.string(kPathMax), {}});
+                if (list_.size() > 1 && path_before(list_.back().first, list_[list_.size() - 2].first)) in.fail("parts out of order");
             }
         }
     }
@@ -4183,11 +4211,13 @@ public:
             try {
                 if (!codec_.decode(*in_, entry_)) continue;
                 if (have_last_ && !path_before(last_, entry_.path)) in_->fail("entries out of order");
+                if (have_last_ && !last_is_directory_ && is_within(entry_.path, last_)) in_->fail("something within what is no directory");
             } catch (const Corrupt& e) {
                 skip_chunk(e.what());
                 continue;
             }
             last_ = entry_.path;
+            last_is_directory_ = entry_.type == Type::directory;
             have_last_ = true;
             return &entry_;
         }
@@ -4275,7 +4305,7 @@ private:
     TreeCodec codec_;
     Entry entry_;
     std::string last_;
-    bool have_last_ = false;
+    bool have_last_ = false, last_is_directory_ = false;
 };
 
 // ============================================================================
@@ -6063,12 +6093,14 @@ private:
         for (auto* p : packs) sum += p->size;
         if (!quiet) std::cout << "reading " << packs.size() << " packs, " << human_size(sum) << std::endl;
         auto progress = std::make_shared<Progress>(sum);
+        listed_ = repo_.index.chunks_listed();
         for (auto* p : packs) {
             stop_if_asked();
             wire_.push([this, p, progress] {
                 progress->add(p->size);
                 try {
-                    open_pack(repo_, *p, read_pack(repo_, *p), [](auto&, auto&, auto) {});
+                    auto own = open_pack(repo_, *p, read_pack(repo_, *p), [](auto&, auto&, auto) {});
+                    if (!is_listed(*p, own)) wrong(object_name("packs", p->name) + " is not as the index has it: move index/ away, then see: nfreeze help repair");
                 } catch (const Corrupt& e) {
                     wrong(e.what());
                     std::lock_guard lock(mutex_);
@@ -6079,6 +6111,23 @@ private:
         wire_.drain();
         result_->packs_read = packs.size();
         result_->bytes_read = sum;
+    }
+    /// Whether the index has just the chunks of a pack's own table, where they are.
+    bool is_listed(const PackInfo& pack, const Table& own) {
+        size_t chunks = 0;
+        for (size_t number = 0; number < own.size(); ++number) {
+            uint32_t offset = 0;
+            for (auto& c : own[number].chunks) {
+                auto is_here = [&](auto& p) {
+                    auto& f = repo_.index.frame(p.frame);
+                    return &repo_.index.pack(f) == &pack && f.number == number && p.offset == offset && p.length == c.length;
+                };
+                if (std::ranges::none_of(repo_.index.places(c.id), is_here)) return false;
+                offset += c.length;
+                ++chunks;
+            }
+        }
+        return chunks == listed_[size_t(&pack - repo_.index.packs().data())];
     }
     /// A choice by chance of the files that come by (Vitter's algorithm R).
     void maybe_choose(const Entry& e, const std::string& where) {
@@ -6126,6 +6175,7 @@ private:
     CheckResult* result_ = nullptr;
     std::mutex mutex_;
     std::set<Hash> bad_; // packs
+    std::vector<size_t> listed_; // how many chunks, for each pack
     uint64_t wanted_files_ = 0, files_seen_ = 0;
     std::vector<std::pair<Entry, std::string>> chosen_files_; // with the snapshot, in words
     std::mt19937_64 chance_{std::random_device()()};
@@ -6948,7 +6998,7 @@ struct Job {
     static ScryptCost scrypt_cost() {
         ScryptCost cost;
         if (auto n = environment("NFREEZE_SCRYPT_LOGN"); !n.empty()) cost.log_n = unsigned(std::atoi(n.c_str()));
-        if (!cost.acceptable()) throw Usage(text("NFREEZE_SCRYPT_LOGN wants a number from ", kScryptLogNMin, " to 20"));
+        if (!cost.acceptable()) throw Usage(text("NFREEZE_SCRYPT_LOGN wants a number from ", kScryptLogNMin, " to 18"));
         return cost;
     }
     static std::string label() { return user_name() + "@" + host_name(); }

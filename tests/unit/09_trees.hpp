@@ -42,7 +42,7 @@ std::vector<Entry> all_sorts() {
     auto e = file("a");
     e.racy = true;
     all.push_back(e);
-    e = file("a/below a file's name", 2); // no tree of a disk has this, but the codec does not care
+    e = file("a below a file's name", 2); // no tree of a disk has this, but the codec does not care
     e.mode = 07777;
     e.uid = e.gid = UINT32_MAX;
     e.inode = UINT64_MAX;
@@ -501,7 +501,6 @@ TEST_CASE("tree: entries of every type and oddity come back") {
     TestStore store = new_repository();
     auto repo = open_repository(store);
     auto entries = all_sorts();
-    entries.erase(entries.begin() + 2); // below a file's name: out of order, strictly
     auto s = store_tree(*repo, entries);
     auto r = read_tree(*open_repository(store), s);
     check_same(r.entries, shown_all(entries));
