@@ -11,6 +11,7 @@ STATIC ?= 1
 PREFIX ?= /usr/local
 DIR ?= /usr/include
 JOBS ?= $(shell nproc)
+TEST_JOBS ?= $(shell expr $(JOBS) + 1)
 
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory
@@ -29,7 +30,7 @@ demo: deps-demo all
 test: deps-test
 	$(CONFIGURE)
 	$(BUILD) nfreeze_tests
-	build/nfreeze_tests
+	JOBS=$(TEST_JOBS) tests/run.sh build/nfreeze_tests
 
 bench: deps-bench all
 	$(BUILD) nfreeze_bench_proxy

@@ -228,7 +228,8 @@ TEST_CASE("harness: the proxy counts, refuses and cuts") {
     CHECK(slow.seconds > 0.7);
 }
 
-TEST_CASE("harness: the proxy tells round trips that wait for one another from those that do not") {
+TEST_CASE("harness: the proxy tells round trips that wait for one another from those that do not" *
+          doctest::test_suite("alone")) {
     const Echo echo;
     Proxy proxy(echo.port());
     proxy.delay_ms = 20;

@@ -16,6 +16,7 @@ namespace {
 
 support::Strings skips;
 std::string running_test;
+int tests_run = 0; // the runner's own count includes those outside of --first and --last
 
 // Shows what the children of a test printed where an assertion of it fails, and lists at the end,
 // before the runner's own summary, what could not be tested on this machine.
@@ -23,6 +24,7 @@ struct Reporter : doctest::IReporter {
     explicit Reporter(const doctest::ContextOptions&) {}
     void test_case_start(const doctest::TestCaseData& test) override {
         running_test = test.m_name;
+        ++tests_run;
         support::forget_transcript();
     }
     void log_assert(const doctest::AssertData& assertion) override {
@@ -38,7 +40,8 @@ struct Reporter : doctest::IReporter {
     }
     void test_run_end(const doctest::TestRunStats&) override {
         for (const std::string& skip : skips) std::cout << "SKIPPED: " << skip << "\n";
-        std::cout << "skipped here: " << skips.size() << std::endl;
+        std::cout << "skipped here: " << skips.size() << "\ntest cases begun: " << tests_run
+                  << std::endl;
     }
     void report_query(const doctest::QueryData&) override {}
     void test_run_start() override {}

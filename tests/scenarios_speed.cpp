@@ -211,7 +211,8 @@ constexpr const char* no_peaks = "peaks without scrypt's: the kernel forgets non
 
 } // namespace
 
-TEST_SUITE_BEGIN("speed");
+// Neighbours would cost what is measured here (tests/run.sh).
+TEST_SUITE_BEGIN("alone");
 
 TEST_CASE("speed: an unchanged backup of 10,000 files, a restore of one of them and a list of "
           "snapshots take a few round trips and requests") {
@@ -283,6 +284,8 @@ TEST_CASE("speed: memory grows by no more than 48 bytes with each distinct chunk
     CHECK(distinct.restore - equal.restore <= most_kib + noise_kib);
 }
 
+TEST_SUITE_END();
+
 // Takes five seconds, because 200 kB do, there and back.
 TEST_CASE("speed: a line of 1 Mbit/s is slow and nothing else") {
     Sshd& server = shared_sshd();
@@ -305,5 +308,3 @@ TEST_CASE("speed: a line of 1 Mbit/s is slow and nothing else") {
     CHECK(proxy.downstream > 200'000);
     CHECK(compare(site.src, site.dest) == "");
 }
-
-TEST_SUITE_END();

@@ -1,0 +1,65 @@
+#!/bin/bash
+# Runs the tests in several processes side by side and shows one result.
+#
+#     tests/run.sh build/nfreeze_tests [filters of doctest, such as -tc='*prune*' or -sf='*ssh*']
+#
+# JOBS says how many at a time. One more than there are processors is best: many tests wait for a
+# server, or for a clock. The suite "alone" holds what measures time, memory or round trips and would
+# suffer from neighbours: it runs last, by itself.
+set -u
+
+tests=${1:?the test executable}
+shift
+jobs=${JOBS:-$(($(nproc) + 1))}
+logs=$(mktemp -d)
+trap 'rm -rf "$logs"' EXIT
+trap 'exit 130' INT TERM
+
+count() { "$tests" --count "$@" | sed -n 's/.*passing the current filters: //p'; }
+
+# Runs a part of the tests. What it has to say besides its result is shown when it has ended, so that
+# parts never mix.
+part() { # NAME FILTERS...
+    local log=$logs/$1.log code=0
+    shift
+    "$tests" "$@" >"$log" 2>&1 || code=$?
+    {
+        flock 9
+        grep -v -e '^\[doctest\]' -e '^=*$' -e '^skipped here: ' -e '^test cases begun: ' -e '^SKIPPED: ' "$log"
+        # Failed assertions end it with code 1, all else is a crash or somebody's kill.
+        if [ "$code" -gt 1 ] || ! grep -q '^\[doctest\] Status: ' "$log"; then
+            echo "A test process ended with code $code: $tests $*"
+        fi
+    } 9>"$logs/lock"
+}
+
+# Short ranges, taken one after the other, because a test takes from a millisecond to half a minute.
+many=$(count -tse=alone "$@")
+alone=$(count -ts=alone "$@")
+size=$((many / (jobs * 8) + 1))
+for ((first = 1; first <= many; first += size)); do
+    while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do wait -n; done
+    part "$first" -tse=alone "$@" --first="$first" --last=$((first + size - 1)) &
+done
+wait
+if [ "$alone" -gt 0 ]; then part alone -ts=alone "$@"; fi
+
+# The sums of what the parts report, and what none of them reports. (The runner's own count of test
+# cases includes those outside of a range.)
+sum() { # PATTERN: of lines that end in a number
+    cat "$logs"/*.log | sed -n "s/^$1 *\([0-9]*\).*/\1/p" | awk '{ n += $1 } END { print n + 0 }'
+}
+wanted=$((many + alone))
+run=$(sum 'test cases begun:')
+failed=$(sum '\[doctest\] test cases:.*passed |')
+grep -h '^SKIPPED: ' "$logs"/*.log
+echo "==============================================================================="
+echo "test cases: $run of $wanted run | $failed failed | assertions: $(sum '\[doctest\] assertions:')" \
+    "| $(sum '\[doctest\] assertions:.*passed |') failed | $SECONDS s"
+unfinished=$(grep -L '^\[doctest\] Status: SUCCESS' "$logs"/*.log)
+if [ "$wanted" -gt 0 ] && [ "$run" = "$wanted" ] && [ -z "$unfinished" ]; then
+    echo "All passed."
+else
+    echo "FAILED: each failure is shown above."
+    exit 1
+fi
