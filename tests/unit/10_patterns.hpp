@@ -166,7 +166,7 @@ TEST_CASE("patterns: tens of thousands of questions are answered as git check-ig
     support::must_run({"git", "init", "-q"}, options);
 
     size_t asked = 0, excluded = 0, taken_back = 0, wrong = 0;
-    for (int round = 0; round < 400; ++round) {
+    for (int round = 0; round < 120; ++round) {
         auto lines = maker.patterns();
         support::write_file(dir / "tree/.git/info/exclude", lines);
         auto answer = support::run(
