@@ -26,3 +26,4 @@
 #include "unit/12_looking.hpp"
 #include "unit/13_care.hpp"
 #include "unit/13_prune.hpp"
+#include "unit/14_faults.hpp"

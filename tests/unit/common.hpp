@@ -361,7 +361,14 @@ void load_from(Reusable& mine, Store& store) {
 /// An open repository, as from Repository::open(); goes back to the spare ones.
 class OpenRepository {
   public:
-    explicit OpenRepository(Store& store) : mine_(take_repository()) { load_from(*mine_, store); }
+    explicit OpenRepository(Store& store) : mine_(take_repository()) {
+        try {
+            load_from(*mine_, store);
+        } catch (...) {
+            spare_repositories().push_back(std::move(mine_));
+            throw;
+        }
+    }
     ~OpenRepository() {
         if (mine_) spare_repositories().push_back(std::move(mine_));
     }

@@ -1,0 +1,286 @@
+// Whole runs against a store that fails, at every single call, and against a server that loses power at
+// every single call: what comes out is right or a clean error, and the next run makes all well.
+
+namespace {
+
+// ---- a source, what is restored of it, and whether a repository is sound ------------------------------
+
+/// What lies below a directory: for each path its type, mode, time and content.
+std::map<std::string, std::string> picture(const support::fs::path& top) {
+    std::map<std::string, std::string> all;
+    for (auto& e : support::fs::recursive_directory_iterator(top)) {
+        struct stat st;
+        if (lstat(e.path().c_str(), &st) != 0) continue;
+        auto& shown = all[e.path().lexically_relative(top).string()];
+        shown = text(std::oct, st.st_mode, std::dec, " ", st.st_mtim.tv_sec, ".", st.st_mtim.tv_nsec, " ");
+        if (S_ISREG(st.st_mode)) shown += hex(sha256(as_bytes(support::read_file(e.path()))));
+        if (S_ISLNK(st.st_mode)) shown += support::fs::read_symlink(e.path()).string();
+    }
+    return all;
+}
+/// What of a restored tree is not as it was; directories of a restore that did not end may lack their metadata.
+std::string wrong_in(const support::fs::path& restored, const std::map<std::string, std::string>& wanted, bool whole) {
+    std::string wrong;
+    size_t found = 0;
+    if (!support::fs::exists(restored)) return whole ? "nothing was restored" : "";
+    for (auto& [path, shown] : picture(restored)) {
+        auto at = wanted.find(path);
+        ++found;
+        if (at == wanted.end()) wrong += show(path) + " was never there\n";
+        else if (at->second != shown && (whole || !support::fs::is_directory(support::fs::symlink_status(restored / path))))
+            wrong += show(path) + " is " + shown + ", was " + at->second + "\n";
+    }
+    if (whole && found != wanted.size()) wrong += text(found, " of ", wanted.size(), " names are there\n");
+    return wrong;
+}
+
+/// Files and other things in a few directories, and repositories that hold their past.
+struct Past {
+    support::TempDir dir;
+    TestStore empty = new_repository();
+    TestStore base;                  // three backups, of which a fourth finds segments to remove
+    std::map<std::string, std::string> source; // as it is now
+    std::set<SnapshotId> in_base;
+
+    static BackupOptions options() {
+        BackupOptions o;
+        o.connections = 1;
+        o.checkpoint = std::chrono::seconds(0);
+        return o;
+    }
+    /// Throws Error; a file that counts as unreadable is none: all can be read.
+    Snapshot back_up(Store& store) const {
+        auto repo = open_repository(store);
+        auto result = Backup(*repo, options()).run((dir / "src").string(), Scene::record("host"));
+        if (!result.refused.empty() || result.unreadable > 0) throw std::runtime_error("a file that can be read is taken for unreadable");
+        return result.snapshot;
+    }
+    void write(const std::string& path, size_t size, uint64_t seed) const { support::write_file(dir / "src" / path, string_of(noise(size, seed))); }
+
+    Past() : base(empty) {
+        write("a", 3000, 1);
+        write("changes", 2000, 2);
+        write("goes", 2000, 3);
+        write("d/empty", 0, 4);
+        write("d/e/b", 400, 5);
+        support::fs::create_symlink("../a", dir / "src/d/link");
+        for (uint64_t n = 0; n < 3; ++n) {
+            write("daily", 500, 100 + n);
+            in_base.insert(back_up(base).id);
+            base.clock += 2 * kSettled;
+        }
+        support::fs::remove(dir / "src/goes");
+        write("changes", 2500, 6);
+        write("d/new", 1000, 7);
+        support::settle(); // so that what is unchanged is not read again
+        source = picture(dir / "src");
+    }
+    static const Past& get() {
+        static const Past past;
+        return past;
+    }
+};
+
+/// Restores the newest snapshot; returns how it ends, as restore() of the command line does.
+Exit restore_newest(Store& store, const support::fs::path& dest) {
+    auto repo = open_repository(store);
+    auto all = repo->snapshots();
+    if (all.empty()) return Exit::failed;
+    RestoreOptions o;
+    o.connections = 2;
+    RestoreResult r;
+    Restore(*repo, *all[0], o).run(dest.string(), r);
+    if (r.damaged > 0 || !repo->damage.empty() || !repo->doubts.empty()) return Exit::damaged;
+    return r.kept + r.failed > 0 ? Exit::partial : Exit::ok;
+}
+std::string wrong_in_restore(Store& store, const std::map<std::string, std::string>& wanted) {
+    support::TempDir dest;
+    if (auto exit = restore_newest(store, dest / "to"); exit != Exit::ok) return text("the restore ends with ", int(exit));
+    return wrong_in(dest / "to", wanted, true);
+}
+/// What `check --read-data` finds wrong; "" if nothing.
+std::string found_by_check(Store& store) {
+    Captured said;
+    auto repo = open_repository(store);
+    Captured out(std::cout);
+    CheckResult r;
+    Sample all;
+    Check(*repo, 1).run(&all, true, r);
+    bool sound = r.errors == 0 && repo->damage.empty() && repo->doubts.empty();
+    return sound ? "" : "check: " + said.text();
+}
+
+// ---- every call fails ----------------------------------------------------------------------------------
+
+/// A store whose call number `k` fails, or that one and all that follow.
+class Failing : public Store {
+  public:
+    /// What becomes of that call. All but the first: there is no answer.
+    enum How { refused, not_done, half_done, done };
+
+    Failing(TestStore& to, int k, How how, bool for_good) : to_(to), left_(k), how_(how), for_good_(for_good) {}
+    std::atomic<bool> reached{false}, changing{false}; // the call was made; and was to change something
+
+    std::vector<ObjectInfo> list(const std::string& dir) override {
+        if (fails()) fail("list", dir);
+        return to_.list(dir);
+    }
+    Bytes read(const std::string& name, uint64_t offset, size_t length) override {
+        if (fails()) fail("read", name);
+        return to_.read(name, offset, length);
+    }
+    void create(const std::string& name, View data) override {
+        auto fault = fails();
+        if (!fault || fault == done) to_.create(name, data);
+        if (fault == half_done) to_.put(name, data.first(data.size() / 2));
+        if (!fault) return;
+        changing = true;
+        if (fault != refused && !gone_) throw Uncertain("the line broke while " + name + " was written");
+        fail("create", name);
+    }
+    void remove(const std::string& name) override {
+        auto fault = fails();
+        if (!fault || fault == done) to_.remove(name);
+        if (!fault) return;
+        changing = true;
+        fail("remove", name);
+    }
+    void truncate(const std::string&) override { throw Error("not here"); }
+    void rename(const std::string&, const std::string&) override { throw Error("not here"); }
+    void make_directory(const std::string& dir) override {
+        if (fails()) fail("create", dir);
+        to_.make_directory(dir);
+    }
+
+  private:
+    std::optional<How> fails() {
+        std::lock_guard lock(mutex_);
+        if (left_ > 0 && --left_ > 0) return {};
+        if (reached && !for_good_) return {};
+        gone_ = reached; // what comes later finds nobody
+        reached = true;
+        return gone_ && how_ != refused ? not_done : how_;
+    }
+    [[noreturn]] void fail(const char* tried, const std::string& on) const {
+        if (how_ == refused) throw Error(text("cannot ", tried, " ", on, ": permission denied"));
+        throw ConnectionLost(text("cannot ", tried, " ", on, ": the connection was lost"));
+    }
+    TestStore& to_;
+    std::mutex mutex_;
+    int left_;
+    How how_;
+    bool for_good_, gone_ = false;
+};
+
+struct Failure {
+    int k;
+    Failing::How how;
+    bool for_good;
+    std::optional<Exit> exit; // of the job, if it ended with an Error
+};
+
+/// Runs `job` once for each way in which each of its calls may fail, on a copy of `begin`, and `after` with what
+/// became of the copy. Returns how many runs ended with an Error, and how many in spite of all went on.
+template <class Job, class After> std::pair<int, int> fail_everywhere(const TestStore& begin, Job job, After after) {
+    std::pair<int, int> count;
+    for (bool for_good : {false, true}) {
+        bool reached = true;
+        for (int k = 1; reached; ++k) {
+            for (auto how : {Failing::refused, Failing::not_done, Failing::half_done, Failing::done}) {
+                INFO(text("call ", k, " fails, ", int(how), for_good ? ", and all that follow" : ""));
+                TestStore store(begin);
+                Failing failing(store, k, how, for_good);
+                Failure failure{k, how, for_good, {}};
+                std::string words;
+                try {
+                    job(failing);
+                } catch (const Error& e) {
+                    failure.exit = e.exit;
+                    words = e.what();
+                }
+                reached = failing.reached;
+                if (!reached) break;
+                ++(failure.exit ? count.first : count.second);
+                INFO("it says: ", words);
+                if (failure.exit) {
+                    CHECK(!words.empty());
+                    // A lost connection is never taken for damage, which would send the user to repair.
+                    if (how == Failing::refused) CHECK((failure.exit == Exit::failed || failure.exit == Exit::damaged));
+                    else CHECK(failure.exit == Exit::network);
+                }
+                after(store, failure);
+                if (!failing.changing && how == Failing::not_done) break; // looking half is not looking
+            }
+        }
+    }
+    return count;
+}
+
+} // namespace
+
+TEST_CASE("faults: a backup, each call of which may fail, commits or says why, loses nothing, and the next one is whole") {
+    Captured said;
+    auto& past = Past::get();
+    for (bool first : {true, false}) {
+        CAPTURE(first);
+        std::optional<Snapshot> made;
+        auto job = [&](Store& store) {
+            made.reset();
+            made = past.back_up(store);
+        };
+        auto [failed, went_on] = fail_everywhere(first ? past.empty : past.base, job, [&](TestStore& store, const Failure& failure) {
+            CHECK(made.has_value() == !failure.exit);
+            CHECK(open_repository(store)->damage.empty());
+            auto ids = snapshots_in(store);
+            for (auto& id : first ? std::set<SnapshotId>{} : past.in_base) CHECK(ids.contains(id));
+            if (made) CHECK(ids.contains(made->id));
+            ids.insert(past.back_up(store).id);
+            CHECK(faults_in(store, ids) == "");
+            CHECK(found_by_check(store) == "");
+            if (failure.exit || failure.how != Failing::refused) CHECK(wrong_in_restore(store, past.source) == "");
+        });
+        INFO(failed, " failed, ", went_on, " went on");
+        CHECK(failed > 10);
+        CHECK(went_on > 3);
+    }
+}
+
+TEST_CASE("faults: a restore, each call of which may fail, leaves whole files only, and the next one is whole") {
+    Captured said;
+    auto& past = Past::get();
+    TestStore begin(past.base);
+    past.back_up(begin);
+    std::unique_ptr<support::TempDir> dest;
+    Exit exit = Exit::ok;
+    auto [failed, went_on] = fail_everywhere(begin, [&](Store& store) {
+        dest = std::make_unique<support::TempDir>();
+        exit = restore_newest(store, *dest / "to");
+    }, [&](TestStore& store, const Failure& failure) {
+        bool whole = !failure.exit && exit == Exit::ok;
+        CHECK(wrong_in(*dest / "to", past.source, whole) == "");
+        if (!failure.exit && !whole) CHECK(exit == Exit::damaged); // and it says what it could not read
+        CHECK(restore_newest(store, *dest / "to") == Exit::ok);
+        CHECK(wrong_in(*dest / "to", past.source, true) == "");
+    });
+    INFO(failed, " failed, ", went_on, " went on");
+    CHECK(failed > 10);
+    CHECK(went_on > 0);
+}
+
+TEST_CASE("faults: a prune, each call of which may fail, loses no snapshot, and later ones finish the work") {
+    Captured said;
+    auto& scene = Scene::get();
+    for (auto& [what, begin, grace] : {std::tuple("condemning", &scene.fresh, kGrace), {"deleting", &scene.needed, kGrace}, {"at once", &scene.fresh, int64_t(0)}}) {
+        CAPTURE(what);
+        TestStore untouched(*begin);
+        auto wanted = snapshots_in(untouched);
+        auto [failed, went_on] = fail_everywhere(*begin, [grace](Store& store) { prune(*open_repository(store), thorough(grace)); },
+                                                 [&](TestStore& store, const Failure&) {
+            CHECK(open_repository(store)->damage.empty());
+            check_settles(store, wanted);
+        });
+        INFO(failed, " failed, ", went_on, " went on");
+        CHECK(failed > 10);
+        CHECK(went_on > 3);
+    }
+}
