@@ -284,3 +284,157 @@ TEST_CASE("faults: a prune, each call of which may fail, loses no snapshot, and 
         CHECK(went_on > 3);
     }
 }
+
+// ---- the server loses power ------------------------------------------------------------------------------
+
+namespace {
+
+/// A server that loses power at a call: what it was just writing, or what it never wrote to its disk, comes
+/// back as `left` says. Nobody answers from then on.
+class Powered : public Store {
+  public:
+    enum Left { absent, empty, half, zeros, zero_tail, whole };
+    static constexpr std::array kLeft{absent, empty, half, zeros, zero_tail, whole};
+
+    /// `revives`: removed objects come back, too: their directory was not written either.
+    Powered(TestStore& disk, int k, Left left, bool revives) : disk_(disk), left_(k), how_(left), revives_(revives) {}
+    bool reached = false, changing = false;
+    int removed = 0;
+    /// Of the objects that this run created: those whose creation was confirmed, in their order.
+    std::vector<std::string> confirmed;
+
+    std::vector<ObjectInfo> list(const std::string& dir) override {
+        if (is_cut()) cut();
+        return disk_.list(dir);
+    }
+    Bytes read(const std::string& name, uint64_t offset, size_t length) override {
+        if (is_cut()) cut();
+        return disk_.read(name, offset, length);
+    }
+    void create(const std::string& name, View data) override {
+        bool now = is_cut();
+        if (!now || how_ != absent) disk_.create(name, data);
+        if (now && how_ != absent) damage(disk_, name, how_);
+        changing |= now;
+        if (now) cut();
+        std::lock_guard lock(mutex_);
+        confirmed.push_back(name);
+    }
+    void remove(const std::string& name) override {
+        bool now = is_cut();
+        changing |= now;
+        if (!disk_.objects.contains(name)) throw NotThere("no object " + name);
+        auto bytes = disk_.objects.at(name);
+        if (!now || how_ == absent) disk_.remove(name);
+        gone_[name] = bytes;
+        ++removed;
+        if (now) cut();
+    }
+    void truncate(const std::string&) override { throw Error("not here"); }
+    void rename(const std::string&, const std::string&) override { throw Error("not here"); }
+    void make_directory(const std::string&) override { throw Error("not here"); }
+
+    /// What is found of an object when the power is back.
+    static void damage(TestStore& disk, const std::string& name, Left left) {
+        auto& bytes = disk.objects.at(name);
+        if (left == empty) bytes.clear();
+        if (left == half) bytes.resize(bytes.size() / 2);
+        if (left == zeros) std::ranges::fill(bytes, 0);
+        if (left == zero_tail) std::fill(bytes.begin() + long(bytes.size() / 2), bytes.end(), 0);
+        if (left == absent) disk.objects.erase(name);
+    }
+
+  private:
+    bool is_cut() {
+        std::lock_guard lock(mutex_);
+        if (reached) throw ConnectionLost("the server is off");
+        return reached = left_ > 0 && --left_ == 0;
+    }
+    [[noreturn]] void cut() {
+        if (revives_)
+            for (auto& [name, bytes] : gone_) disk_.put(name, bytes);
+        throw ConnectionLost("the server is off");
+    }
+    TestStore& disk_;
+    std::mutex mutex_;
+    int left_;
+    Left how_;
+    bool revives_;
+    std::map<std::string, Bytes> gone_;
+};
+
+} // namespace
+
+TEST_CASE("power: whatever a server was writing when it lost power, the next backup heals it, and nothing that was committed is lost") {
+    Captured said;
+    auto& past = Past::get();
+    int cuts = 0, removed = 0;
+    for (bool first : {true, false})
+        for (bool revives : {true, false}) {
+            bool reached = true;
+            for (int k = 1; reached; ++k)
+                for (auto left : Powered::kLeft) {
+                    INFO(text(first ? "first backup" : "later backup", ": power lost at call ", k, ", left of it: ", int(left), revives ? ", and what was removed" : ""));
+                    TestStore disk(first ? past.empty : past.base);
+                    Powered server(disk, k, left, revives);
+                    bool ended = false;
+                    try {
+                        past.back_up(server);
+                        ended = true;
+                    } catch (const Error& e) { CHECK(e.exit == Exit::network); }
+                    removed += server.removed;
+                    reached = server.reached;
+                    if (!reached) break;
+                    ++cuts;
+                    auto ids = snapshots_in(disk);
+                    CHECK(open_repository(disk)->damage.empty());
+                    CHECK((ended || ids.size() <= (first ? 0 : past.in_base.size()) + 1)); // +1: committed, and nobody heard of it
+                    for (auto& id : first ? std::set<SnapshotId>{} : past.in_base) CHECK(ids.contains(id));
+                    disk.clock += 60;
+                    ids.insert(past.back_up(disk).id);
+                    CHECK(faults_in(disk, ids) == "");
+                    CHECK(found_by_check(disk) == "");
+                    if (server.changing) CHECK(wrong_in_restore(disk, past.source) == "");
+                    else break;
+                }
+        }
+    INFO(cuts, " cuts, ", removed, " objects removed");
+    CHECK(cuts > 50);
+    CHECK(removed > 0);
+}
+
+TEST_CASE("power: a server that confirmed what it had not written loses no earlier snapshot; a check sees what is lost, a repair and a backup heal it") {
+    Captured said;
+    auto& past = Past::get();
+    int found = 0, healed_alone = 0;
+    for (bool first : {true, false})
+        for (auto left : Powered::kLeft)
+            for (uint64_t seed = 0; seed < 12; ++seed) {
+                INFO(text(first ? "first backup" : "later backup", ", left: ", int(left), ", seed ", seed));
+                TestStore disk(first ? past.empty : past.base);
+                Powered server(disk, 0, left, false);
+                past.back_up(server);
+                support::Random random(seed);
+                for (auto& name : server.confirmed) {
+                    bool segment = name.starts_with("index/");
+                    if (seed == 0 ? !segment : seed == 1 ? segment : random.below(2) == 0) Powered::damage(disk, name, left); // packs alone, segments alone
+                }
+                for (auto& id : first ? std::set<SnapshotId>{} : past.in_base) CHECK(snapshots_in(disk).contains(id));
+                disk.clock += 60;
+                try {
+                    past.back_up(disk);
+                } catch (const Error& e) { CHECK(e.exit == Exit::damaged); }
+                if (found_by_check(disk).empty()) {
+                    ++healed_alone;
+                } else {
+                    ++found;
+                    Repair(*open_repository(disk), 1).run();
+                    past.back_up(disk);
+                }
+                CHECK(found_by_check(disk) == "");
+                CHECK(wrong_in_restore(disk, past.source) == "");
+            }
+    INFO(found, " found, ", healed_alone, " healed by a backup alone");
+    CHECK(found > 10);
+    CHECK(healed_alone > 20);
+}
