@@ -285,6 +285,75 @@ TEST_CASE("faults: a prune, each call of which may fail, loses no snapshot, and 
     }
 }
 
+TEST_CASE("faults: a checkpoint that fails while a file is read ends the run; the file is not taken for unreadable") {
+    Captured said;
+    support::TempDir dir;
+    for (int i = 0; i < 6; ++i) support::write_random_file(dir / text("src/", i), 6 * MiB, uint64_t(i)); // two packs on the way
+    TestStore store = new_repository();
+    bool refused = false;
+    store.on_create = [&](const std::string& name) {
+        bool now = name.starts_with("index/") && !refused;
+        refused |= now;
+        if (now) for (int i = 0; i < 1000 && store.names("packs").empty(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        return now ? TestStore::Fault::refused : TestStore::Fault::none;
+    };
+    std::string words;
+    BackupResult result;
+    try {
+        auto repo = open_repository(store);
+        result = Backup(*repo, Past::options()).run((dir / "src").string(), Scene::record("host"));
+    } catch (const Error& e) { words = e.what(); }
+    INFO(said.text());
+    REQUIRE(refused);
+    CHECK(result.unreadable == 0);
+    CHECK_NAMES(words, "no space");
+}
+
+TEST_CASE("faults: a restore that loses its connection while a file waits for what was not asked for yet ends") {
+    Captured said;
+    TestStore store = new_repository();
+    std::string second; // the pack of the tree's second part
+    {
+        auto repo = open_repository(store);
+        Packer packer(*repo, 1, kCheckpoint);
+        Writer list;
+        auto a = stored_file(packer, "a", {noise(1000, 1)});
+        auto put = [&](const std::string& first, const Bytes& part) {
+            list.raw(packer.put(Kind::tree, part));
+            list.string(first);
+        };
+        put("", encode_entries({all_sorts()[0], a}));
+        packer.flush();
+        auto before = store.objects;
+        put("z", encode_entries({file("z", 0)}, "z"));
+        packer.flush();
+        for (auto& name : store.names("packs"))
+            if (!before.contains(name)) second = name;
+        auto s = sample_snapshot(1);
+        s.tree = {packer.put(Kind::tree, list.view())};
+        packer.flush();
+        packer.checkpoint(snapshot_added(s));
+    }
+    support::TempDir dest;
+    auto waits = [&] { // the file has its temporary name: its writer is about to wait
+        for (auto& e : support::fs::directory_iterator(dest.path()))
+            if (e.path().filename().string().starts_with(".nfreeze-")) return true;
+        return false;
+    };
+    store.on_read = [&](const std::string& name) {
+        if (name != second) return;
+        if (!support::wait_until(waits, std::chrono::milliseconds(5000))) throw std::runtime_error("nobody writes");
+        std::this_thread::sleep_for(std::chrono::milliseconds(50));
+        throw ConnectionLost("the line broke");
+    };
+    auto end = in_child(20, [&] {
+        auto repo = open_repository(store);
+        RestoreResult r;
+        Restore(*repo, *repo->snapshots().at(0), {}).run(dest.path().string(), r);
+    });
+    CHECK(end == "exception: the line broke");
+}
+
 // ---- the server loses power ------------------------------------------------------------------------------
 
 namespace {
