@@ -27,3 +27,4 @@
 #include "unit/13_care.hpp"
 #include "unit/13_prune.hpp"
 #include "unit/14_faults.hpp"
+#include "unit/15_hostile.hpp"
