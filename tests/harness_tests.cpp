@@ -2,9 +2,12 @@
 // would let every scenario pass.
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#include <algorithm>
 
 #include "support.hpp"
 #include "trees.hpp"
@@ -65,12 +68,42 @@ class Caller {
     ~Caller() { close(fd_); }
     Caller(const Caller&) = delete;
     Caller& operator=(const Caller&) = delete;
+    [[nodiscard]] static bool could_connect(int port) {
+        const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        const sockaddr_in address = on_loopback(port);
+        const bool connected = connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0;
+        close(fd);
+        return connected;
+    }
     void say(std::size_t bytes) const {
         REQUIRE(send(fd_, std::string(bytes, 'x').data(), bytes, MSG_NOSIGNAL) ==
                 static_cast<ssize_t>(bytes));
     }
     void hear(std::size_t bytes) const {
         for (char byte; bytes > 0; --bytes) REQUIRE(recv(fd_, &byte, 1, 0) == 1);
+    }
+    // How many bytes come until the end, or a reset, or nothing for a while.
+    enum class Ending { orderly, reset, silence };
+    std::pair<std::size_t, Ending> hear_out() const {
+        for (std::size_t bytes = 0;; ++bytes) {
+            pollfd polled{fd_, POLLIN, 0};
+            if (poll(&polled, 1, 150) == 0) return {bytes, Ending::silence};
+            char byte;
+            const ssize_t n = recv(fd_, &byte, 1, 0);
+            if (n != 1) return {bytes, n == 0 ? Ending::orderly : Ending::reset};
+        }
+    }
+    // The sizes of the pieces in which something comes.
+    std::vector<std::size_t> pieces(std::size_t bytes) const {
+        std::vector<std::size_t> sizes;
+        char buffer[4096];
+        while (bytes > 0) {
+            const ssize_t n = recv(fd_, buffer, sizeof buffer, 0);
+            REQUIRE(n > 0);
+            sizes.push_back(static_cast<std::size_t>(n));
+            bytes -= sizes.back();
+        }
+        return sizes;
     }
 
   private:
@@ -271,6 +304,111 @@ TEST_CASE("harness: the proxy tells round trips that wait for one another from t
         one.say(10);
         std::this_thread::sleep_for(milliseconds(30));
         CHECK(round_trips() == 1);
+    }
+}
+
+TEST_CASE("harness: the proxy's faults come at the byte, and are what they are called") {
+    using Ending = Caller::Ending;
+    const Echo echo;
+    Proxy proxy(echo.port());
+    SUBCASE("a cut after so many bytes upstream, and again") {
+        proxy.cut_every = 50;
+        proxy.more_cuts = 1;
+        proxy.cut_after = 137;
+        const Caller one(proxy.port());
+        one.say(1000);
+        CHECK(one.hear_out().second == Ending::reset);
+        CHECK(proxy.upstream == 137);
+        const Caller other(proxy.port());
+        other.say(1000);
+        CHECK(other.hear_out().second == Ending::reset);
+        CHECK(proxy.upstream == 187);
+        CHECK(proxy.cuts == 2);
+        const Caller third(proxy.port());
+        third.say(1000);
+        third.hear(1000);
+    }
+    SUBCASE("a cut after so many bytes downstream") {
+        proxy.cut_after_down = 333;
+        const Caller one(proxy.port());
+        one.say(1000);
+        CHECK(one.hear_out() == std::pair(std::size_t{333}, Ending::reset));
+        CHECK(proxy.downstream == 333);
+    }
+    SUBCASE("a stall: nothing comes and nobody is told; a later connection is not concerned") {
+        proxy.fault = Proxy::Fault::stalled;
+        proxy.cut_after = 100;
+        const Caller one(proxy.port());
+        one.say(1000);
+        REQUIRE(wait_until([&] { return proxy.cuts == 1; }, milliseconds(2000)));
+        CHECK(one.hear_out().second == Ending::silence);
+        CHECK(proxy.upstream == 100);
+        const Caller other(proxy.port());
+        other.say(10);
+        other.hear(10);
+    }
+    SUBCASE("a stall of all, for a while") {
+        const Caller one(proxy.port());
+        one.say(10);
+        one.hear(10);
+        proxy.stalled = true;
+        one.say(10);
+        CHECK(one.hear_out() == std::pair(std::size_t{0}, Ending::silence));
+        {
+            const Caller other(proxy.port());
+            other.say(10);
+            CHECK(other.hear_out() == std::pair(std::size_t{0}, Ending::silence));
+        }
+        CHECK_MESSAGE(wait_until([&] { return proxy.open == 1; }, milliseconds(2000)), "who leaves is noticed");
+        proxy.stalled = false;
+        one.hear(10);
+    }
+    SUBCASE("the client alone is told of an end") {
+        proxy.fault = Proxy::Fault::half_down;
+        proxy.cut_after = 100;
+        const Caller one(proxy.port());
+        one.say(1000);
+        const auto [bytes, ending] = one.hear_out();
+        CHECK(ending == Ending::orderly);
+        CHECK(bytes <= 100);
+    }
+    SUBCASE("the server alone is told of an end, which this one answers with its own") {
+        proxy.fault = Proxy::Fault::half_up;
+        proxy.cut_after = 100;
+        const Caller one(proxy.port());
+        one.say(1000);
+        CHECK(one.hear_out().first == 100);
+    }
+    SUBCASE("away: broken, refused, and back on the same port") {
+        const Caller one(proxy.port());
+        one.say(10);
+        one.hear(10);
+        proxy.away = true;
+        CHECK(one.hear_out() == std::pair(std::size_t{0}, Ending::reset));
+        CHECK(!Caller::could_connect(proxy.port()));
+        proxy.away = false;
+        REQUIRE(wait_until([&] { return Caller::could_connect(proxy.port()); }, milliseconds(2000)));
+    }
+    SUBCASE("idle connections break, busy ones do not") {
+        proxy.idle_ms = 300;
+        const Caller idle(proxy.port()), busy(proxy.port());
+        for (int i = 0; i < 12; ++i) {
+            busy.say(10);
+            busy.hear(10);
+            std::this_thread::sleep_for(milliseconds(50));
+        }
+        CHECK(idle.hear_out() == std::pair(std::size_t{0}, Ending::reset));
+    }
+    SUBCASE("pieces") {
+        proxy.at_once = 7;
+        const Caller one(proxy.port());
+        std::ptrdiff_t most = 0; // a reader that is late finds several of them together
+        for (int tries = 0; tries < 50 && most < 50; ++tries) {
+            one.say(1000);
+            const std::vector<std::size_t> sizes = one.pieces(1000);
+            most = std::max(most, std::count(sizes.begin(), sizes.end(), 7u));
+        }
+        CHECK(most >= 50);
     }
 }
 

@@ -31,15 +31,26 @@ sockaddr_in loopback(int port) {
     return address;
 }
 
-int listen_on_loopback(int& port) {
+// A socket on this port, or, if it is 0, on one that was free, which it is set to.
+int bound_to_loopback(int& port) {
     const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    sockaddr_in address = loopback(0);
+    sockaddr_in address = loopback(port);
     socklen_t size = sizeof address;
+    const int yes = 1; // beside the one that keeps the place, and connections that are not forgotten yet
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
     if (fd < 0 || bind(fd, reinterpret_cast<sockaddr*>(&address), size) != 0 ||
-        listen(fd, 64) != 0 || getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size) != 0)
-        throw std::runtime_error(std::string("test harness: listen on 127.0.0.1: ") +
+        getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size) != 0)
+        throw std::runtime_error(std::string("test harness: a port of 127.0.0.1: ") +
                                  std::strerror(errno));
     port = ntohs(address.sin_port);
+    return fd;
+}
+
+int listen_on_loopback(int& port) {
+    const int fd = bound_to_loopback(port);
+    if (listen(fd, 64) != 0)
+        throw std::runtime_error(std::string("test harness: listen on 127.0.0.1: ") +
+                                 std::strerror(errno));
     return fd;
 }
 
@@ -110,6 +121,8 @@ struct Flow {
     std::deque<Packet> waiting;
     std::size_t queued = 0; // bytes waiting
     bool blocked = false;   // the receiver takes no more at present
+    bool rest = false;      // there is more to pass on at once, but not in the same piece
+    Clock::time_point passed = Clock::now(); // when something last came in
     bool ended = false;     // nothing more will be read
     bool finished = false;  // and the end has been passed on
 };
@@ -119,6 +132,8 @@ struct Line {
     Flow up, down;
     int depth = 0; // the largest that reached the server
     bool broken = false;
+    bool stalled = false; // for ever
+    bool still = false;   // at present
 };
 
 // Bytes a second over all connections: what may pass now grows with time, up to a tenth of a
@@ -151,16 +166,18 @@ bool take_straight(Flow& flow, std::atomic<std::int64_t>& counter) {
     const ssize_t n = flow.straight.fill(flow.from);
     if (n < 0) return only_later();
     if (n == 0) flow.ended = true;
+    if (n > 0) flow.passed = Clock::now();
     counter += n;
     return true;
 }
 
-// Reads what is there and stamps it with the time at which it may go on. False: the line is broken.
-bool take_in(Flow& flow, int depth, Tap& tap, std::int64_t rate, int delay_ms,
+// Reads what is there and stamps it with the time at which it may go on, at most up to where the line
+// is to be cut. False: the line is broken.
+bool take_in(Flow& flow, int depth, Tap& tap, std::int64_t rate, int delay_ms, std::int64_t cut,
              std::atomic<std::int64_t>& counter) {
     char buffer[65536];
-    const std::size_t room =
-        std::min({sizeof buffer, tap.allowance(rate), most_queued - flow.queued});
+    std::size_t room = std::min({sizeof buffer, tap.allowance(rate), most_queued - flow.queued});
+    if (cut >= 0) room = std::min(room, static_cast<std::size_t>(std::max<std::int64_t>(cut - counter, 0)));
     if (room == 0) return true;
     const ssize_t n = recv(flow.from, buffer, room, 0);
     if (n < 0) return only_later();
@@ -170,6 +187,7 @@ bool take_in(Flow& flow, int depth, Tap& tap, std::int64_t rate, int delay_ms,
     }
     const auto size = static_cast<std::size_t>(n);
     tap.take(size);
+    flow.passed = Clock::now();
     counter += n;
     flow.queued += size;
     flow.waiting.push_back(
@@ -184,20 +202,24 @@ bool broken(Flow& flow, ssize_t written) {
 }
 
 // Delivers what is due, and raises `deepest` to the largest depth of it. False: the line is broken.
-template <class Depth> bool pass_on(Flow& flow, Depth& deepest) {
-    flow.blocked = false;
+template <class Depth> bool pass_on(Flow& flow, Depth& deepest, std::size_t at_once) {
+    flow.blocked = flow.rest = false;
     while (!flow.straight.empty() && !flow.blocked)
         if (broken(flow, flow.straight.drain(flow.to))) return false;
     while (!flow.blocked && !flow.waiting.empty() && flow.waiting.front().due <= Clock::now()) {
         Packet& packet = flow.waiting.front();
         if (packet.depth > deepest) deepest = packet.depth; // before anybody can notice
-        const ssize_t n = send(flow.to, packet.bytes.data() + packet.sent,
-                               packet.bytes.size() - packet.sent, MSG_NOSIGNAL);
+        const std::size_t size = std::min(packet.bytes.size() - packet.sent, at_once);
+        const ssize_t n = send(flow.to, packet.bytes.data() + packet.sent, size, MSG_NOSIGNAL);
         if (broken(flow, n)) return false;
         if (n < 0) break;
         packet.sent += static_cast<std::size_t>(n);
         flow.queued -= static_cast<std::size_t>(n);
         if (packet.sent == packet.bytes.size()) flow.waiting.pop_front();
+        if (size == at_once) { // the next piece follows when the kernel had time to send this one
+            flow.rest = true;
+            return true;
+        }
     }
     if (flow.ended && flow.straight.empty() && flow.waiting.empty() && !flow.finished) {
         shutdown(flow.to, SHUT_WR);
@@ -223,7 +245,9 @@ int patience(const std::list<Line>& lines, bool limited) {
     int wait = limited ? 5 : 50;
     for (const Line& line : lines)
         for (const Flow* flow : {&line.up, &line.down})
-            if (!flow->waiting.empty() && !flow->blocked) {
+            if (flow->rest) {
+                return 0;
+            } else if (!flow->waiting.empty() && !flow->blocked && !line.still) {
                 const auto left = std::chrono::duration_cast<milliseconds>(
                                       flow->waiting.front().due - Clock::now())
                                       .count();
@@ -235,6 +259,7 @@ int patience(const std::list<Line>& lines, bool limited) {
 } // namespace
 
 Proxy::Proxy(int target_port) : target_(target_port) {
+    place_ = bound_to_loopback(port_);
     listener_ = listen_on_loopback(port_);
     thread_ = std::thread([this] { loop(); });
 }
@@ -242,7 +267,8 @@ Proxy::Proxy(int target_port) : target_(target_port) {
 Proxy::~Proxy() {
     stopping_ = true;
     thread_.join();
-    close(listener_);
+    if (listener_ >= 0) close(listener_);
+    close(place_);
 }
 
 void Proxy::loop() {
@@ -270,34 +296,70 @@ void Proxy::loop() {
         setsockopt(server, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
         lines.emplace_back(client, server);
     };
-    // With a cut to come, bytes are taken in small pieces, so that it comes where it should.
-    const auto take = [&](Flow& flow, int depth, Tap& tap, std::int64_t rate, auto& counter) {
+    // With a cut to come nothing is taken beyond it.
+    const auto take = [&](Flow& flow, int depth, Tap& tap, std::int64_t rate, std::int64_t cut,
+                          std::atomic<std::int64_t>& counter) {
         if (flow.ended) return true;
-        const bool plain = delay_ms == 0 && rate <= 0 && cut_after < 0 && flow.waiting.empty();
+        const bool plain = delay_ms == 0 && rate <= 0 && cut < 0 && at_once == 0 && flow.waiting.empty();
         return plain ? take_straight(flow, counter)
-                     : take_in(flow, depth, tap, rate, delay_ms, counter);
+                     : take_in(flow, depth, tap, rate, delay_ms, cut, counter);
+    };
+    const auto break_all = [&] {
+        for (const Line& line : lines) break_line(line);
+        lines.clear();
+    };
+    const auto strike = [&] {
+        const bool up = cut_after >= 0 && upstream >= cut_after, again = cut_every > 0 && more_cuts > 0;
+        if (again) --more_cuts;
+        cut_after = again && up ? upstream + cut_every : -1;
+        cut_after_down = again && !up ? downstream + cut_every : -1;
+        dead = dead_after_cut;
+        ++cuts; // before anybody can notice
+        if (fault == Fault::broken) break_all();
+        for (Line& line : lines) {
+            if (fault == Fault::stalled) line.stalled = true;
+            if (fault == Fault::half_up) line.up.ended = true;
+            if (fault == Fault::half_down) line.down.ended = true;
+        }
     };
     while (!stopping_) {
+        if (away != (listener_ < 0)) {
+            if (listener_ >= 0) close(listener_);
+            listener_ = listener_ >= 0 ? -1 : listen_on_loopback(port_);
+        }
+        if (listener_ < 0) break_all();
+        const bool all_stalled = stalled;
+        for (Line& line : lines) line.still = line.stalled || all_stalled;
         std::vector<pollfd> polled{{listener_, POLLIN, 0}};
         for (const Line& line : lines)
             for (const Flow* flow : {&line.up, &line.down}) {
                 const bool wants =
                     !flow->ended && flow->straight.empty() && flow->queued < most_queued;
                 const bool limited = (flow == &line.up ? upstream_rate : downstream_rate) > 0;
-                polled.push_back({wants && !limited ? flow->from : -1, POLLIN, 0});
-                polled.push_back({flow->blocked ? flow->to : -1, POLLOUT, 0});
+                polled.push_back({wants && !limited && !line.still ? flow->from : -1, POLLIN, 0});
+                // Of a line that is still, only that the client has left is of interest.
+                const bool watched = line.still ? flow == &line.down : flow->blocked;
+                polled.push_back({watched ? flow->to : -1, line.still ? short{POLLRDHUP} : short{POLLOUT}, 0});
             }
         poll(polled.data(), polled.size(),
              patience(lines, upstream_rate > 0 || downstream_rate > 0));
-        if ((polled[0].revents & POLLIN) != 0) accept_one();
         // Everything is taken in before anything is delivered: what the client sent so far did not
         // wait for what it is about to get.
-        for (Line& line : lines)
-            line.broken = !take(line.up, round_trips + 1, up_tap, upstream_rate, upstream) ||
-                          !take(line.down, line.depth, down_tap, downstream_rate, downstream);
+        std::size_t at = 0;
+        for (Line& line : lines) {
+            at += 4; // its last place among those polled
+            line.broken = line.still
+                              ? (polled[at].revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0
+                              : !take(line.up, round_trips + 1, up_tap, upstream_rate, cut_after, upstream) ||
+                                    !take(line.down, line.depth, down_tap, downstream_rate, cut_after_down, downstream);
+            const auto quiet = Clock::now() - std::max(line.up.passed, line.down.passed);
+            if (idle_ms > 0 && quiet > milliseconds(idle_ms)) line.broken = true;
+        }
         for (auto line = lines.begin(); line != lines.end();) {
-            const bool alive = !line->broken && pass_on(line->up, line->depth) &&
-                               pass_on(line->down, round_trips);
+            const std::size_t piece = at_once > 0 ? static_cast<std::size_t>(at_once) : most_queued;
+            const bool alive = !line->broken &&
+                               (line->still || (pass_on(line->up, line->depth, piece) &&
+                                                pass_on(line->down, round_trips, piece)));
             if (alive && !(line->up.finished && line->down.finished)) {
                 ++line;
                 continue;
@@ -310,16 +372,12 @@ void Proxy::loop() {
             }
             line = lines.erase(line);
         }
-        if (cut_after >= 0 && upstream >= cut_after) {
-            cut_after = -1;
-            ++cuts; // before anybody can notice
-            dead = dead_after_cut;
-            for (const Line& line : lines) break_line(line);
-            lines.clear();
-        }
+        if ((cut_after >= 0 && upstream >= cut_after) || (cut_after_down >= 0 && downstream >= cut_after_down))
+            strike();
+        if ((polled[0].revents & POLLIN) != 0 && listener_ >= 0) accept_one();
         open = static_cast<int>(lines.size());
     }
-    for (const Line& line : lines) break_line(line);
+    break_all();
 }
 
 } // namespace support

@@ -22,8 +22,22 @@ class Proxy {
 
     [[nodiscard]] int port() const { return port_; }
     // All may be set at any time, before or while connections are up.
-    std::atomic<std::int64_t> cut_after{-1}; // bytes upstream in all; then every connection breaks
-    std::atomic<bool> dead_after_cut{false}; // and no new one is let through
+    std::atomic<std::int64_t> cut_after{-1}; // bytes upstream in all, to the byte; then comes the fault,
+    std::atomic<std::int64_t> cut_after_down{-1}; // which so many bytes downstream call as well;
+    std::atomic<std::int64_t> cut_every{0}; // and each time so many bytes later
+    std::atomic<int> more_cuts{0};          // it comes as many times more
+    enum class Fault {
+        broken,   // every connection is reset
+        stalled,  // nothing passes any more on those that are up: nobody is told
+        half_up,  // the server is told that the client said all that it has to say
+        half_down // the client, that the server did
+    };
+    std::atomic<Fault> fault{Fault::broken};
+    std::atomic<bool> dead_after_cut{false}; // no new connection is let through
+    std::atomic<bool> stalled{false};        // as long as it is set nothing passes on any connection
+    std::atomic<bool> away{false}; // as long as it is set all connections are broken and the port is closed
+    std::atomic<int> idle_ms{0};   // a connection on which nothing passes for so long breaks; 0: never
+    std::atomic<int> at_once{0};   // no more than so many bytes are passed on in one piece; 0: no limit
     std::atomic<int> delay_ms{0};            // each way
     std::atomic<std::int64_t> upstream_rate{0}; // bytes a second over all connections; 0: no limit
     std::atomic<std::int64_t> downstream_rate{0};
@@ -42,7 +56,9 @@ class Proxy {
 
   private:
     void loop();
-    int target_, port_ = 0, listener_ = -1;
+    int target_, port_ = 0;
+    int place_ = -1; // keeps the port for us while nobody listens
+    int listener_ = -1;
     std::atomic<bool> stopping_{false};
     std::thread thread_;
 };
