@@ -62,6 +62,53 @@ struct Line {
     Site site;
 };
 
+// A site behind a proxy with so much in it that there is time to disturb a run.
+struct Large {
+    explicit Large(std::uint64_t megabytes, Sshd& sshd = shared_sshd())
+        : proxy(sshd.port()), site(sshd, proxy.port()) {
+        for (std::uint64_t i = 0; i < megabytes / 8; ++i)
+            write_random_file(site.src / ("file" + std::to_string(i)), 8 * MiB, 40 + i);
+        site.init_or_fail();
+    }
+    [[nodiscard]] Strings backup_arguments(const Strings& flags = {}) const {
+        Strings all{nfreeze_binary(), "backup"};
+        all.insert(all.end(), flags.begin(), flags.end());
+        all.insert(all.end(), {site.src, site.url});
+        return all;
+    }
+    [[nodiscard]] Strings restore_arguments(const Strings& flags = {}) const {
+        Strings all{nfreeze_binary(), "restore"};
+        all.insert(all.end(), flags.begin(), flags.end());
+        all.insert(all.end(), {site.url, site.dest});
+        return all;
+    }
+    // What stands in DEST is complete and right, and none of it is what was being written.
+    void check_nothing_half() const {
+        for (const fs::path& file : files_below(site.dest))
+            CHECK_MESSAGE(read_file(file) == read_file(site.src / fs::relative(file, site.dest)), file.string());
+    }
+    void check_repository() const {
+        const Result check = site.nfreeze({"check", "--read-data", site.repo});
+        CHECK_EXIT(check, 0);
+    }
+    void check_all_there() const {
+        check_repository();
+        remove_tree(site.dest);
+        const Result restore = site.nfreeze({"restore", site.repo, site.dest});
+        CHECK_EXIT(restore, 0);
+        CHECK(compare(site.src, site.dest) == "");
+    }
+    Proxy proxy;
+    Site site;
+};
+
+// The sentence of a run that was interrupted.
+void check_interrupted(const Result& result) {
+    CHECK_EXIT(result, 130);
+    CHECK_NAMES(result.err, "interrupted");
+    CHECK_NAMES(result.err, "the next run goes on from there");
+}
+
 } // namespace
 
 TEST_SUITE_BEGIN("networks");
@@ -101,6 +148,307 @@ TEST_CASE("networks: a backup and a restore survive a cut at any byte of the con
         }
     }
     CHECK_MESSAGE(cuts >= 2 * offsets - 4, "nearly all cuts must lie within a run: " << cuts);
+}
+
+TEST_CASE("networks: a connection that ends on one side only, or on which nothing passes any more, is replaced") {
+    Line line(shared_sshd());
+    line.rewind();
+    line.calm();
+    line.site.backup_or_fail();
+    const std::int64_t up = line.proxy.upstream;
+    line.calm();
+    line.site.restore_or_fail();
+    const std::int64_t down = line.proxy.downstream;
+    for (const auto fault : {Proxy::Fault::half_up, Proxy::Fault::half_down, Proxy::Fault::stalled}) {
+        const int offsets = slow_tests() ? 40 : fault == Proxy::Fault::stalled ? 3 : 5;
+        const Strings flags = fault == Proxy::Fault::stalled ? Strings{"--timeout", "1"} : Strings{"--timeout", "8"};
+        line.proxy.fault = fault;
+        int cuts = 0;
+        for (int i = 0; i < offsets; ++i) {
+            const std::int64_t after = up * (2 * i + 1) / (2 * offsets), after_down = down * (2 * i + 1) / (2 * offsets);
+            CAPTURE(static_cast<int>(fault));
+            CAPTURE(after);
+            CAPTURE(after_down);
+            line.rewind();
+            line.calm();
+            line.proxy.cut_after = after;
+            const Result backup = line.site.backup(flags);
+            REQUIRE_EXIT(backup, 0);
+            CHECK(backup.seconds < 15);
+            cuts += line.proxy.cuts;
+            line.calm();
+            line.proxy.cut_after_down = after_down;
+            const Result restore = line.site.restore(flags);
+            CHECK_EXIT(restore, 0);
+            CHECK(restore.seconds < 15);
+            CHECK(compare(line.site.src, line.site.dest) == "");
+            cuts += line.proxy.cuts;
+        }
+        CHECK(cuts >= 2 * offsets - 1);
+        line.check_whole();
+    }
+}
+
+TEST_CASE("networks: what arrives in pieces of any size is put together") {
+    Line line(shared_sshd());
+    for (const int size : {1, 7, 61}) {
+        CAPTURE(size);
+        line.rewind();
+        line.calm();
+        line.proxy.at_once = size;
+        line.site.backup_or_fail();
+        line.site.restore_or_fail();
+        CHECK(compare(line.site.src, line.site.dest) == "");
+        line.check_whole();
+    }
+}
+
+TEST_CASE("networks: 20 cuts in one backup, and in one restore") {
+    Large large(64);
+    // Small beside a pack, so that for a while none gets through; then ones that let some through.
+    large.proxy.cut_every = 3 * mib;
+    large.proxy.more_cuts = 19;
+    large.proxy.cut_after = large.proxy.upstream + 5 * mib;
+    large.site.backup_or_fail();
+    CHECK(large.proxy.cuts == 20);
+    large.proxy.more_cuts = 19;
+    large.proxy.cut_after_down = large.proxy.downstream + 1 * mib;
+    large.site.restore_or_fail();
+    CHECK(large.proxy.cuts == 40);
+    CHECK(compare(large.site.src, large.site.dest) == "");
+    large.check_repository();
+}
+
+TEST_CASE("networks: a time without a server: the run goes on when it is back") {
+    Large large(24);
+    large.proxy.upstream_rate = large.proxy.downstream_rate = 24 * mib;
+    const int seconds = slow_tests() ? 60 : 2;
+    for (const bool backup : {true, false}) {
+        CAPTURE(backup);
+        const std::int64_t up = large.proxy.upstream, down = large.proxy.downstream;
+        Child child(backup ? large.backup_arguments() : large.restore_arguments(), large.site.options);
+        REQUIRE(wait_until([&] { return large.proxy.upstream - up + large.proxy.downstream - down > 8 * mib; },
+                           milliseconds(20'000)));
+        large.proxy.away = true;
+        std::this_thread::sleep_for(std::chrono::seconds(seconds));
+        CHECK(child.running());
+        large.proxy.away = false;
+        const Result result = child.wait();
+        CHECK_EXIT(result, 0);
+        CHECK_NAMES(result.err, "trying again");
+    }
+    CHECK(compare(large.site.src, large.site.dest) == "");
+    large.check_repository();
+}
+
+TEST_CASE("networks: a server that stays away longer than --retry-for, or says nothing for so long, is exit code 6, "
+          "and what was there is whole") {
+    for (const bool mute : {false, true}) {
+        CAPTURE(mute);
+        Large large(16);
+        large.site.backup_or_fail();
+        copy_tree(large.site.src, large.site.dir / "first");
+        for (std::uint64_t i = 0; i < 3; ++i)
+            write_random_file(large.site.src / "more" / std::to_string(i), 8 * MiB, 90 + i);
+        large.proxy.upstream_rate = large.proxy.downstream_rate = 16 * mib;
+        for (const bool backup : {true, false}) {
+            CAPTURE(backup);
+            const std::int64_t up = large.proxy.upstream, down = large.proxy.downstream;
+            const Strings flags{"--retry-for", "1", "--timeout", "1"};
+            Child child(backup ? large.backup_arguments(flags) : large.restore_arguments(flags), large.site.options);
+            REQUIRE(wait_until([&] { return large.proxy.upstream - up + large.proxy.downstream - down > 6 * mib; },
+                               milliseconds(20'000)));
+            REQUIRE(child.running());
+            (mute ? large.proxy.stalled : large.proxy.away) = true;
+            const auto gone = Clock::now();
+            const Result result = child.wait();
+            CHECK_EXIT(result, 6);
+            CHECK_NAMES(result.err, "127.0.0.1");
+            CHECK(Clock::now() - gone < std::chrono::seconds(12));
+            large.proxy.stalled = large.proxy.away = false;
+            if (!backup) large.check_nothing_half();
+        }
+        large.proxy.upstream_rate = large.proxy.downstream_rate = 0;
+        large.check_repository();
+        remove_tree(large.site.dest);
+        const Result first = large.site.nfreeze({"restore", large.site.repo, large.site.dest});
+        CHECK_EXIT(first, 0);
+        CHECK(compare(large.site.dir / "first", large.site.dest) == "");
+        large.site.backup_or_fail();
+        large.check_all_there();
+    }
+}
+
+TEST_CASE("networks: a pause that is shorter than --timeout costs no connection") {
+    Large large(24);
+    large.proxy.upstream_rate = 24 * mib;
+    Child backup(large.backup_arguments({"--timeout", "20"}), large.site.options);
+    REQUIRE(wait_until([&] { return large.proxy.upstream > 8 * mib; }, milliseconds(20'000)));
+    const int connections = large.proxy.accepted;
+    large.proxy.stalled = true;
+    std::this_thread::sleep_for(milliseconds(1500));
+    CHECK(backup.running());
+    large.proxy.stalled = false;
+    const Result result = backup.wait();
+    CHECK_EXIT(result, 0);
+    CHECK(result.err == "");
+    CHECK(large.proxy.accepted == connections);
+}
+
+TEST_CASE("networks: a server that is restarted in the middle of a restore") {
+    Sshd server;
+    Large large(32, server);
+    large.site.backup_or_fail();
+    large.proxy.downstream_rate = 24 * mib;
+    const std::int64_t down = large.proxy.downstream;
+    Child restore(large.restore_arguments(), large.site.options);
+    REQUIRE(wait_until([&] { return large.proxy.downstream - down > 8 * mib; }, milliseconds(20'000)));
+    server.stop();
+    std::this_thread::sleep_for(milliseconds(700));
+    REQUIRE(restore.running());
+    server.start();
+    const Result result = restore.wait();
+    CHECK_EXIT(result, 0);
+    CHECK(compare(large.site.src, large.site.dest) == "");
+}
+
+TEST_CASE("networks: sshd with narrow limits") {
+    Strings config;
+    int connections = 1000, idle_ms = 0;
+    std::uint64_t megabytes = 20; // two packs, so that there is work for several connections
+    SUBCASE("new keys every 256 KiB") { config = {"RekeyLimit 256K"}; }
+    SUBCASE("one session in a connection") { config = {"MaxSessions 1"}; }
+    SUBCASE("one login at a time") { config = {"MaxStartups 1"}; }
+    SUBCASE("two connections") { connections = 2; }
+    SUBCASE("who does not answer for two seconds is thrown out") {
+        config = {"ClientAliveInterval 1", "ClientAliveCountMax 1"};
+    }
+    SUBCASE("a session that is idle for a second is ended") { config = {"ChannelTimeout session:*=1s"}; }
+    SUBCASE("a connection that is idle for a second is broken") { idle_ms = 1000; }
+    if (!config.empty()) CAPTURE(config[0]);
+    CAPTURE(connections);
+    CAPTURE(idle_ms);
+    Sshd::Options options;
+    options.config = config;
+    Sshd server(options);
+    Large large(megabytes, server);
+    large.proxy.most_connections = connections;
+    large.proxy.idle_ms = idle_ms;
+    large.site.options.env["NFREEZE_CHECKPOINT_SECONDS"] = "1";
+    large.site.backup_or_fail();
+    large.site.restore_or_fail();
+    CHECK(compare(large.site.src, large.site.dest) == "");
+    if (idle_ms > 0 || config.size() + (config.empty() ? 0 : contains(config[0], "Timeout")) > 1) {
+        // What is stored takes its time: the connections are idle meanwhile.
+        const std::string file = large.site.src / "file0";
+        const Result slow = large.site.nfreeze({"backup", "--stdin-name", "dump", "--stdin-from-command", large.site.url,
+                                                "--", "sh", "-c", "cat \"$1\"; sleep 3.2; cat \"$2\"", "sh", file,
+                                                large.site.src / "file1"});
+        CHECK_EXIT(slow, 0);
+        const Result dump = large.site.nfreeze({"cat", "--source", "dump", large.site.url, "dump"});
+        CHECK_EXIT(dump, 0);
+        CHECK(dump.out == read_file(file) + read_file(large.site.src / "file1"));
+    }
+    large.check_repository();
+}
+
+TEST_CASE("networks: SIGINT and SIGTERM end a run within 5 s, whatever the server does; a second one at once") {
+    Large large(72); // more than is sent within the time that transfers get to end
+    large.site.backup_or_fail();
+    write_random_file(large.site.src / "more", 40 * MiB, 99);
+    large.proxy.upstream_rate = large.proxy.downstream_rate = 12 * mib;
+    for (const bool backup : {true, false})
+        for (const std::string server : {"slow", "mute", "away"}) {
+            CAPTURE(backup);
+            CAPTURE(server);
+            remove_tree(large.site.dest);
+            const std::int64_t up = large.proxy.upstream, down = large.proxy.downstream;
+            Child child(backup ? large.backup_arguments() : large.restore_arguments(), large.site.options);
+            REQUIRE(wait_until([&] { return large.proxy.upstream - up + large.proxy.downstream - down > 6 * mib; },
+                               milliseconds(20'000)));
+            if (server == "mute") large.proxy.stalled = true;
+            if (server == "away") large.proxy.away = true;
+            if (server == "away") // it has noticed, and waits before it tries again
+                REQUIRE(wait_until([&] { return contains(child.errors_so_far(), "trying again"); }, milliseconds(20'000)));
+            REQUIRE(child.running());
+            const auto asked = Clock::now();
+            child.kill(backup ? SIGINT : SIGTERM);
+            const Result result = child.wait();
+            CHECK(Clock::now() - asked < std::chrono::seconds(5));
+            check_interrupted(result);
+            large.proxy.stalled = large.proxy.away = false;
+            if (!backup) large.check_nothing_half();
+        }
+    large.proxy.upstream_rate = large.proxy.downstream_rate = 0;
+    large.site.backup_or_fail();
+    large.check_all_there();
+
+    write_random_file(large.site.src / "yet more", 40 * MiB, 100);
+    large.proxy.upstream_rate = 12 * mib;
+    const std::int64_t up = large.proxy.upstream;
+    Child child(large.backup_arguments(), large.site.options);
+    REQUIRE(wait_until([&] { return large.proxy.upstream - up > 6 * mib; }, milliseconds(20'000)));
+    large.proxy.stalled = true;
+    child.kill(SIGTERM);
+    std::this_thread::sleep_for(milliseconds(100));
+    REQUIRE(child.running());
+    const auto again = Clock::now();
+    child.kill(SIGTERM);
+    const Result result = child.wait();
+    CHECK_EXIT(result, 130);
+    CHECK(Clock::now() - again < milliseconds(500));
+}
+
+TEST_CASE("networks: SIGHUP ends a run as SIGINT does: what was sent is kept") {
+    Large large(128);
+    large.site.options.env["NFREEZE_CHECKPOINT_SECONDS"] = "1000";
+    large.proxy.upstream_rate = 32 * mib;
+    Child backup(large.backup_arguments({"--connections", "1"}), large.site.options);
+    REQUIRE(wait_until([&] { return packs_of(large.site).size() >= 3; }, milliseconds(30'000)));
+    backup.kill(SIGHUP);
+    check_interrupted(backup.wait());
+    large.proxy.upstream_rate = 0;
+    CHECK(large.site.backup_or_fail().uploaded < 110 * MiB);
+}
+
+TEST_CASE("networks: a machine that sleeps: stopped, the server hangs up meanwhile, and it goes on") {
+    Large large(32);
+    large.proxy.upstream_rate = large.proxy.downstream_rate = 24 * mib;
+    for (const bool backup : {true, false}) {
+        CAPTURE(backup);
+        const std::int64_t up = large.proxy.upstream, down = large.proxy.downstream;
+        Child child(backup ? large.backup_arguments() : large.restore_arguments(), large.site.options);
+        REQUIRE(wait_until([&] { return large.proxy.upstream - up + large.proxy.downstream - down > 8 * mib; },
+                           milliseconds(20'000)));
+        child.kill(SIGSTOP);
+        large.proxy.away = true;
+        REQUIRE(wait_until([&] { return large.proxy.open == 0; }, milliseconds(5000)));
+        large.proxy.away = false;
+        std::this_thread::sleep_for(milliseconds(300));
+        child.kill(SIGCONT);
+        const Result result = child.wait();
+        CHECK_EXIT(result, 0);
+    }
+    CHECK(compare(large.site.src, large.site.dest) == "");
+    large.check_repository();
+}
+
+TEST_CASE("networks: who reads no further ends what is printed, with a sentence at most") {
+    Large large(8);
+    large.site.backup_or_fail();
+    const auto into = [&](const Strings& arguments, const std::string& reader) {
+        Strings argv{"sh", "-c", "reader=$1; shift; { \"$@\"; echo code $? >&2; } | $reader", "sh", reader, nfreeze_binary()};
+        argv.insert(argv.end(), arguments.begin(), arguments.end());
+        return run(argv, large.site.options);
+    };
+    const Result cat = into({"cat", large.site.url, "file0"}, "head -c 10");
+    CHECK(cat.out == read_file(large.site.src / "file0").substr(0, 10));
+    CHECK_NAMES(cat.err, "code 1");
+    CHECK_MESSAGE(lines_of(cat.err).size() <= 2, cat.err);
+    const Result ls = into({"ls", large.site.url}, "head -1");
+    CHECK(lines_of(ls.out).size() == 1);
+    CHECK_MESSAGE(lines_of(ls.err).size() <= 2, ls.err);
+    CHECK_NAMES(ls.err, "code ");
 }
 
 TEST_SUITE_END();

@@ -139,6 +139,7 @@ class Child {
     // Waits for the end, within the time limit of the options, counted from the start.
     Result wait();
     [[nodiscard]] std::string output_so_far() const;
+    [[nodiscard]] std::string errors_so_far() const; // without pty and stdout_to
 
   private:
     bool reap(bool block);

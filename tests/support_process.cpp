@@ -434,6 +434,8 @@ std::string Child::output_so_far() const {
     return options_.stdout_to.empty() ? content_of(out_) : read_file(options_.stdout_to);
 }
 
+std::string Child::errors_so_far() const { return content_of(err_); }
+
 std::string describe(const Result& result) {
     std::string text = "$";
     for (const std::string& argument : result.argv) text += " " + argument;
