@@ -352,6 +352,20 @@ TEST_CASE("networks: sshd with narrow limits") {
     large.check_repository();
 }
 
+TEST_CASE("networks: a connection that breaks while a key is derived from the passphrase is replaced") {
+    Proxy proxy(shared_sshd().port());
+    Site site(shared_sshd(), proxy.port());
+    site.options.env["NFREEZE_SCRYPT_LOGN"] = "18"; // long enough to be idle in
+    proxy.idle_ms = 300;
+    site.init_or_fail();
+    write_file(site.dir / "new", "another passphrase\n");
+    const Result add = site.nfreeze({"key", "add", "--new-password-file", site.dir / "new", site.url});
+    CHECK_EXIT(add, 0);
+    proxy.idle_ms = 0;
+    const Result list = site.nfreeze({"snapshots", "--password-file", site.dir / "new", site.url});
+    CHECK_EXIT(list, 0);
+}
+
 TEST_CASE("networks: SIGINT and SIGTERM end a run within 5 s, whatever the server does; a second one at once") {
     Large large(72); // more than is sent within the time that transfers get to end
     large.site.backup_or_fail();
