@@ -44,7 +44,9 @@
 // ones zigzag-encoded, "svarint"); "string" and "bytes" are a varint length and that many bytes. A
 // length beyond a named limit, an early end and bytes left over are errors. Times are since 1970, UTC.
 // AES-256-GCM: keys of 32 bytes, nonces of 12 (a number in 8 bytes and 4 zeros), the tag of 16 behind the
-// ciphertext and counted in all sizes here. HKDF gives 32 bytes.
+// ciphertext and counted in all sizes here. HKDF gives 32 bytes. A reader stops where the last byte of
+// "nfrz..." is not 1, or at a record of an unknown type: it is too old. What is whole (I1) and does not open
+// is not ours: it is named and left out.
 //
 // Key object, 193 bytes. M, the master key, is 32 random bytes made by `init`.
 //      0   8  "nfrzkey" and a byte 1     8   1  log2 of scrypt's N (15 or more; memory 256 MiB at most)
@@ -52,7 +54,8 @@
 //     17  32  salt                      49 144  AES-256-GCM(key = scrypt(passphrase, salt), nonce 0,
 //                                               associated data: bytes 0 to 48) of:
 //                                               M 32, time 8 (ns), "user@host" padded with zeros 88
-//   The passphrase is taken as the bytes that were given, without the end of the line.
+//   The passphrase is taken as the bytes that were given, without the end of the line. The recovery sheet has
+//   M in four lines: N (1 to 4), and in hex 8 bytes of M and the first 2 of SHA-256(a byte N, these 8).
 //   From M: id, gear, pack and index key = HKDF-SHA-256(M, no salt, "nfreeze id" | "gear" | ...).
 //
 // Sealed object: the shape of packs and index segments.
@@ -67,7 +70,7 @@
 //             size (padme(), section 8; a reader takes any number)
 //    -24  24  footer, nonce 2^64-2: offset of the table 8
 //   Associated data everywhere: the first 8 bytes, then seq (4; 0 for a pack). Chunks lie one behind the
-//   other in their raw frame. What is whole and does not open is not ours: it is named and left out.
+//   other in their raw frame.
 //
 // Chunk: a piece of a file, cut where its content says so (section 6). id = the first 16 bytes of
 //   HMAC-SHA-256(id key, chunk). Chunks that follow each other share frames of about 4 MiB, which are
@@ -193,6 +196,7 @@
 #include <pwd.h>
 #include <spawn.h>
 #include <sys/file.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/random.h>
@@ -287,7 +291,8 @@ constexpr size_t kPathMax = MiB, kNameMax = 4096, kXattrMax = MiB;
 constexpr size_t kListMax = 4'000'000;   // names in one directory of the repository
 constexpr size_t kTagsMax = 4096;        // of a snapshot
 constexpr size_t kXattrsMax = 65536;     // of a file; Linux lists 64 KiB of names
-constexpr size_t kTreeListMax = 64 * MiB; // the list of a tree: some 600,000 chunks
+constexpr size_t kTreeListMax = 32 * MiB; // the list of a tree: some 300,000 chunks, 75 million files
+constexpr size_t kSegmentsMax = 200'000; // names in index/: hourly runs leave 88,000 in 10 years where none may be removed
 constexpr size_t kDoubtsMax = 1000;      // segments that are not whole
 constexpr size_t kKeysMax = 16;          // key objects that are tried, each costs a scrypt
 constexpr size_t kKeyFileMax = 64 * KiB; // a password file, a private key
@@ -476,18 +481,35 @@ void print_change(char what, std::string_view path, bool as_json) {
     std::cout << (as_json ? Json().add("change", std::string(1, what)).add("path", name).line() : text(what, ' ', show(name))) << '\n';
 }
 
-/// One line to standard error, whole even when threads speak at once.
-void say(const std::string& line) {
+/// Bytes, in two or three digits and a unit.
+std::string human_size(uint64_t n) {
+    if (n < 1024) return text(n, " B");
+    static constexpr const char* units[] = {"KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
+    double v = double(n);
+    size_t unit = 0;
+    for (v /= 1024; v >= 1024 && unit < 5; ++unit) v /= 1024;
+    return text(std::fixed, std::setprecision(v < 10 ? 1 : 0), v, " ", units[unit]);
+}
+
+/// One line to standard error, whole even when threads speak at once. `status`: one that the next takes the
+/// place of, on a terminal; an empty one takes it away.
+void say(const std::string& line, bool status = false) {
     static std::mutex one_at_a_time;
+    static bool drawn = false;
     std::lock_guard lock(one_at_a_time);
-    std::cerr << "nfreeze: " << line << std::endl;
+    if (drawn) std::cerr << "\r\x1b[K";
+    if (status) std::cerr << line << std::flush;
+    else std::cerr << "nfreeze: " << line << std::endl;
+    drawn = status && !line.empty();
 }
 
 // The only state outside of objects: which signal asked the run to end. The first is noticed
 // at the next call of stop_if_asked(), the second ends the process at once.
 std::atomic<int> g_signal{0};
+std::atomic<bool> g_status_asked{false};
 extern "C" void on_signal(int number) {
-    if (g_signal.exchange(number) != 0) _exit(int(Exit::interrupted));
+    if (number == SIGUSR1) g_status_asked = true;
+    else if (g_signal.exchange(number) != 0) _exit(int(Exit::interrupted));
 }
 std::atomic<Clock::rep> g_stop_by{0}; // when transfers that are under way are given up
 constexpr auto kSignalGrace = std::chrono::seconds(2);
@@ -1165,6 +1187,28 @@ struct ObjectInfo {
     int64_t mtime;    // seconds, by the server's clock
 };
 
+/// Keeps all connections together to so many bytes a second; 0: no limit.
+class Throttle {
+public:
+    explicit Throttle(uint64_t rate) : rate_(rate) {}
+    /// How much of `size` to move at once.
+    size_t piece(size_t size) const { return rate_ ? std::min<size_t>(size, size_t(std::max<uint64_t>(rate_ / 16, 4 * KiB))) : size; }
+    /// Waits until so much may have been moved. What is under way when a signal comes may end in time.
+    void moved(size_t bytes) {
+        if (rate_ == 0) return;
+        std::unique_lock lock(mutex_);
+        free_ = std::max(free_, Clock::now()) + std::chrono::nanoseconds(bytes * 1'000'000'000 / rate_);
+        auto until = free_;
+        lock.unlock();
+        while (Clock::now() < until && g_signal == 0) std::this_thread::sleep_for(std::min<Clock::duration>(until - Clock::now(), std::chrono::milliseconds(50)));
+    }
+
+private:
+    uint64_t rate_;
+    std::mutex mutex_;
+    Clock::time_point free_{}; // when what was moved so far is paid for
+};
+
 /// What a create() may throw when nobody knows whether the object is there now. It is never
 /// repeated under the same name: the caller seals it anew, which gives it a new name.
 struct Uncertain : ConnectionLost {
@@ -1176,6 +1220,7 @@ class Store {
 public:
     explicit Store(std::chrono::seconds patience = std::chrono::seconds(kRetryFor)) : retry_for(patience) {}
     virtual ~Store() = default;
+    std::atomic<uint64_t> moved{0};  // bytes of content, both ways
     const Clock::duration retry_for; // what is lost on its way is tried again for so long
     /// All objects of a directory ("" is the repository itself); throws NotThere, Error.
     virtual std::vector<ObjectInfo> list(const std::string& dir) = 0;
@@ -1318,6 +1363,7 @@ struct SshOptions {
     bool accept_new = false;
     int connections = kConnections;
     std::chrono::seconds timeout{kTimeout}, retry_for{kRetryFor};
+    uint64_t upload_limit = 0, download_limit = 0; // bytes a second; 0: none
 };
 
 /// Asks on the terminal; throws Error where there is none.
@@ -1954,7 +2000,8 @@ class SftpStore : public Store {
 public:
     /// `path` as in Address: relative to the login directory, or absolute.
     SftpStore(SshOptions options, std::string path)
-        : Store(options.retry_for), options_(std::move(options)), root_(std::move(path)), limit_(options_.connections) {
+        : Store(options.retry_for), options_(std::move(options)), root_(std::move(path)), upload_(options_.upload_limit),
+          download_(options_.download_limit), limit_(options_.connections) {
         idle_.push_back(connect());
         with_session([&](Session& s) { resolve_root(s); });
     }
@@ -1988,13 +2035,15 @@ public:
             for (size_t got = 0; got < length;) {
                 // libssh2 asks ahead for four times the buffer's size: so that it asks for no more
                 // than what is wanted, the buffer is a quarter of the rest.
-                size_t block = std::min(kReadBlock, (length - got + 3) / 4);
+                size_t block = download_.piece(std::min(kReadBlock, (length - got + 3) / 4));
                 auto n = s.call("read " + show(path(name)), [&] {
                     return s.spoil_if_failed(libssh2_sftp_read(handle.get(), reinterpret_cast<char*>(&out[got]), block));
                 });
                 if (n == 0) throw Corrupt(text(show(path(name)), " is shorter than it was"));
                 got += size_t(n);
                 s.count(size_t(n));
+                moved += size_t(n);
+                download_.moved(size_t(n));
             }
             return out;
         });
@@ -2009,12 +2058,14 @@ public:
             // A window that slides over the whole object keeps the pipeline full: libssh2 sends what
             // is new in it and returns when the first packet is acknowledged.
             for (size_t done = 0; done < data.size();) {
-                size_t window = std::min(kWriteWindow, data.size() - done);
+                size_t window = upload_.piece(std::min(kWriteWindow, data.size() - done));
                 auto n = s.call("write " + show(path(name)), [&] {
                     return s.spoil_if_failed(libssh2_sftp_write(handle.get(), reinterpret_cast<const char*>(&data[done]), window));
                 });
                 done += size_t(n);
                 s.count(size_t(n));
+                moved += size_t(n);
+                upload_.moved(size_t(n));
             }
             // What is on the disk can only be closed; where the server cannot say that it is, closing
             // tells.
@@ -2164,6 +2215,7 @@ private:
 
     SshOptions options_;
     std::string root_;
+    Throttle upload_, download_;
     LoginMemory memory_; // unchanged once the constructor has logged in, as is
     bool reached_ = false;
     std::mutex mutex_;
@@ -2917,17 +2969,28 @@ public:
     std::set<std::string> doubts; // segments that are not whole and that no other names: the end of an
                                      // interrupted run, or damage. A backup settles it by noting them.
     std::atomic<uint64_t> uploaded{0}; // bytes of objects
+    std::atomic<uint64_t> files_done{0}, bytes_done{0}, bytes_expected{0}; // for whoever shows how far a run is; 0: unknown
 
-    /// Makes a repository in an empty or new directory; the key object comes last and makes it one.
+    /// Makes a repository in an empty or new directory, or where one was begun; the key object comes last and
+    /// makes it one.
     static void init(Store& store, const Secret& passphrase, ScryptCost cost, int64_t now, const std::string& label) {
-        try {
-            if (auto there = store.list(""); !there.empty())
-                throw Error(text("there is no empty directory: it holds ", in_quotes(there[0].name), "; nothing was changed"));
-        } catch (const NotThere&) {}
+        auto names = [&](const std::string& dir) {
+            std::vector<ObjectInfo> found;
+            try {
+                found = store.list(dir);
+            } catch (const NotThere&) {}
+            return found;
+        };
+        for (auto& o : names(""))
+            if (o.name != "index" && o.name != "packs" && o.name != "keys")
+                throw Error(text("there is no empty directory: it holds ", in_quotes(o.name), "; nothing was changed"));
+        for (auto* dir : {"keys", "packs"})
+            if (!names(dir).empty()) throw Error(text("there is a repository already: ", dir, "/ is not empty; nothing was changed"));
         for (auto* dir : {"", "index", "packs", "keys"}) store.make_directory(dir);
         Secret master(32);
         fill_random(master.span());
         Repository r(store, master);
+        for (auto& left : names("index")) r.try_remove("index/" + left.name); // no key that would open it was ever made
         r.listed_ = since_boot(); // nothing is there
         r.commit([] { return Bytes(); });
         add_key(store, master, passphrase, cost, now, label);
@@ -2971,9 +3034,16 @@ public:
     }
     /// Returns the new object's name.
     static std::string add_key(Store& store, const Secret& master, const Secret& passphrase, ScryptCost cost, int64_t now, const std::string& label) {
-        auto key = encode_key_object(master, passphrase, cost, now, label);
-        auto name = object_name("keys", sha256(key));
-        store.create(name, key);
+        std::string name;
+        for (auto begun = Clock::now(); name.empty();) {
+            auto key = encode_key_object(master, passphrase, cost, now, label);
+            try {
+                store.create(object_name("keys", sha256(key)), key);
+                name = object_name("keys", sha256(key));
+            } catch (const Uncertain&) { // under a new name, then; the other one opens as well, if it is there
+                if (Clock::now() > begun + store.retry_for) throw;
+            }
+        }
         auto back = open_key_object(store.read(name, 0, kKeySize), passphrase);
         if (!back || !(*back == master)) throw Corrupt("the key object does not read back as it was written");
         return name;
@@ -3177,7 +3247,7 @@ private:
     bool live(const Segment& s) const { return s.state == Segment::whole && !index.superseded.contains(short_name(s.name)); }
 
     void note(std::set<std::string>& where, const std::string& what) {
-        if (where.insert(what).second && where.size() > kDoubtsMax) throw Corrupt(text("more than ", kDoubtsMax, " segments in index/ are damaged or none of ours"));
+        where.insert(what);
         if (told_.insert(what).second) say("warning: " + what);
     }
 
@@ -3210,6 +3280,7 @@ private:
             auto name = o.name.size() == 73 && o.name[8] == '-' ? parse_hash(std::string_view(o.name).substr(9)) : std::nullopt;
             uint32_t seq = 0;
             if (!name || std::from_chars(&o.name[0], &o.name[8], seq, 16).ptr != &o.name[8]) continue;
+            if (segments_.size() > kSegmentsMax) throw Corrupt(text("index/ holds more than ", kSegmentsMax, " names"));
             auto& s = segments_[{*name, seq}];
             s.mtime = o.mtime;
             if (s.state == Segment::whole || (s.state == Segment::broken && s.size == o.size)) continue;
@@ -3220,6 +3291,7 @@ private:
         }
         std::ranges::sort(fresh, std::greater{}, [](auto* s) { return s->seq; });
         bool all_there = true;
+        size_t broken = 0;
         for (auto* s : fresh) {
             if (index.superseded.contains(short_name(s->name))) continue;
             try {
@@ -3230,7 +3302,10 @@ private:
                 if (records.size() <= kKeepRecords) s->records = std::move(records);
             } catch (const NotThere&) {
                 all_there = false;
-            } catch (const Corrupt&) { s->state = Segment::broken; }
+            } catch (const Corrupt&) {
+                s->state = Segment::broken;
+                if (++broken > kDoubtsMax) throw Corrupt(text("more than ", kDoubtsMax, " segments in index/ are damaged or none of ours"));
+            }
         }
         return all_there;
     }
@@ -4519,6 +4594,8 @@ private:
         auto all = repo_.snapshots();
         std::erase_if(all, [&](auto* s) { return s->host != mine.host || s->source != mine.source; });
         if (options_.against) all = {options_.against};
+        repo_.files_done = repo_.bytes_done = 0;
+        repo_.bytes_expected = all.empty() ? 0 : all[0]->counts.bytes;
         if (all.empty()) return;
         auto complete = std::ranges::find(all, false, &Snapshot::incomplete);
         if (complete != all.end()) complete_before_ = *complete;
@@ -4709,6 +4786,8 @@ private:
         }
         ++result_.snapshot.counts.files;
         result_.snapshot.counts.bytes += e.size;
+        ++repo_.files_done;
+        if (unchanged) repo_.bytes_done += e.size;
         if (e.link_group) remember_link(e, st);
         count_change(e, before);
         tree_->add(e);
@@ -4849,6 +4928,7 @@ private:
             have += n;
             at += n;
             total += n;
+            repo_.bytes_done += n;
             ended = n < want;
             if (ended && hole != e.holes.end()) e.holes.erase(hole, e.holes.end()); // it was truncated
             have = put_chunks(e, have, ended);
@@ -4993,6 +5073,8 @@ public:
     /// Makes `destination` what the snapshot is. Throws Error where nothing could be done.
     void run(const std::string& destination, RestoreResult& result) {
         result_ = &result;
+        repo_.files_done = repo_.bytes_done = 0;
+        repo_.bytes_expected = options_.paths.empty() ? snapshot_.counts.bytes : 0;
         if (options_.remove && snapshot_.incomplete) {
             say("the snapshot is incomplete: files that it lacks may be those that could not be read, so nothing is deleted");
             options_.remove = false;
@@ -5173,8 +5255,14 @@ private:
         if (!dir.fd || fstatat(dir.fd.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0) return false;
         Fd fd;
         bool same = is_same(dir.fd.get(), name, st, e, fd);
+        if (same && e.type != Type::directory && st.st_nlink > 1) { // one file here need not be one in the snapshot
+            auto mine = std::pair(e.link_group, e.link_group ? e.inode : ++alone_);
+            same = claimed_.try_emplace({st.st_dev, st.st_ino}, mine).first->second == mine;
+        }
         if (same) {
             ++result_->in_place;
+            ++repo_.files_done;
+            repo_.bytes_done += e.size;
             if (e.link_group) first_links_.try_emplace({e.link_group, e.inode}, e);
             if (!options_.dry_run) set_metadata(fd.get(), dir.fd.get(), name, e);
             return true;
@@ -5304,6 +5392,7 @@ private:
         try {
             write_file(dir, e, used);
             ++result_->restored;
+            ++repo_.files_done;
             result_->bytes += e.size;
             tell_new(e);
         } catch (const Corrupt& error) {
@@ -5333,6 +5422,7 @@ private:
             auto chunk = chunks_.get(id, place, hasher);
             chunks_.unpin(place.frame);
             ++used;
+            repo_.bytes_done += chunk.bytes.size();
             XXH3_64bits_update(&checksum, chunk.bytes.data(), chunk.bytes.size());
             for (View rest = chunk; !rest.empty();) {
                 for (; hole != e.holes.end() && hole->offset == at; ++hole) at += hole->length;
@@ -5449,6 +5539,8 @@ private:
     RestoreResult* result_ = nullptr;
     std::atomic<bool> tree_damaged_{false};
     std::map<std::pair<uint64_t, uint64_t>, Entry> first_links_; // (group, inode): its first name
+    std::map<std::pair<dev_t, ino_t>, std::pair<uint64_t, uint64_t>> claimed_; // which of these a file here is
+    uint64_t alone_ = 0;                                                       // files of one name
     std::mutex names_mutex_, words_mutex_;
     std::map<uint32_t, uint32_t> users_, groups_; // number there, number here
     std::vector<DirectoryPtr> stack_;
@@ -5470,15 +5562,6 @@ std::string local_time(time_t seconds, const char* format) {
 }
 
 std::string date_time(int64_t ns) { return local_time(time_t(ns / 1'000'000'000), "%Y-%m-%d %H:%M:%S"); }
-
-std::string human_size(uint64_t n) {
-    if (n < 1024) return text(n, " B");
-    static constexpr const char* units[] = {"KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
-    double v = double(n);
-    size_t unit = 0;
-    for (v /= 1024; v >= 1024 && unit < 5; ++unit) v /= 1024;
-    return text(std::fixed, std::setprecision(v < 10 ? 1 : 0), v, " ", units[unit]);
-}
 
 /// Columns as wide as their widest cell; those in `right` are aligned to the right.
 void print_table(const std::vector<std::vector<std::string>>& rows, const std::set<size_t>& right) {
@@ -6030,34 +6113,6 @@ template <class F> Table open_pack(Repository& repo, const PackInfo& p, View byt
     return table;
 }
 
-/// On a terminal: how much of something is done and how long the rest will take, once a second.
-class Progress {
-public:
-    explicit Progress(uint64_t bytes) : all_(bytes), shown_(isatty(2) && bytes > 0) {}
-    ~Progress() {
-        if (told_) std::cerr << "\r\x1b[K" << std::flush;
-    }
-    Progress(const Progress&) = delete;
-    Progress& operator=(const Progress&) = delete;
-    void add(uint64_t bytes) {
-        std::lock_guard lock(mutex_);
-        done_ += bytes;
-        auto now = Clock::now();
-        if (!shown_ || now - last_ < std::chrono::seconds(1)) return;
-        last_ = now;
-        told_ = true;
-        double rest = std::chrono::duration<double>(now - begun_).count() * double(all_ - std::min(done_, all_)) / double(done_);
-        auto left = text(uint64_t(rest / 60), " min ", uint64_t(rest) % 60, " s left");
-        std::cerr << text('\r', human_size(done_), " of ", human_size(all_), ", ", left, "\x1b[K") << std::flush;
-    }
-
-private:
-    uint64_t all_, done_ = 0;
-    bool shown_, told_ = false;
-    std::mutex mutex_;
-    Clock::time_point begun_ = Clock::now(), last_ = begun_;
-};
-
 struct CheckResult {
     uint64_t snapshots = 0, files = 0, packs_read = 0, bytes_read = 0;
     std::atomic<uint64_t> errors{0};
@@ -6092,12 +6147,11 @@ private:
         uint64_t sum = 0;
         for (auto* p : packs) sum += p->size;
         if (!quiet) std::cout << "reading " << packs.size() << " packs, " << human_size(sum) << std::endl;
-        auto progress = std::make_shared<Progress>(sum);
+        repo_.bytes_expected = sum;
         listed_ = repo_.index.chunks_listed();
         for (auto* p : packs) {
             stop_if_asked();
-            wire_.push([this, p, progress] {
-                progress->add(p->size);
+            wire_.push([this, p] {
                 try {
                     auto own = open_pack(repo_, *p, read_pack(repo_, *p), [](auto&, auto&, auto) {});
                     if (!is_listed(*p, own)) wrong(object_name("packs", p->name) + " is not as the index has it: move index/ away, then see: nfreeze help repair");
@@ -6106,6 +6160,7 @@ private:
                     std::lock_guard lock(mutex_);
                     bad_.insert(p->name);
                 }
+                repo_.bytes_done += p->size;
             });
         }
         wire_.drain();
@@ -6142,12 +6197,13 @@ private:
         if (!quiet && !chosen_files_.empty()) std::cout << "reading " << chosen_files_.size() << " files, " << human_size(sum) << std::endl;
         ChunkReader chunks(repo_, tree_wire_, kReadAhead);
         IdHasher hasher(repo_.keys.id);
-        Progress progress(sum);
+        repo_.bytes_done = 0;
+        repo_.bytes_expected = sum;
         for (auto& [e, where] : chosen_files_) {
             try {
                 chunks.read_all(e.chunks, hasher, [](size_t, View) {});
             } catch (const Corrupt& error) { wrong(text(in_quotes(e.path), " cannot be read", where, ": ", error.what())); }
-            progress.add(e.size);
+            repo_.bytes_done += e.size;
             result_->bytes_read += e.size;
         }
     }
@@ -6664,10 +6720,13 @@ constexpr Option kOptions[] = {
     {"", "password-file", "FILE", "its first line is the passphrase"},
     {"", "password-command", "CMD", "the first line it prints is the passphrase"},
     {"", "connections", "N", "connections to the server, at most (6)"},
+    {"", "limit-upload", "KIB", "send no more than so many KiB a second"},
+    {"", "limit-download", "KIB", "fetch no more than so many KiB a second"},
     {"", "timeout", "SECONDS", "a connection on which nothing moves for so long is lost (60)"},
     {"", "retry-for", "SECONDS", "go on trying to reach a server that was lost (900)"},
     {"", "expect", "ID", "fail where the history shown lacks this snapshot"},
     {"backup restore snapshots ls diff du key check repair forget prune", "json", "", "print objects, one a line, instead of words"},
+    {"backup restore check", "progress", "", "say every second how far it is (on a terminal it is shown anyway)"},
     {"", "q,quiet", "", "print nothing but warnings and errors"},
     {"", "v,verbose", "", "name each file that is new (+), changed (M; U: metadata only) or gone (-)"},
     {"backup", "exclude", "PATTERN", "leave out what matches, as in .gitignore; the last match wins"},
@@ -6929,10 +6988,77 @@ std::unique_ptr<Store> open_store(const Address& a, const Arguments& args) {
     while (o.pinned.ends_with('=')) o.pinned.pop_back();
     o.accept_new = args.flag("accept-new-host-key");
     o.connections = args.number("connections", kConnections, 1, kConnectionsMax);
+    o.upload_limit = KiB * uint64_t(args.number("limit-upload", 0, 1, INT_MAX));
+    o.download_limit = KiB * uint64_t(args.number("limit-download", 0, 1, INT_MAX));
     o.timeout = std::chrono::seconds(args.number("timeout", kTimeout, 1, 3600));
     o.retry_for = std::chrono::seconds(args.number("retry-for", kRetryFor, 0, 7 * 86400));
     return std::make_unique<SftpStore>(std::move(o), a.path);
 }
+
+/// Shows how far a run is: four times a second on a terminal, in a line that is redrawn; with --progress once a
+/// second, as a line or an object of its own; and whenever SIGUSR1 asks.
+class Progress {
+public:
+    enum Style { silent, redrawn, lines, objects };
+    Progress(const Repository& repo, Style style) : repo_(repo), style_(style), thread_([this] { run(); }) {}
+    ~Progress() {
+        {
+            std::lock_guard lock(mutex_);
+            stopping_ = true;
+        }
+        wake_.notify_all();
+        thread_.join();
+        say("", true);
+    }
+    Progress(const Progress&) = delete;
+    Progress& operator=(const Progress&) = delete;
+
+private:
+    void run() {
+        std::unique_lock lock(mutex_);
+        for (unsigned turn = 1; !wake_.wait_for(lock, std::chrono::milliseconds(250), [&] { return stopping_; }); ++turn) {
+            if (turn % 4 == 0) measure();
+            if (g_status_asked.exchange(false)) say(line());
+            bool begun = turn >= 4 && repo_.files_done + repo_.bytes_done > 0;
+            if (!begun) continue;
+            struct winsize window{};
+            if (style_ == redrawn && ioctl(2, TIOCGWINSZ, &window) == 0) say(line().substr(0, window.ws_col > 1 ? window.ws_col - 1u : 79), true); // ASCII only
+            if (turn % 4 != 0) continue;
+            if (style_ == lines) say(line());
+            if (style_ == objects)
+                std::cout << text(Json().add("progress", true).add("files", repo_.files_done.load()).add("bytes", repo_.bytes_done.load())
+                                      .add("bytes_expected", repo_.bytes_expected.load()).add("bytes_uploaded", repo_.uploaded.load()).line(), '\n') << std::flush;
+        }
+    }
+    /// Once a second: how fast the line is, of late.
+    void measure() {
+        auto now = Clock::now();
+        double seconds = std::chrono::duration<double>(now - std::exchange(measured_, now)).count();
+        uint64_t all = repo_.store.moved, fresh = all - std::exchange(moved_, all);
+        rate_ = 0.7 * rate_ + 0.3 * double(fresh) / seconds;
+        if (fresh > 0 || repo_.bytes_done != std::exchange(done_, repo_.bytes_done.load())) last_moved_ = now;
+    }
+    std::string line() const {
+        uint64_t done = repo_.bytes_done, all = repo_.bytes_expected, sent = repo_.uploaded;
+        auto line = text(repo_.files_done, " files, ", human_size(done));
+        if (all > 0) line += " of " + human_size(all);
+        if (sent > 0) line += ", sent " + human_size(sent);
+        if (rate_ >= 1) line += ", line " + human_size(uint64_t(rate_)) + "/s";
+        double rest = done > 0 && all > done ? std::chrono::duration<double>(Clock::now() - begun_).count() * double(all - done) / double(done) : 0;
+        if (rest >= 1) line += text(", ", uint64_t(rest / 60), " min ", uint64_t(rest) % 60, " s left");
+        if (Clock::now() - last_moved_ > std::chrono::seconds(5)) line += ", waiting for the server";
+        return line;
+    }
+    const Repository& repo_;
+    const Style style_;
+    std::mutex mutex_;
+    std::condition_variable wake_;
+    bool stopping_ = false;
+    Clock::time_point begun_ = Clock::now(), measured_ = begun_, last_moved_ = begun_;
+    uint64_t moved_ = 0, done_ = 0;
+    double rate_ = 0; // bytes a second
+    std::thread thread_;
+};
 
 /// What a verb works on.
 struct Job {
@@ -6941,6 +7067,7 @@ struct Job {
     std::vector<std::string> operands; // without REPO
     std::unique_ptr<Store> store;
     std::unique_ptr<Repository> repo;
+    std::optional<Progress> progress;
 
     static constexpr size_t kLast = SIZE_MAX;
     /// `position` is REPO's among the operands, of which there are at least `least` with it.
@@ -6961,6 +7088,7 @@ struct Job {
     bool json() const { return args.flag("json"); }
     /// What came of it: in words unless --quiet, or as an object with --json.
     void report(const std::string& words, const Json& object) const {
+        say("", true); // the two streams may be one terminal
         if (json()) std::cout << object.line() << std::endl;
         else if (!quiet()) std::cout << words << std::endl;
     }
@@ -6984,6 +7112,9 @@ struct Job {
         } catch (const NotThere& e) {
             throw NotThere(text(in_quotes(repo_name), " is no repository (", e.what(), "); make one with: nfreeze init ", show(repo_name)));
         }
+        auto style = args.flag("progress") ? (json() ? Progress::objects : Progress::lines)
+                     : isatty(2) && !quiet() && !json() && !args.flag("verbose") ? Progress::redrawn : Progress::silent;
+        progress.emplace(*repo, style);
         if (!args.flag("expect")) return;
         // Forgotten ones count: what is expected is that nothing was withheld, nor an old state shown.
         auto id = args.value("expect");
@@ -7735,6 +7866,7 @@ Exit run_command(int argc, char** argv) {
         print_help(wants_help ? verb : argc > 2 ? argv[2] : "");
         return Exit::ok;
     }
+    if (has_word("snapshots ls cat diff du", verb)) signal(SIGPIPE, SIG_DFL); // who reads no more ends them, as is usual
     for (auto& v : kVerbs)
         if (v.name == verb) return v.run(argc - 1, argv + 1);
     throw Usage(text("there is no verb ", in_quotes(verb), "; see: nfreeze help"));
@@ -7744,7 +7876,7 @@ Exit run_command(int argc, char** argv) {
 void prepare_process() {
     struct sigaction action{};
     action.sa_handler = on_signal;
-    for (int s : {SIGINT, SIGTERM, SIGHUP}) sigaction(s, &action, nullptr);
+    for (int s : {SIGINT, SIGTERM, SIGHUP, SIGUSR1}) sigaction(s, &action, nullptr);
     signal(SIGPIPE, SIG_IGN);
     prctl(PR_SET_DUMPABLE, 0); // no core, and no other program of the same user may look inside
     // A static program must not load the host's name-service modules: they may be of another glibc.

@@ -158,4 +158,17 @@ TEST_CASE("errors: words that are too long to be read back are refused, the repo
     CHECK(site.nfreeze({"snapshots", "--json", site.url}).out.find("\"source\"") != std::string::npos);
 }
 
+TEST_CASE("errors: init goes on where one was cut short, and touches nothing that somebody may need") {
+    Site site(Site::Kind::local);
+    site.init_or_fail();
+    check_error(site.init(), 1, {"keys/ is not empty"});
+    for (const fs::path& key : files_below(site.repo / "keys")) fs::remove(key);
+    site.init_or_fail(); // nobody can ever open what was in index/
+    CHECK(files_below(site.repo / "index").size() == 1);
+    write_file(site.src / "file", "x");
+    site.backup_or_fail();
+    for (const fs::path& key : files_below(site.repo / "keys")) fs::remove(key);
+    check_error(site.init(), 1, {"packs/ is not empty"}); // a recovery sheet opens these
+}
+
 TEST_SUITE_END();

@@ -527,4 +527,22 @@ TEST_CASE("looking: restore, ls and snapshots do not write to the repository") {
     CHECK(fingerprint(site.repo) == before);
 }
 
+TEST_CASE("restore: one file here that is two in the snapshot is taken apart") {
+    Site site(Site::Kind::local);
+    write_file(site.src / "a", "same");
+    fs::create_hard_link(site.src / "a", site.src / "b");
+    site.init_or_fail();
+    const std::string linked = site.backup_or_fail().snapshot;
+    fs::remove(site.src / "b");
+    must_run({"cp", "-p", site.src / "a", site.src / "b"});
+    chmod((site.src / "a").c_str(), 0600);
+    site.backup_or_fail();
+    site.restore_or_fail({"--snapshot", linked});
+    CHECK(fs::hard_link_count(site.dest / "a") == 2);
+    CHECK_EXIT(site.restore(), 3); // one of them differs, and is kept
+    CHECK_EXIT(site.restore({"--overwrite"}), 0);
+    CHECK(fs::hard_link_count(site.dest / "a") == 1);
+    CHECK(compare(site.src, site.dest) == "");
+}
+
 TEST_SUITE_END();

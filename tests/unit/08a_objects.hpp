@@ -71,7 +71,10 @@ PackInfo sample_pack() {
     p.table[0].chunks = {{chunk_id(1), uint32_t(kChunkMax)}, {chunk_id(2), 0}};
     p.table[1].kind = Kind::snapshot;
     p.table[1].sealed = uint32_t(kFrameMax + MiB);
-    p.table[2].kind = Kind::records;
+    p.table[1].chunks = {{chunk_id(3), 0}};
+    p.table[2].kind = Kind::tree;
+    p.table[2].sealed = 16;
+    p.table[2].chunks = {{chunk_id(4), 5}};
     return p;
 }
 

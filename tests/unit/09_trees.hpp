@@ -816,8 +816,13 @@ TEST_CASE("tree: hostile trees are refused in parts, and the parts that are soun
         auto s = store_raw_tree(*repo, {{"c", encode_entries({file("c")}, "c")},
                                         {"a", encode_entries({file("a")}, "a")},
                                         {"d", encode_entries({file("d")}, "d")}});
+        CHECK_THROWS_AS(read_tree(*repo, s), Corrupt);
+    }
+    SUBCASE("something within a file") {
+        auto s = store_raw_tree(*repo, {{"a", encode_entries({file("a"), file("a/b")}, "a")},
+                                        {"d", encode_entries({file("d")}, "d")}});
         auto r = read_tree(*repo, s);
-        CHECK(r.paths == std::vector<std::string>{"c", "d"});
+        CHECK(r.paths == std::vector<std::string>{"a", "d"});
         CHECK(r.damage.size() == 1);
     }
     SUBCASE("an entry twice") {
