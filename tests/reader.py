@@ -227,7 +227,7 @@ class Repository:
         wanted = r"[0-9a-f]{8}-[0-9a-f]{64}" if directory == "index" else r"[0-9a-f]{64}"
         return [name for name in found if re.fullmatch(wanted, name)]
 
-    def objects(self, directory, understand):
+    def objects(self, directory, understand, broken=None):
         """The name of each object, and what `understand` makes of its name and bytes."""
         for name in self.names(directory):
             with open(os.path.join(self.path, directory, name), "rb") as file:
@@ -237,7 +237,10 @@ class Repository:
                     raise Damaged("is not whole")
                 yield name, understand(name, data)
             except Damaged as error:
-                warn("%s/%s: %s" % (directory, name, error))
+                if broken is None:
+                    warn("%s/%s: %s" % (directory, name, error))
+                else:
+                    broken[name] = error
 
     def open_key(self, passphrase):
         def master_key(_, data):
@@ -260,19 +263,26 @@ class Repository:
     def read_index(self):
         def records(name, data):
             segment = Sealed(SEGMENT, self.index_key, data, int(name[:8], 16))
+            # A record may begin in one frame and end in the next.
             cursor = Cursor(b"".join(map(segment.frame, range(len(segment.frames)))))
             found = collections.defaultdict(list)  # type: bodies
             while cursor.more():
                 found[cursor.fixed(1)].append(Cursor(cursor.string()))
+            if found.keys() - set(range(1, 9)):
+                raise Damaged("has records that a later version wrote")
             return found
 
+        broken = {}
         segments = {bytes.fromhex(name[9:])[:16]: found
-                    for name, found in self.objects("index", records)}
+                    for name, found in self.objects("index", records, broken)}
         superseded = {body.bytes(16) for found in segments.values() for body in found[6]}
         live = [found for segment, found in segments.items() if segment not in superseded]
-        condemned, deleted, forgotten, parents = (
+        condemned, deleted, forgotten, parents, torn = (
             {body.bytes(size) for found in live for body in found[kind]}
-            for kind, size in ((2, 32), (3, 32), (5, 16), (7, 16)))
+            for kind, size in ((2, 32), (3, 32), (5, 16), (7, 16), (8, 16)))
+        for name, error in broken.items():
+            if bytes.fromhex(name[9:])[:16] not in torn | superseded:
+                warn("index/%s: %s" % (name, error))
         for lost in parents - superseded - segments.keys():
             warn("segment %s... of the index was lost or is withheld" % lost.hex())
         for found in live:
@@ -374,10 +384,12 @@ class Entry:
         if self.type > BLOCK or b"\0" in path or path and {b"", b".", b".."} & set(path.split(b"/")):
             raise Damaged("an impossible entry: " + text(path))
         self.mode, self.uid, self.gid = (cursor.varint() for _ in range(3))
-        self.seconds = cursor.svarint() + (before.seconds if before else 0)
+        # Differences are modulo 2^64.
+        self.seconds = cursor.svarint() + (before.seconds if before else 0) + 2**63 & 2**64 - 1
+        self.seconds -= 2**63
         self.nanoseconds = cursor.svarint() + (before.nanoseconds if before else 0)
         cursor.svarint(), cursor.svarint()  # ctime less mtime, which no restore can set
-        self.inode = cursor.svarint() + (before.inode if before else 0)
+        self.inode = cursor.svarint() + (before.inode if before else 0) & 2**64 - 1
         # Names with the same inode on the same file system are one file.
         self.link = (cursor.varint(), self.inode) if flags & LINKED else None
         self.attributes = (cursor.several(lambda: (cursor.string(), cursor.string()))

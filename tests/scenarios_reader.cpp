@@ -168,7 +168,7 @@ TEST_CASE("reader: a byte flipped in any object is noticed, and a file that need
 TEST_CASE("reader: a file of so many chunks that its record has a continuation") {
     if (!have_reader()) return;
     if (std::getenv("NFREEZE_TEST_SLOW") == nullptr)
-        return skipped("a file of 6 GB: takes a minute; NFREEZE_TEST_SLOW=1 runs it");
+        return skipped("a file of 6 GB: takes some minutes; NFREEZE_TEST_SLOW=1 runs it");
     Site site(Site::Kind::local);
     site.options.timeout = std::chrono::minutes(5);
     write_random_file(site.src / "huge", 6000 * MiB, 1);
