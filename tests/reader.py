@@ -265,7 +265,7 @@ class Repository:
             segment = Sealed(SEGMENT, self.index_key, data, int(name[:8], 16))
             # A record may begin in one frame and end in the next.
             cursor = Cursor(b"".join(map(segment.frame, range(len(segment.frames)))))
-            found = collections.defaultdict(list)  # type: bodies
+            found = collections.defaultdict(list)  # bodies by type
             while cursor.more():
                 found[cursor.fixed(1)].append(Cursor(cursor.string()))
             if found.keys() - set(range(1, 9)):
