@@ -281,7 +281,7 @@ class Repository:
             {body.bytes(size) for found in live for body in found[kind]}
             for kind, size in ((2, 32), (3, 32), (5, 16), (7, 16), (8, 16)))
         for name, error in broken.items():
-            if bytes.fromhex(name[9:])[:16] not in torn | superseded:
+            if bytes.fromhex(name[9:])[:16] not in torn:
                 warn("index/%s: %s" % (name, error))
         for lost in parents - superseded - segments.keys():
             warn("segment %s... of the index was lost or is withheld" % lost.hex())
