@@ -15,6 +15,11 @@ template <class F> Exit exit_of(F f) {
         return e.exit;
     }
 }
+/// The same, and nothing of it is seen. (Not around checks: what they report would not be seen, either.)
+template <class F> Exit quiet_exit_of(F f) {
+    Captured said, out(std::cout);
+    return exit_of(f);
+}
 Exit verdict_of(const Repository& repo, bool damaged) {
     return damaged || !repo.damage.empty() || !repo.doubts.empty() ? Exit::damaged : Exit::ok;
 }
@@ -516,4 +521,236 @@ TEST_CASE("hostile client: packs whose tables are not true give an error, and a 
     }
     check_deeds(store, allowed, {"restore", "check"});
     check_deeds(store, {Exit::ok, Exit::damaged}, {"backup", "repair"});
+}
+
+// ---- a server that alters, swaps, hides and replays --------------------------------------------------------
+
+namespace {
+
+bool is_slow() { return std::getenv("NFREEZE_TEST_SLOW") != nullptr; }
+
+/// A small repository: one key, three segments of which one is superseded, packs of two backups; what the source
+/// was at each of them.
+struct Small {
+    support::TempDir dir;
+    TestStore store = new_repository();
+    std::vector<TestStore> before; // as it was before each backup
+    std::vector<std::map<std::string, std::string>> sources;
+    std::vector<Snapshot> snapshots;
+
+    static BackupOptions options() {
+        BackupOptions o;
+        o.connections = 1;
+        o.allow_shrink = true;
+        return o;
+    }
+    Snapshot back_up(Store& to) const {
+        auto repo = open_repository(to);
+        return Backup(*repo, options()).run((dir / "src").string(), Scene::record(kHost)).snapshot;
+    }
+    void write(const char* path, size_t size, uint64_t seed) const { support::write_file(dir / "src" / path, string_of(noise(size, seed))); }
+    Small() {
+        write("a", 300, 1);
+        write("d/b", 200, 2);
+        support::fs::create_symlink("a", dir / "src/link");
+        for (uint64_t n = 0; n < 2; ++n) {
+            if (n == 1) write("d/c", 250, 3);
+            before.emplace_back(store);
+            sources.push_back(picture(dir / "src"));
+            snapshots.push_back(back_up(store));
+            store.clock += 100;
+        }
+        support::settle(); // so that another backup reads nothing again
+    }
+    static const Small& get() {
+        static const Small small;
+        return small;
+    }
+};
+
+/// What a client sees of a small repository that was tampered with. Throws where anything is wrong that is not said.
+struct Sight {
+    Exit restore = Exit::ok, list = Exit::ok, check = Exit::ok;
+    bool nothing_wrong = true; // all that was restored is right
+    bool whole = false;        // all of the newest snapshot was restored
+};
+Sight look_at(Store& store, bool all_verbs = true) {
+    auto& small = Small::get();
+    Sight seen;
+    support::TempDir dest;
+    seen.restore = quiet_exit_of([&] { return restore_into(store, dest / "to"); });
+    // An older state is right as well: without --expect nobody can tell.
+    auto newest = wrong_in(dest / "to", small.sources[1], false), older = wrong_in(dest / "to", small.sources[0], false);
+    seen.nothing_wrong = newest.empty() || older.empty();
+    seen.whole = wrong_in(dest / "to", small.sources[1], true).empty();
+    if (all_verbs) {
+        seen.list = quiet_exit_of([&] { return list_all(store); });
+        seen.check = quiet_exit_of([&] { return check_all(store); });
+    }
+    return seen;
+}
+/// Whatever was done to the store: what is restored is right, and where something is missing that is said.
+void check_sight(Store& store, bool older_is_right = false, bool all_verbs = true) {
+    auto seen = look_at(store, all_verbs);
+    CHECK(seen.nothing_wrong);
+    CHECK((seen.restore == Exit::ok || seen.restore == Exit::damaged));
+    CHECK((seen.list == Exit::ok || seen.list == Exit::damaged));
+    CHECK((seen.check == Exit::ok || seen.check == Exit::damaged));
+    if (seen.restore == Exit::ok && !older_is_right) CHECK(seen.whole);
+    if (all_verbs && seen.restore == Exit::damaged) CHECK(seen.check == Exit::damaged);
+}
+/// A repair and a backup make all well again that is still on the disk: the newest snapshot, and whatever is stored
+/// from now on. What is lost of an older one is said.
+void check_heals(TestStore& store, bool all_is_there = false) {
+    support::TempDir dest;
+    CHECK(quiet_exit_of([&] { return repair(store), Exit::ok; }) == Exit::ok);
+    CHECK(quiet_exit_of([&] { return Small::get().back_up(store), Exit::ok; }) == Exit::ok);
+    CHECK(quiet_exit_of([&] { return restore_into(store, dest / "to"); }) == Exit::ok);
+    CHECK(wrong_in(dest / "to", Small::get().sources[1], true) == "");
+    auto check = quiet_exit_of([&] { return check_all(store); });
+    CHECK((check == Exit::ok || (check == Exit::damaged && !all_is_there)));
+}
+
+} // namespace
+
+TEST_CASE("hostile server: any byte of any object flipped, any object cut anywhere or longer: right data or exit code 5, and a repair heals it") {
+    auto& small = Small::get();
+    const size_t step = is_slow() ? 1 : 7;
+    size_t altered = 0;
+    for (auto& [name, bytes] : small.store.objects) {
+        if (name.starts_with("keys/")) continue; // below
+        for (size_t at = altered % step; at < bytes.size(); at += step, ++altered) {
+            for (bool cut : {false, true}) {
+                INFO(text(name, cut ? " cut to " : " flipped at ", at, " of ", bytes.size()));
+                TestStore store(small.store);
+                auto& object = store.objects.at(name);
+                if (cut) object.resize(at);
+                else object[at] ^= uint8_t(1u << at % 8);
+                bool all = at / step % 8 == 0;
+                check_sight(store, name.starts_with("index/"), all);
+                if (all) check_heals(store, name.starts_with("index/"));
+            }
+        }
+        for (size_t more : {1, 16, 70000}) {
+            INFO(text(name, " with ", more, " bytes more"));
+            TestStore store(small.store);
+            store.objects.at(name).resize(bytes.size() + more);
+            check_sight(store, name.starts_with("index/"));
+            check_heals(store);
+        }
+    }
+    INFO(altered, " bytes");
+    CHECK(altered * step > 2000);
+}
+
+TEST_CASE("hostile server: a key object flipped or cut anywhere, or longer, is damage, and nobody is asked for a passphrase") {
+    auto& small = Small::get();
+    auto name = small.store.names("keys").at(0);
+    auto open = [&](TestStore& store) {
+        return exit_of([&]() -> Exit {
+            Captured said;
+            Repository::open(store, []() -> Secret { throw std::runtime_error("asked for a passphrase"); });
+            return Exit::ok;
+        });
+    };
+    Captured said;
+    for (size_t at = 0; at < kKeySize; ++at) {
+        CAPTURE(at);
+        TestStore flipped(small.store), cut(small.store);
+        flipped.objects.at(name)[at] ^= 1;
+        cut.objects.at(name).resize(at);
+        CHECK(open(flipped) == Exit::damaged);
+        CHECK(open(cut) == Exit::damaged);
+    }
+    TestStore longer(small.store);
+    longer.objects.at(name).push_back(0);
+    CHECK(open(longer) == Exit::damaged);
+}
+
+TEST_CASE("hostile server: objects swapped, replaced by others of this or of another repository, under any name: right data or exit code 5") {
+    auto& small = Small::get();
+    Captured said;
+    // The same files in other repositories: with the same passphrase, and with another.
+    std::vector<TestStore> others;
+    for (auto* words : {"correct horse battery staple", "another"}) {
+        auto& other = others.emplace_back();
+        Repository::init(other, Secret(std::string_view(words)), cheap(), 1, "test");
+        auto repo = Repository::open(other, [&] { return Secret(std::string_view(words)); });
+        Backup(*repo, Small::options()).run((small.dir / "src").string(), Scene::record(kHost));
+    }
+    for (auto& [name, bytes] : small.store.objects) {
+        if (name.starts_with("keys/")) continue;
+        bool index = name.starts_with("index/");
+        for (auto& [other, other_bytes] : small.store.objects) {
+            if (other == name) continue;
+            INFO(name, " and ", other);
+            TestStore replaced(small.store), swapped(small.store), moved(small.store);
+            replaced.objects.at(name) = other_bytes;
+            swapped.objects.at(name).swap(swapped.objects.at(other));
+            check_sight(replaced, index);
+            if (!other.starts_with("keys/")) check_sight(swapped, true);
+            moved.objects[name.substr(0, name.find('/')) + other.substr(other.find('/'))] = other_bytes; // in another directory
+            check_sight(moved, index, false);
+        }
+        for (auto& other : others)
+            for (auto& [foreign, foreign_bytes] : other.objects) {
+                INFO(name, " replaced by ", foreign, " of another repository, or beside it");
+                TestStore replaced(small.store), beside(small.store);
+                replaced.objects.at(name) = foreign_bytes;
+                check_sight(replaced, index);
+                if (foreign.starts_with("keys/")) continue;
+                beside.objects[foreign] = foreign_bytes;
+                check_sight(beside, true, false); // segments that do not open are doubtful: that is said
+            }
+    }
+    // Another repository's key in place of ours, or all but the key of another one.
+    for (auto& other : others) {
+        TestStore key(small.store), rest(other);
+        for (auto& n : key.names("keys")) key.objects.erase(n);
+        for (auto& n : other.names("keys")) key.objects[n] = other.objects.at(n);
+        for (auto& n : rest.names("keys")) rest.objects.erase(n);
+        for (auto& n : small.store.names("keys")) rest.objects[n] = small.store.objects.at(n);
+        for (auto* store : {&key, &rest}) {
+            auto exit = exit_of([&] { return Repository::open(*store, passphrase), Exit::ok; });
+            CHECK((exit == Exit::damaged || exit == Exit::passphrase));
+        }
+    }
+}
+
+TEST_CASE("hostile server: any object or any pair of objects withheld, and old ones brought back: right data or exit code 5") {
+    auto& small = Small::get();
+    Captured said;
+    std::vector<std::string> names;
+    for (auto& [name, bytes] : small.store.objects)
+        if (!name.starts_with("keys/")) names.push_back(name);
+    for (auto& a : names)
+        for (auto& b : names) {
+            INFO(a, " and ", b);
+            TestStore store(small.store);
+            store.hidden = {a, b};
+            check_sight(store, true);
+            bool has_packs = std::ranges::none_of(store.hidden, [](auto& n) { return n.starts_with("packs/"); });
+            if (a.starts_with("packs/") && b.starts_with("packs/")) { // a backup sends again what is not there, and it counts
+                small.back_up(store);
+                auto seen = look_at(store);
+                CHECK(seen.whole);
+                CHECK(seen.restore == Exit::ok);
+                store.hidden.clear();
+                CHECK(look_at(store).check == Exit::ok);
+            } else if (has_packs) { // the packs alone are enough
+                store.objects.erase(a);
+                store.objects.erase(b);
+                store.hidden.clear();
+                check_heals(store, true);
+            }
+        }
+    // Old states, whole and in parts: what was listed then beside what is now.
+    for (auto& old : small.before) {
+        TestStore store(old);
+        check_sight(store, true);
+        CHECK(look_at(store).restore == Exit::ok); // consistent: --expect is what notices it
+        for (auto& n : small.store.names("packs")) store.objects[n] = small.store.objects.at(n);
+        check_sight(store, true);
+        CHECK_FALSE(open_repository(store)->index.snapshots.contains(small.snapshots[1].id)); // which is what --expect looks for
+    }
 }
