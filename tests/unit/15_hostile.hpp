@@ -754,3 +754,182 @@ TEST_CASE("hostile server: any object or any pair of objects withheld, and old o
         CHECK_FALSE(open_repository(store)->index.snapshots.contains(small.snapshots[1].id)); // which is what --expect looks for
     }
 }
+
+TEST_CASE("hostile server: names in a listing that are none of ours are passed over, and none reaches a terminal as it is") {
+    auto& small = Small::get();
+    std::vector<std::string> odd{"", ".", "..", "../../outside/file", "a/b", "/", std::string("a\0b", 3), std::string("\0", 1), "\x1b[31m\x07\n\r", "\xff\xfe", "\xc2\x9b",
+                                 std::string(64, 'g'), std::string(64, 'A'), std::string(64, '/'), std::string(73, '-'), std::string(1'000'000, 'x'),
+                                 "0000000g-" + std::string(64, '0'), "-0000001-" + std::string(64, '0'), "+0000001-" + std::string(64, '0'), "00000001_" + std::string(64, '0')};
+    TestStore store(small.store);
+    store.on_list = [&](const std::string&, auto& found) {
+        for (auto& name : odd) {
+            found.insert(found.begin(), {name, 1000, 5});
+            found.push_back({name, UINT64_MAX, INT64_MIN});
+        }
+    };
+    for (auto& deed : deeds()) {
+        INFO(std::string(deed.name));
+        support::TempDir dir;
+        auto wrong = bounded([&] {
+            TestStore copy(store);
+            copy.on_list = store.on_list;
+            return deed.run(copy, dir.path());
+        }, {Exit::ok});
+        CHECK(wrong == "");
+        if (std::string_view(deed.name) == "restore") CHECK(wrong_in(dir / "dest", small.sources[1], true) == "");
+    }
+    // Where there is no repository, what is there is named: fit for a terminal.
+    for (auto& name : odd) {
+        TestStore other;
+        other.directories.insert("");
+        other.on_list = [&](const std::string&, auto& found) { found.push_back({name, 1, 1}); };
+        auto words = complaint([&] { Repository::init(other, passphrase(), cheap(), 1, "test"); });
+        CHECK(!words.empty());
+        CHECK(is_printable(words));
+        CHECK(other.objects.empty());
+    }
+}
+
+TEST_CASE("hostile server: sizes and times in a listing are whatever it likes: right data or exit code 5") {
+    auto& small = Small::get();
+    Captured said;
+    for (auto& [name, bytes] : small.store.objects) {
+        uint64_t size = bytes.size();
+        for (uint64_t listed : {uint64_t(0), uint64_t(1), size - 1, size + 1, uint64_t(kHead), uint64_t(kSegmentMax), uint64_t(INT64_MAX), uint64_t(INT64_MAX) + 1, UINT64_MAX}) {
+            INFO(name, " of ", size, " bytes is listed with ", listed);
+            TestStore store(small.store);
+            store.on_list = [&](const std::string& dir, auto& found) {
+                for (auto& o : found)
+                    if (dir + "/" + o.name == name) o.size = listed;
+            };
+            if (name.starts_with("keys/")) {
+                CHECK(quiet_exit_of([&] { return Repository::open(store, passphrase), Exit::ok; }) == Exit::damaged);
+                continue;
+            }
+            check_sight(store, name.starts_with("index/"), listed % 2 == 0);
+            store.on_list = nullptr;
+            check_sight(store);
+        }
+    }
+    for (int64_t time : {INT64_MIN, int64_t(-1), int64_t(0), INT64_MAX - 1, INT64_MAX}) {
+        CAPTURE(time);
+        TestStore store(small.store);
+        store.on_list = [&](const std::string&, auto& found) {
+            for (auto& o : found) o.mtime = time;
+        };
+        check_sight(store);
+        CHECK(look_at(store).restore == Exit::ok);
+        for (auto verb : {"backup", "prune", "repair"}) {
+            auto deed = std::ranges::find(deeds(), std::string_view(verb), [](auto& d) { return std::string_view(d.name); });
+            support::TempDir dir;
+            auto exit = quiet_exit_of([&] { return deed->run(store, dir.path()); });
+            CHECK((exit == Exit::ok || exit == Exit::damaged));
+        }
+        store.on_list = nullptr;
+        CHECK(quiet_exit_of([&] { return check_all(store); }) == Exit::ok);
+    }
+}
+
+namespace {
+
+/// A server that makes names up, and for each of them bytes.
+struct Endless : Forward {
+    std::string dir;
+    size_t number;
+    std::function<std::string(uint64_t)> name;
+    std::atomic<int> reads{0};
+    std::vector<ObjectInfo> list(const std::string& which) override {
+        auto found = Forward::list(which);
+        if (which == dir) {
+            found.reserve(found.size() + number);
+            for (uint64_t i = 0; i < number; ++i) found.push_back({name(i), 500, 1'000'000'000});
+        }
+        return found;
+    }
+    Bytes read(const std::string& which, uint64_t offset, size_t length) override {
+        try {
+            return Forward::read(which, offset, length);
+        } catch (const NotThere&) {
+            ++reads;
+            return noise(length, uint64_t(reads));
+        }
+    }
+};
+
+} // namespace
+
+TEST_CASE("hostile server: a million names cost bounded time and memory, whatever they look like") {
+    auto hash = [](uint64_t i) { return hex(sha256({reinterpret_cast<const uint8_t*>(&i), sizeof i})); };
+    auto seq = [](uint64_t i) { return text(std::hex, std::setw(8), std::setfill('0'), i, "-"); };
+    std::string dir;
+    std::function<std::string(uint64_t)> name;
+    std::set<std::string> verbs{"restore"};
+    SUBCASE("names of nothing in index/") {
+        dir = "index";
+        name = [](uint64_t i) { return text("name ", i); };
+    }
+    SUBCASE("names of segments in index/") {
+        dir = "index";
+        name = [=](uint64_t i) { return seq(i) + hash(i); };
+    }
+    SUBCASE("the name of one segment under a million numbers") {
+        dir = "index";
+        auto one = hash(1);
+        name = [=](uint64_t i) { return seq(i) + one; };
+    }
+    SUBCASE("names of packs") {
+        dir = "packs";
+        name = hash;
+        verbs = {"restore", "prune"};
+    }
+    SUBCASE("names of keys") {
+        dir = "keys";
+        name = hash;
+        auto wrong = bounded([&] {
+            TestStore objects(Small::get().store);
+            Endless store;
+            store.to = &objects;
+            store.dir = dir;
+            store.number = 1'000'000;
+            store.name = name;
+            return Repository::open(store, passphrase), Exit::ok;
+        }, {Exit::damaged}, 60);
+        CHECK(wrong == "");
+        return;
+    }
+    for (auto& deed : deeds()) {
+        if (!verbs.contains(deed.name)) continue;
+        INFO(std::string(deed.name));
+        support::TempDir work;
+        auto wrong = bounded([&] {
+            TestStore objects(Small::get().store);
+            Endless store;
+            store.to = &objects;
+            store.dir = dir;
+            store.number = 1'000'000;
+            store.name = name;
+            return deed.run(store, work.path());
+        }, {Exit::ok, Exit::damaged}, 60);
+        CHECK(wrong == "");
+        CHECK(wrong_in(work / "dest", Small::get().sources[1], false) == "");
+    }
+}
+
+TEST_CASE("hostile server: key objects that ask for a scrypt of a terabyte, or of none, are refused before that") {
+    auto& small = Small::get();
+    for (auto& [log_n, r, p] : {std::tuple<uint8_t, uint32_t, uint32_t>{30, 8, 1}, {20, 8192, 1}, {15, UINT32_MAX, 1}, {63, 8, 1}, {255, 8, 1}, {15, 8, UINT32_MAX}, {15, 8, 17},
+                                {0, 0, 0}, {0, 8, 1}, {14, 8, 1}, {15, 0, 1}, {15, 1, 1}, {15, 8, 0}}) {
+        INFO(int(log_n), " ", r, " ", p);
+        Writer w;
+        w.raw(kKeyMagic);
+        w.u8(log_n);
+        w.u32(r);
+        w.u32(p);
+        w.raw(noise(kKeySize - w.size(), 1));
+        TestStore only(small.store), beside(small.store);
+        for (auto& n : only.names("keys")) only.objects.erase(n);
+        for (auto* store : {&only, &beside}) store->put(object_name("keys", sha256(w.view())), w.view());
+        CHECK(bounded([&] { return Repository::open(only, passphrase), Exit::ok; }, {Exit::damaged}, 10) == "");
+        CHECK(bounded([&] { return Repository::open(beside, passphrase), Exit::ok; }, {Exit::ok, Exit::damaged}, 10) == "");
+    }
+}
