@@ -28,3 +28,4 @@
 #include "unit/13_prune.hpp"
 #include "unit/14_faults.hpp"
 #include "unit/15_hostile.hpp"
+#include "unit/16_secrets.hpp"
