@@ -147,6 +147,40 @@ TEST_CASE("secrets: of a passphrase, and of all keys that it leads to, nothing i
     CHECK(search.found() == "");
 }
 
+TEST_CASE("secrets: each step leaves nothing behind in memory that was freed, before anything else uses that") {
+    for (auto* step : {"a key object is made", "a key object is opened", "a wrong passphrase is tried", "a sheet is printed", "a sheet is read", "keys are derived", "an object is sealed"}) {
+        CAPTURE(std::string(step));
+        MemorySearch search;
+        CHECK(search.found() == ""); // all buffers of the search are made
+        {
+            auto words = fresh_words(28), master = fresh_words(32);
+            search.add("the passphrase", words.view());
+            search.add("the master key", master.view());
+            Keys keys(master);
+            search.add("the pack key", keys.pack.view());
+            std::string_view now = step;
+            Bytes object;
+            if (now.find("key object") != now.npos || now.find("wrong") != now.npos) object = encode_key_object(master, words, cheap(), 1, "test");
+            if (now == "a key object is opened") CHECK(open_key_object(object, words).has_value());
+            if (now == "a wrong passphrase is tried") CHECK_FALSE(open_key_object(object, fresh_words(28)).has_value());
+            if (now.find("sheet") != now.npos) {
+                auto sheet = recovery_sheet(master);
+                search.add("the sheet", as_bytes(sheet).subspan(35, 20));
+                if (now == "a sheet is read") CHECK(read_recovery_sheet(sheet) == master);
+                wipe(sheet);
+            }
+            if (now == "an object is sealed") {
+                Sealer sealer(kPackLabel, keys.pack);
+                sealer.add({}, noise(1000, 1));
+                auto sealed = sealer.finish();
+                search.add("the object's key", hkdf(keys.pack.view(), sealed.salt, "nfreeze object").view());
+                CHECK(open_object(kPackLabel, keys.pack, sealed.bytes, "a pack").frames.size() == 1);
+            }
+        }
+        CHECK(search.found() == "");
+    }
+}
+
 TEST_CASE("secrets: a passphrase leaves nothing behind on its way from a file or a command, however long it is") {
     for (size_t length : {size_t(8), size_t(15), size_t(16), size_t(40), size_t(5000)}) {
         CAPTURE(length);
