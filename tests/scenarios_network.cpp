@@ -3,7 +3,6 @@
 #include <unistd.h>
 
 #include <csignal>
-#include <cstdlib>
 
 #include "support.hpp"
 #include "trees.hpp"
@@ -14,18 +13,6 @@ namespace {
 
 constexpr std::uint64_t MiB = 1 << 20;
 constexpr std::int64_t mib = 1 << 20; // of the proxy's counters
-
-bool slow_tests() { return std::getenv("NFREEZE_TEST_SLOW") != nullptr; }
-
-// The line of sshd_config in which an append-only server consists.
-Sshd::Options append_only() {
-    Sshd::Options options;
-    options.ordinary_account = true;
-    options.config = {
-        "ForceCommand internal-sftp -P "
-        "remove,rmdir,rename,posix-rename,setstat,fsetstat,lsetstat,hardlink,symlink,copy-data"};
-    return options;
-}
 
 // A repository behind a proxy with one snapshot, of which each round begins with a copy: so all rounds
 // of one kind hold the same conversation, and a cut comes at the same place in it.

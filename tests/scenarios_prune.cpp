@@ -256,11 +256,7 @@ TEST_CASE("prune: refuses while a part of the index is missing, and deletes noth
 }
 
 TEST_CASE("prune: on an append-only server it says why it cannot delete, and all else goes on to work") {
-    Sshd::Options options;
-    options.ordinary_account = true;
-    options.config = {"ForceCommand internal-sftp -P "
-                      "remove,rmdir,rename,posix-rename,setstat,fsetstat,lsetstat,hardlink,symlink,copy-data"};
-    Sshd server(options);
+    Sshd server(append_only());
     const Site site(server);
     forget_a_snapshot(site);
     const auto packs = packs_of(site);

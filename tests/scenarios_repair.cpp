@@ -405,10 +405,7 @@ TEST_CASE("repair: a byte flipped anywhere in a small pack of a tree or of data 
 }
 
 TEST_CASE("repair: on a server that lets nothing be deleted it works as well") {
-    Sshd::Options options;
-    options.ordinary_account = true;
-    options.config = {"ForceCommand internal-sftp -P remove,rmdir,rename,posix-rename,setstat,fsetstat,lsetstat,hardlink,symlink,copy-data"};
-    Sshd server(options);
+    Sshd server(append_only());
     const Copy site(server);
     const fs::path pack = largest(packs_of(site));
     flip_byte(pack, 1000);
@@ -673,10 +670,7 @@ TEST_CASE("append-only: check says whether a server lets objects be changed, and
         CHECK(lines_of(json.out).back() == "{\"append_only\":false}");
     }
     SUBCASE("an append-only server refuses everything") {
-        Sshd::Options options;
-        options.ordinary_account = true;
-        options.config = {"ForceCommand internal-sftp -P remove,rmdir,rename,posix-rename,setstat,fsetstat,lsetstat,hardlink,symlink,copy-data"};
-        Sshd server(options);
+        Sshd server(append_only());
         const Site site(server);
         write_file(site.src / "file", "content");
         site.init_or_fail();
@@ -734,10 +728,7 @@ TEST_CASE("append-only: check says whether a server lets objects be changed, and
 }
 
 TEST_CASE("append-only: with -q a good answer is no words") {
-    Sshd::Options options;
-    options.ordinary_account = true;
-    options.config = {"ForceCommand internal-sftp -P remove,rmdir,rename,posix-rename,setstat,fsetstat,lsetstat,hardlink,symlink,copy-data"};
-    Sshd server(options);
+    Sshd server(append_only());
     const Site site(server);
     site.init_or_fail();
     const Result result = site.nfreeze({"check", "--append-only", "-q", site.url});

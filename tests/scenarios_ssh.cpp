@@ -579,20 +579,6 @@ TEST_CASE("servers: far away, 20 ms each way, many small files do not cost a rou
     CHECK(compare(site.src, site.dest) == "");
 }
 
-namespace {
-
-// The line of sshd_config in which an append-only server consists.
-Sshd::Options append_only() {
-    Sshd::Options options;
-    options.ordinary_account = true;
-    options.config = {
-        "ForceCommand internal-sftp -P "
-        "remove,rmdir,rename,posix-rename,setstat,fsetstat,lsetstat,hardlink,symlink,copy-data"};
-    return options;
-}
-
-} // namespace
-
 TEST_CASE(
     "servers: an append-only one, for an account that is not root, takes backup after backup") {
     Sshd server(append_only());

@@ -7,7 +7,6 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-#include <cstdlib>
 #include <cstring>
 #include <fstream>
 
@@ -261,7 +260,7 @@ TEST_CASE("memory: a file of 4 GB is backed up and restored in less than 200 MB"
     // 4 GiB on the disk twice. All of it is read and cut; most of it is there already after the
     // first part.
     Site site(Site::Kind::local);
-    if (std::getenv("NFREEZE_TEST_SLOW") == nullptr)
+    if (!slow_tests())
         return skipped("a file of 4 GB: takes half a minute; NFREEZE_TEST_SLOW=1 runs it");
     if (free_bytes(site.dir.path()) < 10'000 * MiB)
         return skipped("a file of 4 GB: there is no room for it twice");

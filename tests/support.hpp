@@ -36,6 +36,8 @@ using std::chrono::milliseconds;
 // printed at once and again in a list before the runner's summary, so that it cannot pass unseen.
 void skipped(const std::string& reason);
 
+// NFREEZE_TEST_SLOW is set: what takes long is tested as well.
+[[nodiscard]] bool slow_tests();
 [[nodiscard]] bool is_root();
 [[nodiscard]] bool have_program(const std::string& name);
 // Whether this process may give its children private mount points (root with CAP_SYS_ADMIN).
@@ -225,6 +227,10 @@ class Sshd {
     RunOptions run_;
     std::unique_ptr<Child> child_;
 };
+
+// A server on which nothing can be changed or removed, for an account that is not root: one line of
+// sshd_config.
+[[nodiscard]] Sshd::Options append_only();
 
 // One server for all tests that need nothing special, started at the first call.
 [[nodiscard]] Sshd& shared_sshd();

@@ -189,6 +189,8 @@ std::string clipped(const std::string& text) {
 
 } // namespace
 
+bool slow_tests() { return std::getenv("NFREEZE_TEST_SLOW") != nullptr; }
+
 bool is_root() { return geteuid() == 0; }
 
 bool have_program(const std::string& name) { return !find_program(name).empty(); }

@@ -275,6 +275,15 @@ std::string Sshd::known_hosts_lines(int port) const {
     return text;
 }
 
+Sshd::Options append_only() {
+    Sshd::Options options;
+    options.ordinary_account = true;
+    options.config = {
+        "ForceCommand internal-sftp -P "
+        "remove,rmdir,rename,posix-rename,setstat,fsetstat,lsetstat,hardlink,symlink,copy-data"};
+    return options;
+}
+
 Sshd& shared_sshd() {
     static Sshd server;
     server.start();

@@ -11,7 +11,7 @@ build='g++ make cmake pkg-config libcrypto++-dev libxxhash-dev libzstd-dev libss
 case ${1:-} in
 build) packages=$build ;;
 demo) packages="$build openssh-server openssh-client" ;;
-test) packages="$build openssh-server openssh-client doctest-dev rsync attr acl git
+test) packages="$build openssh-server openssh-client doctest-dev rsync attr acl git rclone
     python3 python3-cryptography python3-xxhash python3-zstandard" ;;
 bench) packages="$build openssh-server openssh-client python3 restic borgbackup rclone" ;;
 *)

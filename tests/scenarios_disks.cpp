@@ -1,0 +1,417 @@
+// Disks that are full, read-only or closed, on the server's side and on ours; and servers other than
+// OpenSSH's internal one.
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "support.hpp"
+#include "trees.hpp"
+
+using namespace support;
+
+namespace {
+
+constexpr std::uint64_t KiB = 1 << 10, MiB = 1 << 20;
+
+// A small file system of its own, which the processes of one mount namespace see: those of a server, or
+// of a program that is started by run().
+class SmallDisk {
+  public:
+    explicit SmallDisk(std::string options) : options_(std::move(options) + ",mode=0755") {}
+    [[nodiscard]] Mount mount() const { return {"", place_.path(), options_}; }
+    [[nodiscard]] fs::path path() const { return place_.path(); } // as its users call it
+    // Nobody but the programs that run() starts sees it.
+    void keep_for_ourselves() {
+        RunOptions options;
+        options.mounts = {mount()};
+        options.timeout = std::chrono::hours(1);
+        holder_ = std::make_unique<Child>(Strings{"sleep", "3600"}, options);
+        see_through(holder_->pid());
+    }
+    void see_through(pid_t pid) {
+        pid_ = pid;
+        REQUIRE(wait_until([&] { return fs::exists(inside()) && stat_of(inside()).f_blocks != stat_of(path()).f_blocks; },
+                           milliseconds(10'000)));
+    }
+    // The same files, as the tests see them.
+    [[nodiscard]] fs::path inside(const fs::path& name = {}) const {
+        return fs::path("/proc/" + std::to_string(pid_) + "/root" + path().string()) / name;
+    }
+    [[nodiscard]] std::uint64_t free() const { return stat_of(inside()).f_bavail * stat_of(inside()).f_frsize; }
+    // Leaves only so many bytes, or fewer by less than a page.
+    void leave(std::uint64_t bytes) const {
+        make_room();
+        const std::uint64_t have = free();
+        if (have > bytes) write_file(inside("filler"), std::string(have - bytes, '\0'));
+    }
+    void make_room() const { fs::remove(inside("filler")); }
+    void remount(const std::string& options) const {
+        must_run({"nsenter", "--mount=/proc/" + std::to_string(pid_) + "/ns/mnt", "mount", "-o", "remount," + options, path()});
+    }
+    Result run(const Strings& arguments, const RunOptions& options) const {
+        Strings argv{"nsenter", "--mount=/proc/" + std::to_string(pid_) + "/ns/mnt", "--", nfreeze_binary()};
+        argv.insert(argv.end(), arguments.begin(), arguments.end());
+        return support::run(argv, options);
+    }
+
+  private:
+    static struct statvfs stat_of(const fs::path& path) {
+        struct statvfs found {};
+        static_cast<void>(::statvfs(path.c_str(), &found));
+        return found;
+    }
+    TempDir place_;
+    std::string options_;
+    std::unique_ptr<Child> holder_;
+    pid_t pid_ = -1;
+};
+
+bool can_have_small_disks() { return can_mount() && have_program("nsenter"); }
+
+// A repository on a small disk, behind a server or not.
+struct Crowded {
+    Crowded(const std::string& kind, const std::string& disk_options) : disk(disk_options) {
+        if (kind == "local") {
+            disk.keep_for_ourselves();
+            site = std::make_unique<Site>(Site::Kind::local);
+            site->url = (disk.path() / "repo").string();
+        } else {
+            Sshd::Options options = kind == "append-only" ? append_only() : Sshd::Options{};
+            options.mounts = {disk.mount()};
+            server = std::make_unique<Sshd>(options);
+            disk.see_through(server->pid());
+            if (kind == "append-only") give_to(disk.inside(), server->uid());
+            site = std::make_unique<Site>(*server);
+            site->repo = disk.path() / "repo";
+            site->url = site->remote(server->port());
+        }
+    }
+    Result nfreeze(const Strings& arguments) const {
+        return server ? site->nfreeze(arguments) : disk.run(arguments, site->options);
+    }
+    void must(const Strings& arguments) const {
+        const Result result = nfreeze(arguments);
+        REQUIRE_EXIT(result, 0);
+    }
+    Result backup() const { return nfreeze({"backup", site->src, site->url}); }
+    // `torn`: a segment may have been left cut where nothing can be removed. Until the next backup has
+    // noted that, nobody knows what it held.
+    void check_code(const Result& result, bool torn) const {
+        if (!torn || result.code != 5) CHECK_EXIT(result, 0);
+        else CHECK_NAMES(result.err, "the next backup notes it");
+    }
+    void check_whole() const {
+        const Result check = nfreeze({"check", "--read-data", site->url});
+        CHECK_EXIT(check, 0);
+    }
+    void check_restores(const fs::path& wanted, bool torn = false) const {
+        remove_tree(site->dest);
+        const Result restore = nfreeze({"restore", site->url, site->dest});
+        check_code(restore, torn);
+        CHECK(compare(wanted, site->dest) == "");
+    }
+    SmallDisk disk;
+    std::unique_ptr<Sshd> server;
+    std::unique_ptr<Site> site;
+};
+
+// One sentence that says what is the matter.
+void check_full(const Result& result) {
+    CHECK_EXIT(result, 1);
+    CHECK_MESSAGE(lines_of(result.err).size() == 1, result.err);
+    CHECK_MESSAGE((contains(result.err, "No space left") || contains(result.err, "full")), result.err);
+}
+
+} // namespace
+
+TEST_SUITE_BEGIN("disks");
+
+TEST_CASE("disks: the server's is full, whichever object is being written: what was there is whole, and with room the next run completes") {
+    if (!can_have_small_disks()) return skipped("a small disk of its own: needs root, mount namespaces and nsenter");
+    for (const std::string kind : {"local", "sftp", "append-only"}) {
+        CAPTURE(kind);
+        const Crowded c(kind, "size=64m");
+        write_file(c.site->src / "first", random_bytes(100'000, 1));
+        c.must({"init", c.site->url});
+        c.must({"backup", c.site->src, c.site->url});
+        copy_tree(c.site->src, c.site->dir / "first");
+        copy_tree(c.disk.inside("repo"), c.site->dir / "before");
+        write_random_file(c.site->src / "large", 17 * MiB, 2); // two packs of data
+        settle();
+        const std::uint64_t before = c.disk.free();
+        c.must({"backup", c.site->src, c.site->url});
+        const std::uint64_t grown = before - c.disk.free();
+        REQUIRE(grown > 17 * MiB);
+        // The last few pages are the list of files and the segment.
+        std::vector<std::uint64_t> room{10 * MiB, grown - 4 * KiB};
+        if (kind == "sftp" || slow_tests()) room.insert(room.end(), {0, grown - MiB, grown - 8 * KiB});
+        if (slow_tests()) room.insert(room.end(), {MiB, grown - 16 * KiB, grown - 12 * KiB});
+        for (const std::uint64_t bytes : room) {
+            CAPTURE(bytes);
+            remove_tree(c.disk.inside("repo"));
+            copy_tree(c.site->dir / "before", c.disk.inside("repo"));
+            c.disk.leave(bytes);
+            const Result full = c.backup();
+            check_full(full);
+            CHECK_NAMES(full.err, "KiB are free");
+            c.check_restores(c.site->dir / "first", kind == "append-only"); // on a full disk
+            c.disk.make_room();
+            const Result again = c.backup();
+            REQUIRE_EXIT(again, 0);
+            c.check_restores(c.site->src);
+        }
+        c.check_whole();
+    }
+}
+
+TEST_CASE("disks: no inodes are left on the server, which is no lack of space") {
+    if (!can_have_small_disks()) return skipped("a small disk of its own: needs root, mount namespaces and nsenter");
+    for (const std::string kind : {"local", "sftp"}) {
+        CAPTURE(kind);
+        const Crowded c(kind, "size=32m,nr_inodes=100");
+        write_file(c.site->src / "first", "content");
+        c.must({"init", c.site->url});
+        c.must({"backup", c.site->src, c.site->url});
+        for (int i = 0; i < 90; ++i) {
+            struct statvfs now {};
+            REQUIRE(::statvfs(c.disk.inside().c_str(), &now) == 0);
+            if (now.f_ffree <= 1) break; // room for the pack of data, none for that of the tree
+            write_file(c.disk.inside("filler" + std::to_string(i)), "");
+        }
+        write_random_file(c.site->src / "more", MiB, 1);
+        const Result full = c.backup();
+        check_full(full);
+        CHECK_NOT_NAMED(full.err, "KiB are free");
+        c.check_whole();
+        fs::remove(c.disk.inside("filler1"));
+        fs::remove(c.disk.inside("filler2"));
+        fs::remove(c.disk.inside("filler3"));
+        fs::remove(c.disk.inside("filler4"));
+        REQUIRE_EXIT(c.backup(), 0);
+        c.check_whole();
+        c.check_restores(c.site->src);
+    }
+}
+
+TEST_CASE("disks: a read-only one can be read, and a backup to it says why it cannot") {
+    if (!can_have_small_disks()) return skipped("a small disk of its own: needs root, mount namespaces and nsenter");
+    for (const std::string kind : {"local", "sftp"}) {
+        CAPTURE(kind);
+        const Crowded c(kind, "size=32m");
+        write_random_file(c.site->src / "first", MiB, 1);
+        c.must({"init", c.site->url});
+        c.must({"backup", c.site->src, c.site->url});
+        copy_tree(c.site->src, c.site->dir / "first");
+        write_random_file(c.site->src / "more", MiB, 2);
+        c.disk.remount("ro");
+        const Result refused = c.backup();
+        CHECK_EXIT(refused, 1);
+        CHECK_MESSAGE(lines_of(refused.err).size() == 1, refused.err);
+        CHECK_NOT_NAMED(refused.err, "are free");
+        if (kind == "local") CHECK_NAMES(refused.err, "Read-only file system");
+        c.check_whole();
+        c.check_restores(c.site->dir / "first");
+        c.disk.remount("rw");
+        REQUIRE_EXIT(c.backup(), 0);
+        c.check_restores(c.site->src);
+    }
+}
+
+TEST_CASE("disks: a server that offers reading only can be read") {
+    Site site;
+    write_random_file(site.src / "file", MiB, 1);
+    site.init_or_fail();
+    site.backup_or_fail();
+    Sshd::Options options;
+    options.sftp_arguments = "-R";
+    Sshd server(options);
+    append_file(site.home / ".ssh/known_hosts", server.known_hosts_lines());
+    const std::string url = site.remote(server.port());
+    const std::string before = fingerprint(site.repo);
+    const Result restore = site.nfreeze({"restore", url, site.dest});
+    CHECK_EXIT(restore, 0);
+    CHECK(compare(site.src, site.dest) == "");
+    const Result check = site.nfreeze({"check", "--read-data", url});
+    CHECK_EXIT(check, 0);
+    append_file(site.src / "file", "more");
+    const Result backup = site.nfreeze({"backup", site.src, url});
+    CHECK_EXIT(backup, 1);
+    CHECK_NAMES(backup.err, "permission");
+    CHECK(fingerprint(site.repo) == before);
+}
+
+TEST_CASE("disks: a restore to a full or read-only one keeps what is complete, leaves nothing half, and goes on when there is room") {
+    if (!can_have_small_disks()) return skipped("a small disk of its own: needs root, mount namespaces and nsenter");
+    Site site(Site::Kind::local);
+    for (std::uint64_t i = 0; i < 6; ++i) write_random_file(site.src / ("large" + std::to_string(i)), MiB, i);
+    for (int i = 0; i < 50; ++i) write_file(site.src / "small" / std::to_string(i), "content " + std::to_string(i));
+    site.init_or_fail();
+    site.backup_or_fail();
+    SmallDisk disk("size=4m");
+    disk.keep_for_ourselves();
+    const fs::path dest = disk.path() / "dest";
+    // rsync does not follow the way by which the tests see the disk.
+    const auto copied = [&] {
+        remove_tree(site.dest);
+        copy_tree(disk.inside("dest"), site.dest);
+        return site.dest;
+    };
+    const Result full = disk.run({"restore", site.url, dest}, site.options);
+    CHECK_EXIT(full, 3);
+    CHECK_NAMES(full.err, "No space left");
+    std::size_t large = 0;
+    for (const fs::path& file : files_below(copied())) {
+        CHECK_MESSAGE(read_file(file) == read_file(site.src / fs::relative(file, site.dest)), file.string());
+        large += file.parent_path() == site.dest;
+    }
+    CHECK(large >= 2);
+    CHECK(large < 6);
+    disk.remount("size=16m");
+    const Result rest = disk.run({"restore", site.url, dest}, site.options);
+    CHECK_EXIT(rest, 0);
+    CHECK(compare(site.src, copied()) == "");
+
+    fs::remove(disk.inside("dest/large0"));
+    write_file(disk.inside("dest/large1"), "mine");
+    disk.remount("ro");
+    const Result closed = disk.run({"restore", "--overwrite", site.url, dest}, site.options);
+    CHECK_EXIT(closed, 3);
+    CHECK_NAMES(closed.err, "Read-only file system");
+    CHECK(read_file(disk.inside("dest/large1")) == "mine");
+    const Result nowhere = disk.run({"restore", site.url, disk.path() / "other"}, site.options);
+    CHECK_EXIT(nowhere, 1);
+    CHECK_NAMES(nowhere.err, "other");
+    CHECK_NAMES(nowhere.err, "Read-only file system");
+    disk.remount("rw");
+    const Result again = disk.run({"restore", "--overwrite", site.url, dest}, site.options);
+    CHECK_EXIT(again, 0);
+    CHECK(compare(site.src, copied()) == "");
+}
+
+TEST_CASE("disks: a restore where some directories may not be written names them and restores the rest") {
+    if (!is_root()) return skipped("an account that may not write everywhere: needs root");
+    Site site(Site::Kind::local);
+    write_file(site.src / "a/one", "1");
+    write_file(site.src / "b/two", "2");
+    write_file(site.src / "c/three", "3");
+    give_to(site.src, account_uid);
+    site.init_or_fail();
+    site.backup_or_fail();
+    give_to(site.dir.path(), account_uid);
+    RunOptions as_account = site.options;
+    as_account.uid = account_uid;
+    fs::create_directories(site.dest / "b");
+    CHECK(chown(site.dest.c_str(), account_uid, account_uid) == 0);
+    const Result some = site.nfreeze({"restore", site.url, site.dest}, as_account);
+    CHECK_EXIT(some, 3);
+    CHECK_NAMES(some.err, "b");
+    CHECK_NAMES(some.err, "ermi"); // "Permission denied", "Operation not permitted"
+    CHECK(read_file(site.dest / "a/one") == "1");
+    CHECK(read_file(site.dest / "c/three") == "3");
+    CHECK(!fs::exists(site.dest / "b/two"));
+    fs::create_directories(site.dir / "closed");
+    chmod((site.dir / "closed").c_str(), 0755);
+    CHECK(chown((site.dir / "closed").c_str(), 0, 0) == 0);
+    const Result none = site.nfreeze({"restore", site.url, site.dir / "closed/dest"}, as_account);
+    CHECK((none.code == 1 || none.code == 3));
+    CHECK_NAMES(none.err, "closed/dest");
+    CHECK_NAMES(none.err, "Permission denied");
+}
+
+TEST_SUITE_END();
+
+namespace {
+
+// All that a server is asked for in a repository's life.
+void check_life_of_a_repository(const Site& site) {
+    const auto must = [&](const Strings& arguments) {
+        const Result result = site.nfreeze(arguments);
+        REQUIRE_EXIT(result, 0);
+        CHECK_MESSAGE(result.err == "", describe(result));
+        return result;
+    };
+    const auto check_whole = [&] {
+        CHECK_NAMES(must({"check", "--read-data", site.url}).out, "errors: 0");
+        remove_tree(site.dest);
+        must({"restore", site.url, site.dest});
+        CHECK(compare(site.src, site.dest) == "");
+    };
+    make_random_tree(site.src, 3, 20, 60'000);
+    write_random_file(site.src / "large", 4 * MiB, 1);
+    must({"init", site.url});
+    const std::string first = summary_of(must({"backup", site.src, site.url})).snapshot;
+    check_whole();
+    settle();
+    mutate_tree(site.src, 4, 6);
+    fs::remove(site.src / "large");
+    write_random_file(site.src / "other", MiB, 2);
+    const Result second = must({"backup", "--allow-shrink", site.src, site.url});
+    CHECK(summary_of(second).uploaded < 4 * MiB);
+    check_whole();
+    const std::size_t packs = packs_of(site).size();
+    const std::uint64_t bytes = site.repository_bytes();
+    must({"forget", "--yes", site.url, first});
+    must({"prune", "--yes", "--now", "--max-unused", "0%", site.url});
+    CHECK(packs_of(site).size() < packs);
+    CHECK(site.repository_bytes() < bytes - 3 * MiB);
+    check_whole();
+    const Result again = must({"backup", site.src, site.url});
+    CHECK(summary_of(again).snapshot != first);
+}
+
+} // namespace
+
+TEST_SUITE_BEGIN("servers");
+
+TEST_CASE("servers: OpenSSH's, as a program of its own, and behind a changed root") {
+    Sshd::Options options;
+    SUBCASE("sftp-server") {
+        const char* program = "/usr/lib/openssh/sftp-server";
+        if (!fs::exists(program)) return skipped(std::string("there is no ") + program);
+        options.config = {std::string("Subsystem sftp ") + program};
+        Sshd server(options);
+        check_life_of_a_repository(Site(server));
+    }
+    SUBCASE("chrooted") {
+        if (!is_root()) return skipped("a changed root: needs root");
+        // Of root and writable by nobody else, as is all that leads to it: sshd insists.
+        TempDir root("/run");
+        if (!root.path().string().starts_with("/run")) return;
+        options.ordinary_account = true;
+        options.config = {"ChrootDirectory " + root.path().string(), "Subsystem sftp internal-sftp"};
+        chmod(root.path().c_str(), 0755);
+        Sshd server(options);
+        Site site(server);
+        site.repo = root / "backups/repo";
+        fs::create_directory(root / "backups");
+        give_to(root / "backups", server.uid());
+        site.url = "sftp://" + server.user() + "@127.0.0.1:" + std::to_string(server.port()) + "//backups/repo";
+        check_life_of_a_repository(site);
+    }
+}
+
+TEST_CASE("servers: rclone's, which overwrites and cannot make durable") {
+    if (!have_program("rclone")) return skipped("there is no rclone");
+    TempDir dir;
+    fs::create_directory(dir / "files");
+    write_file(dir / "authorized_keys", public_key_line(user_key("ed25519")) + "\n");
+    const int port = free_port();
+    RunOptions options;
+    options.timeout = std::chrono::hours(1);
+    options.stdout_to = dir / "log";
+    options.env = {{"HOME", dir.path()}};
+    Child server({"rclone", "serve", "sftp", "--addr", "127.0.0.1:" + std::to_string(port), "--key", host_key("ed25519"),
+                  "--authorized-keys", dir / "authorized_keys", "--vfs-cache-mode", "off", dir / "files"},
+                 options);
+    Site site;
+    append_file(site.home / ".ssh/known_hosts", "[127.0.0.1]:" + std::to_string(port) + " " + public_key_line(host_key("ed25519")) + "\n");
+    site.repo = dir / "files/repo";
+    site.url = "sftp://somebody@127.0.0.1:" + std::to_string(port) + "/repo";
+    REQUIRE(wait_until([&] { return contains(read_file(dir / "log"), "listening") || !server.running(); }, milliseconds(10'000)));
+    REQUIRE_MESSAGE(server.running(), read_file(dir / "log"));
+    check_life_of_a_repository(site);
+}
+
+TEST_SUITE_END();
