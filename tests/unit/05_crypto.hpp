@@ -95,15 +95,17 @@ TEST_CASE("crypto: scrypt costs are bounded from both sides") {
     CHECK(ScryptCost{}.acceptable());
     CHECK(ScryptCost{}.log_n == 17);
     CHECK(ok(15, 8, 1));
-    CHECK(ok(20, 8, 1));
-    CHECK(ok(15, 256, 1)); // 1 GiB
-    CHECK(ok(17, 8, 16));
+    CHECK(ok(18, 8, 1));
+    CHECK(ok(15, 64, 1)); // 256 MiB
+    CHECK(ok(17, 8, 4));
     CHECK_FALSE(ok(14, 8, 1)); // cheap to guess against
     CHECK_FALSE(ok(0, 8, 1));
     CHECK_FALSE(ok(15, 7, 1));
     CHECK_FALSE(ok(15, 0, 1));
     CHECK_FALSE(ok(15, 8, 0));
-    CHECK_FALSE(ok(15, 257, 1)); // more than 1 GiB
+    CHECK_FALSE(ok(15, 65, 1)); // more than 256 MiB
+    CHECK_FALSE(ok(19, 8, 1));
+    CHECK_FALSE(ok(17, 8, 5));
     CHECK_FALSE(ok(21, 8, 1));
     CHECK_FALSE(ok(30, 8, 1));
     CHECK_FALSE(ok(31, 8, 1));
