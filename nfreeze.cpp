@@ -24,8 +24,8 @@
 //   The server (or who took it over, or sits on the wire) may read, alter, delete, reorder, replay,
 //   truncate and stall. It never sees a key, a name or a content. It cannot make a restore write
 //   anything that was not backed up: all it can do is to make data missing, and that is said.
-//   It does learn: number, size (rounded up: by 12 % at most for small objects, 3 % for large) and
-//   time of uploads; which stretches of 256 KiB a restore reads; that something was sent again after
+//   It does learn: number, size (rounded up: to a KiB, and by 6 % at most above 16 KiB) and time of
+//   uploads; which stretches of 256 KiB a restore reads; that something was sent again after
 //   it deleted a pack. It cannot tell the size of single files: they ride in packs of 16 MiB.
 //   It can withhold the newest segments and so show an older, consistent state. No client that
 //   remembers nothing can notice; each backup prints the id of its snapshot, which --expect looks for.
@@ -1580,7 +1580,7 @@ public:
         for (auto& type : types) {
             session_.reset(); // before its socket goes
             connect_socket();
-            session_.reset(libssh2_session_init_ex(nullptr, nullptr, nullptr, this));
+            session_.reset(libssh2_session_init_ex(take, give_back, take_more, this));
             if (!session_) throw std::bad_alloc();
             libssh2_session_set_blocking(session_.get(), 0);
             try {
@@ -1639,6 +1639,22 @@ private:
     struct FreeSession {
         void operator()(LIBSSH2_SESSION* s) const { libssh2_session_free(s); }
     };
+    // libssh2's memory: where a connection breaks it leaves what was under way behind (2.4 MB in the middle of
+    // a pack), which then goes with the session.
+    static auto& blocks(void** abstract) { return static_cast<Session*>(*abstract)->blocks_; }
+    static void* take(size_t size, void** abstract) {
+        void* block = malloc(size);
+        if (block) blocks(abstract)[block].reset(block);
+        return block;
+    }
+    static void* take_more(void* old, size_t size, void** abstract) {
+        void* block = take(size, abstract);
+        if (!block || !old) return block;
+        std::memcpy(block, old, std::min(size, malloc_usable_size(old)));
+        give_back(old, abstract);
+        return block;
+    }
+    static void give_back(void* block, void** abstract) { blocks(abstract).erase(block); }
 
     [[noreturn]] void fail(const std::string& tried) {
         if (sftp_ && libssh2_session_last_errno(session_.get()) == LIBSSH2_ERROR_SFTP_PROTOCOL) {
@@ -1891,14 +1907,20 @@ private:
                                      LIBSSH2_USERAUTH_KBDINT_RESPONSE* answers, void** abstract) {
         auto* self = static_cast<Session*>(*abstract);
         for (int i = 0; i < count; ++i) {
-            answers[i].text = strdup(prompts[i].echo ? "" : self->password_);
-            answers[i].length = unsigned(strlen(answers[i].text));
+            answers[i].length = unsigned(prompts[i].echo ? 0 : strlen(self->password_));
+            answers[i].text = static_cast<char*>(take(answers[i].length + 1, abstract));
+            if (answers[i].text) std::memcpy(answers[i].text, self->password_, answers[i].length);
+            else answers[i].length = 0;
         }
     }
 
     const SshOptions& options_;
     std::optional<Command> proxy_;
     Fd socket_;
+    struct FreeBlock {
+        void operator()(void* block) const { free(block); }
+    };
+    std::unordered_map<void*, std::unique_ptr<void, FreeBlock>> blocks_; // after session_
     std::unique_ptr<LIBSSH2_SESSION, FreeSession> session_;
     LIBSSH2_SFTP* sftp_ = nullptr; // freed by the destructor, before session_
     std::vector<LIBSSH2_SFTP_HANDLE*> closing_; // freed by libssh2 when their answers come
@@ -2299,11 +2321,10 @@ void check_magic(View object, const std::array<uint8_t, 8>& magic, std::string_v
         throw Error(text(what, " has format version ", int(object[7]), "; this nfreeze knows ", int(magic[7]), ": get a newer one"));
 }
 
-/// PADME: the next size whose low bits are zero, so that sizes tell O(log log n) bits.
+/// PADME: the next size whose low bits are zero, so that sizes tell O(log log n) bits; whole KiB at least.
 size_t padme(size_t n) {
-    if (n < 2) return n;
-    int e = int(std::bit_width(n)) - 1, s = int(std::bit_width(unsigned(e))), low = e - s;
-    size_t mask = low > 0 ? (size_t(1) << low) - 1 : 0;
+    int e = int(std::bit_width(n | 1)) - 1, s = int(std::bit_width(unsigned(e))), low = std::max(e - s, 10);
+    size_t mask = (size_t(1) << low) - 1;
     return (n + mask) & ~mask;
 }
 
