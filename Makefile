@@ -4,12 +4,18 @@
 # make test       build and run all tests
 # make bench      measure nfreeze, restic, borg, rclone and sftp (BENCH=quick, ONLY=a,c, ROUNDS=1)
 # make bench-plot draw what was measured: tests/bench/bench.svg
+# make ci         sanitizers over the unit tests and some scenarios, and a taste of fuzzing (8 minutes)
+# make torture    all that takes long: asan, tsan, valgrind, fuzz, slow tests, soak (SOAK=30 minutes)
+# make asan, tsan, valgrind, fuzz (FUZZ_SECONDS=10), soak, lint, cov: each of these alone; cov says how
+#                 much of nfreeze.cpp the tests run
 # make install    to $(DESTDIR)$(PREFIX)/bin
 # make clean      remove what was built; make distclean: the fetched source of libssh2 as well
 
 STATIC ?= 1
 PREFIX ?= /usr/local
 DIR ?= /usr/include
+FUZZ_SECONDS ?= 10
+SOAK ?= 30
 JOBS ?= $(shell nproc)
 TEST_JOBS ?= $(shell expr $(JOBS) + 1)
 
@@ -32,6 +38,57 @@ test: deps-test
 	$(BUILD) nfreeze_tests
 	JOBS=$(TEST_JOBS) tests/run.sh build/nfreeze_tests
 
+# What a sanitizer or coverage is to see is built apart, in build/NAME.
+ASAN = -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -O1
+TSAN = -fsanitize=thread -O1
+instrumented = cmake -S . -B build/$(1) -DSTATIC=0 -DCMAKE_BUILD_TYPE=Debug -DINSTRUMENT='$(2)' --log-level=NOTICE && \
+    cmake --build build/$(1) --parallel $(JOBS) --target nfreeze_tests
+SANITIZED = JOBS=$(TEST_JOBS) tests/sanitized.sh
+
+# The parts of the tests that are worth their time under sanitizers.
+CI_TESTS = *unit/*,*golden*,*scenarios_cli*,*scenarios_damage*,*scenarios_errors*,*scenarios_select*
+
+ci: deps-ci
+	$(call instrumented,asan,$(ASAN))
+	$(SANITIZED) build/asan -sf='$(CI_TESTS)'
+	$(MAKE) fuzz
+
+asan: deps-ci
+	$(call instrumented,asan,$(ASAN))
+	$(SANITIZED) build/asan
+
+tsan: deps-ci
+	$(call instrumented,tsan,$(TSAN))
+	$(SANITIZED) build/tsan
+
+fuzz: deps-ci
+	cmake -S . -B build/fuzz -DSTATIC=0 -DCMAKE_BUILD_TYPE=Debug \
+	    -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++ --log-level=NOTICE
+	cmake --build build/fuzz --parallel $(JOBS) --target nfreeze_fuzz
+	JOBS=$(JOBS) tests/fuzz/run.sh build/fuzz/nfreeze_fuzz $(FUZZ_SECONDS)
+
+valgrind: deps-ci
+	$(call instrumented,debug,-g)
+	tests/valgrind.sh build/debug/nfreeze
+
+lint: deps-ci
+	$(CONFIGURE)
+	clang-tidy -p build --quiet nfreeze.cpp
+
+cov: deps-ci
+	$(call instrumented,cov,--coverage -O0)
+	find build/cov -name '*.gcda' -exec rm {} +
+	JOBS=$(TEST_JOBS) tests/run.sh build/cov/nfreeze_tests -tse=alone -tce='memory:*,binary:*'
+	tests/coverage.py build/cov
+
+soak: deps-ci all
+	tests/soak.py $(SOAK)
+
+torture: asan tsan valgrind
+	$(MAKE) fuzz FUZZ_SECONDS=600
+	NFREEZE_TEST_SLOW=1 $(MAKE) test
+	$(MAKE) soak
+
 bench: deps-bench all
 	$(BUILD) nfreeze_bench_proxy
 	$(BUILD) nfreeze_bench_measure
@@ -49,6 +106,8 @@ deps-demo:
 	@third_party/install-packages.sh demo
 deps-test:
 	@third_party/install-packages.sh test
+deps-ci:
+	@third_party/install-packages.sh ci
 deps-bench:
 	@third_party/install-packages.sh bench
 
@@ -63,4 +122,5 @@ clean:
 distclean:
 	rm -rf build
 
-.PHONY: all demo test bench bench-plot deps deps-demo deps-test deps-bench install clean distclean
+.PHONY: all demo test ci asan tsan fuzz valgrind lint cov soak torture bench bench-plot \
+    deps deps-demo deps-test deps-ci deps-bench install clean distclean

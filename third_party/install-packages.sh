@@ -1,21 +1,24 @@
 #!/bin/sh
 # Installs the Debian packages that are missing for a purpose, and says which.
 #
-#     third_party/install-packages.sh build|demo|test|bench
+#     third_party/install-packages.sh build|demo|test|ci|bench
 #
 # Where all is there already, nothing is done and no network is needed. Where there is no apt-get,
 # what is needed is printed, and the build goes on and finds out for itself.
 set -eu
 
 build='g++ make cmake pkg-config libcrypto++-dev libxxhash-dev libzstd-dev libssl-dev libcxxopts-dev'
+test="$build openssh-server openssh-client doctest-dev rsync attr acl git rclone
+    python3 python3-cryptography python3-xxhash python3-zstandard"
+    python3 python3-cryptography python3-xxhash python3-zstandard"
 case ${1:-} in
 build) packages=$build ;;
 demo) packages="$build openssh-server openssh-client" ;;
-test) packages="$build openssh-server openssh-client doctest-dev rsync attr acl git rclone
-    python3 python3-cryptography python3-xxhash python3-zstandard" ;;
+test) packages=$test ;;
+ci) packages="$test clang clang-tidy libclang-rt-dev valgrind" ;;
 bench) packages="$build openssh-server openssh-client python3 restic borgbackup rclone" ;;
 *)
-    echo "usage: $0 build|demo|test|bench" >&2
+    echo "usage: $0 build|demo|test|ci|bench" >&2
     exit 2 ;;
 esac
 
