@@ -42,7 +42,7 @@ test: deps-test
 ASAN = -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -O1
 TSAN = -fsanitize=thread -O1
 instrumented = cmake -S . -B build/$(1) -DSTATIC=0 -DCMAKE_BUILD_TYPE=Debug -DINSTRUMENT='$(2)' --log-level=NOTICE && \
-    cmake --build build/$(1) --parallel $(JOBS) --target nfreeze_tests
+    cmake --build build/$(1) --parallel $(JOBS) --target $(or $(3),nfreeze_tests)
 SANITIZED = JOBS=$(TEST_JOBS) tests/sanitized.sh
 
 # The parts of the tests that are worth their time under sanitizers.
@@ -68,7 +68,7 @@ fuzz: deps-ci
 	JOBS=$(JOBS) tests/fuzz/run.sh build/fuzz/nfreeze_fuzz $(FUZZ_SECONDS)
 
 valgrind: deps-ci
-	$(call instrumented,debug,-g)
+	$(call instrumented,debug,-O1 -g,nfreeze)
 	tests/valgrind.sh build/debug/nfreeze
 
 lint: deps-ci
