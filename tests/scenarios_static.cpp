@@ -281,4 +281,34 @@ TEST_CASE("memory: a file of 4 GB is backed up and restored in less than 200 MB"
     must_run({"cmp", site.src / "4GB", site.dest / "4GB"});
 }
 
+TEST_CASE("memory: a million files are backed up, compared, and one of them restored, in less than 300 MB") {
+    Site site(Site::Kind::local);
+    if (std::getenv("NFREEZE_TEST_SLOW") == nullptr)
+        return skipped("a million files: takes minutes; NFREEZE_TEST_SLOW=1 runs it");
+    if (free_bytes(site.dir.path()) < 10'000 * MiB) return skipped("a million files: there is no room for them");
+    constexpr int many = 1'000'000;
+    for (int i = 0; i < many; ++i) {
+        const fs::path dir = site.src / std::to_string(i / 100'000) / std::to_string(i / 1000);
+        if (i % 1000 == 0) fs::create_directories(dir);
+        std::ofstream(dir / ("file" + std::to_string(i))) << i;
+    }
+    settle();
+    site.options.timeout = milliseconds(1'200'000);
+    site.init_or_fail();
+    const auto must_stay_small = [&](const Strings& arguments) {
+        const Result result = site.nfreeze(arguments);
+        REQUIRE_EXIT(result, 0);
+        MESSAGE(arguments[0] << ": " << result.seconds << " s, " << result.peak_kib / 1024 << " MiB");
+        CHECK_MESSAGE(result.peak_kib < 300L * 1024, describe(result));
+        return result;
+    };
+    CHECK(summary_of(must_stay_small({"backup", site.src, site.url})).fresh == many);
+    const Summary second = summary_of(must_stay_small({"backup", site.src, site.url}));
+    CHECK(second.unchanged == many);
+    CHECK(second.uploaded < 100'000);
+    must_stay_small({"restore", site.url, site.dest, "5/543/file543210"});
+    CHECK(read_file(site.dest / "5/543/file543210") == "543210");
+    must_stay_small({"check", site.url});
+}
+
 TEST_SUITE_END();
