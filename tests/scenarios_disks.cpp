@@ -166,6 +166,27 @@ TEST_CASE("disks: the server's is full, whichever object is being written: what 
     }
 }
 
+TEST_CASE("disks: init on a full one says so, and works when there is room") {
+    if (!can_have_small_disks()) return skipped("a small disk of its own: needs root, mount namespaces and nsenter");
+    for (const std::string kind : {"local", "sftp"})
+        for (const std::uint64_t bytes : {0 * KiB, 4 * KiB, 8 * KiB}) {
+            CAPTURE(kind);
+            CAPTURE(bytes);
+            const Crowded c(kind, "size=2m");
+            write_file(c.site->src / "file", "content");
+            c.disk.leave(bytes);
+            const Result full = c.nfreeze({"init", c.site->url});
+            if (full.code == 0) continue; // directories of a tmpfs take no room
+            check_full(full);
+            const Result early = c.backup();
+            CHECK_MESSAGE(early.code == 1, "what is half there is no repository: " << describe(early));
+            c.disk.make_room();
+            c.must({"init", c.site->url}); // nor is it in the way
+            c.must({"backup", c.site->src, c.site->url});
+            c.check_whole();
+        }
+}
+
 TEST_CASE("disks: no inodes are left on the server, which is no lack of space") {
     if (!can_have_small_disks()) return skipped("a small disk of its own: needs root, mount namespaces and nsenter");
     for (const std::string kind : {"local", "sftp"}) {
