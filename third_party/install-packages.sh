@@ -10,7 +10,6 @@ set -eu
 build='g++ make cmake pkg-config libcrypto++-dev libxxhash-dev libzstd-dev libssl-dev libcxxopts-dev'
 test="$build openssh-server openssh-client doctest-dev rsync attr acl git rclone
     python3 python3-cryptography python3-xxhash python3-zstandard"
-    python3 python3-cryptography python3-xxhash python3-zstandard"
 case ${1:-} in
 build) packages=$build ;;
 demo) packages="$build openssh-server openssh-client" ;;
