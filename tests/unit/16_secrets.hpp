@@ -11,27 +11,28 @@ class MemorySearch {
         for (uint8_t b : secret.last(std::min<size_t>(secret.size(), 16))) n.complement.push_back(uint8_t(~b));
         needles_.push_back(std::move(n));
     }
-    /// Which of them are somewhere, and in which mapping; "" if none is anywhere.
+    /// Which of them are somewhere, and where; "" if none is anywhere. Takes nothing from the heap, which would
+    /// overwrite what it looks for.
     std::string found() {
         std::string where;
-        std::istringstream maps(support::read_file("/proc/self/maps"));
-        Fd memory(::open("/proc/self/mem", O_RDONLY | O_CLOEXEC));
-        Bytes part(MiB);
-        size_t looked = 0;
-        for (std::string line; std::getline(maps, line);) {
+        Fd list(::open("/proc/self/maps", O_RDONLY | O_CLOEXEC)), memory(::open("/proc/self/mem", O_RDONLY | O_CLOEXEC));
+        size_t size = 0, looked = 0;
+        for (ssize_t n; (n = ::read(list.get(), maps_ + size, kSize - 1 - size)) > 0;) size += size_t(n);
+        maps_[size] = 0;
+        for (auto* line = reinterpret_cast<char*>(maps_); line && *line; line = std::strchr(line, '\n'), line += line != nullptr) {
             uint64_t begin = 0, end = 0;
             char rights[5] = "";
-            if (std::sscanf(line.c_str(), "%lx-%lx %4s", &begin, &end, rights) != 3 || !std::string_view(rights).starts_with("rw")) continue;
-            for (uint64_t at = begin; at < end; at += part.size() - 64) { // 64: what lies across two parts
-                auto n = pread(memory.get(), part.data(), size_t(std::min<uint64_t>(part.size(), end - at)), off_t(at));
+            if (std::sscanf(line, "%lx-%lx %4s", &begin, &end, rights) != 3 || std::strncmp(rights, "rw", 2) != 0) continue;
+            for (uint64_t at = begin; at < end; at += kSize - 64) { // 64: what lies across two parts
+                auto n = pread(memory.get(), part_, size_t(std::min<uint64_t>(kSize, end - at)), off_t(at));
                 if (n <= 0) break;
                 looked += size_t(n);
                 for (auto& needle : needles_)
-                    if (size_t i = find(View(part).first(size_t(n)), needle.complement); i != SIZE_MAX)
-                        where += text(needle.what, " at ", std::hex, at + i, " in ", line, "\n");
+                    if (size_t i = find({part_, size_t(n)}, needle.complement); i != SIZE_MAX)
+                        where += text(needle.what, " at ", std::hex, at + i, " in ", std::string_view(line).substr(0, std::strcspn(line, "\n")), "; ");
             }
         }
-        CryptoPP::SecureWipeBuffer(part.data(), part.size());
+        CryptoPP::SecureWipeBuffer(part_, kSize);
         if (looked < 100'000) throw std::runtime_error("cannot look at this process's memory");
         return where;
     }
@@ -53,7 +54,19 @@ class MemorySearch {
         }
         return SIZE_MAX;
     }
+    static constexpr size_t kSize = MiB;
+    static uint8_t* mapped() { return static_cast<uint8_t*>(mmap(nullptr, kSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)); }
+    uint8_t *part_ = mapped(), *maps_ = mapped();
     std::vector<Needle> needles_;
+
+  public:
+    MemorySearch() = default;
+    ~MemorySearch() {
+        munmap(part_, kSize);
+        munmap(maps_, kSize);
+    }
+    MemorySearch(const MemorySearch&) = delete;
+    MemorySearch& operator=(const MemorySearch&) = delete;
 };
 
 /// A passphrase that nothing but what it returns ever held.
