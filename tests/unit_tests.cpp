@@ -29,3 +29,4 @@
 #include "unit/14_faults.hpp"
 #include "unit/15_hostile.hpp"
 #include "unit/16_secrets.hpp"
+#include "unit/17_sizes.hpp"
