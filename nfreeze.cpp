@@ -478,7 +478,7 @@ std::string json_time(int64_t seconds) {
 /// A path that is new (+), gone (-), or differs (M, U).
 void print_change(char what, std::string_view path, bool as_json) {
     std::string name(path.empty() ? "." : path);
-    std::cout << (as_json ? Json().add("change", std::string(1, what)).add("path", name).line() : text(what, ' ', show(name))) << '\n';
+    std::cout << (as_json ? Json().add("change", std::string(1, what)).add("path", name).line() + '\n' : text(what, ' ', show(name), '\n'));
 }
 
 /// Bytes, in two or three digits and a unit.

@@ -1,5 +1,8 @@
 // What a run shows while it works, and how fast it may be.
+#include <sys/stat.h>
+
 #include <csignal>
+#include <cstdlib>
 
 #include "support.hpp"
 #include "trees.hpp"
@@ -87,6 +90,40 @@ TEST_CASE("progress: SIGUSR1 asks a run that says nothing") {
     const Result result = run.wait();
     CHECK_EXIT(result, 0);
     CHECK(lines_of(result.err).size() == 1);
+}
+
+TEST_CASE("secrets: a run can't be looked into, its arguments and what it starts hold no secret") {
+    Limited site;
+    write_file(site.dir / "look.sh", "#!/bin/sh\nenv >>" + (site.dir / "seen").string() +
+                                         "\necho '" + std::string(passphrase) + "'\n");
+    chmod((site.dir / "look.sh").c_str(), 0755);
+    site.options.env["NFREEZE_SSH_PASSWORD"] = "another secret";
+    site.options.unset.push_back("NFREEZE_PASSWORD");
+    site.options.env.erase("NFREEZE_PASSWORD");
+    Strings words{nfreeze_binary()};
+    for (const std::string& word : site.limited_backup({"--password-command", site.dir / "look.sh"})) words.push_back(word);
+    Child run(words, site.options);
+    REQUIRE(wait_until([&] { return !files_below(site.repo / "packs").empty(); }, milliseconds(20'000)));
+    const fs::path process = fs::path("/proc") / std::to_string(run.pid());
+    const std::string status = read_file(process / "status");
+    const std::size_t locked = status.find("VmLck:");
+    REQUIRE(locked != std::string::npos);
+    CHECK(std::atoi(status.c_str() + locked + 6) > 0); // KiB that are never swapped out
+    CHECK_NOT_NAMED(read_file(process / "cmdline"), passphrase);
+    CHECK_EXIT(run.wait(), 0);
+    const std::string seen = read_file(site.dir / "seen");
+    CHECK_NAMES(seen, "HOME=");
+    CHECK_NOT_NAMED(seen, "NFREEZE_SSH_PASSWORD");
+    CHECK_NOT_NAMED(seen, "another secret");
+    if (!is_root()) return skipped("whose process it is: needs root");
+    // The kernel gives what may not be looked into to root.
+    Site local(Site::Kind::local);
+    local.init_or_fail();
+    give_to(local.dir.path(), account_uid);
+    local.options.uid = account_uid;
+    const Child other({nfreeze_binary(), "snapshots", "--password-command", "sleep 5", local.url}, local.options);
+    struct stat st {};
+    CHECK(wait_until([&] { return stat(("/proc/" + std::to_string(other.pid()) + "/environ").c_str(), &st) == 0 && st.st_uid == 0; }, milliseconds(1000)));
 }
 
 TEST_SUITE_END();
