@@ -1682,7 +1682,8 @@ private:
 
     /// Waits until the socket can go on; throws ConnectionLost after timeout_ without a byte.
     void wait(const std::string& tried) {
-        if (sftp_ && libssh2_channel_eof(libssh2_sftp_get_channel(sftp_))) { // libssh2 would go on waiting
+        // libssh2 would go on waiting; libssh2_channel_eof() says no while answers are queued that it does not read.
+        if (sftp_ && libssh2_channel_wait_closed(libssh2_sftp_get_channel(sftp_)) != LIBSSH2_ERROR_INVAL) {
             broken_ = true;
             throw ConnectionLost(text("cannot ", tried, " on ", show(options_.host), ": the server ended the session"));
         }
