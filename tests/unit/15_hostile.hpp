@@ -386,8 +386,9 @@ TEST_CASE("hostile client: a path that leads out of the tree is refused, and wha
         TestStore store = new_repository();
         put_tree(store, [&](Packer& packer) {
             auto good = stored_file(packer, "good", {noise(300, 1)}), last = stored_file(packer, "z", {noise(300, 2)}), bad = stored_file(packer, path, {noise(300, 3)});
-            return std::vector{std::pair(std::string(), encode_entries({entry_of(Type::directory, ""), good})),
-                               {path, encode_entries({bad}, path)}, {std::string("z"), encode_entries({last}, "z")}};
+            // All in their order, which is not what is wrong.
+            return std::vector{std::pair(std::string(), encode_entries({entry_of(Type::directory, "")})), {path, encode_entries({bad}, path)},
+                               {std::string("good"), encode_entries({good, last}, "good")}};
         });
         check_deeds(store, {Exit::damaged}, {"restore", "restore --overwrite", "ls", "check"});
         check_deeds(store, {Exit::ok}, {"backup"});
