@@ -48,8 +48,10 @@ SANITIZED = JOBS=$(TEST_JOBS) tests/sanitized.sh
 # The parts of the tests that are worth their time under sanitizers.
 CI_TESTS = *unit/*,*golden*,*scenarios_cli*,*scenarios_damage*,*scenarios_errors*,*scenarios_select*
 
+# The longest part of it is one compiler run for asan: the fuzzer is compiled beside it.
 ci: deps-ci
-	$(call instrumented,asan,$(ASAN))
+	$(CONFIGURE_FUZZ)
+	$(BUILD_FUZZ) & fuzz=$$!; $(call instrumented,asan,$(ASAN)) && wait $$fuzz
 	$(SANITIZED) build/asan -sf='$(CI_TESTS)'
 	$(MAKE) fuzz
 
@@ -61,10 +63,12 @@ tsan: deps-ci
 	$(call instrumented,tsan,$(TSAN))
 	$(SANITIZED) build/tsan
 
+CONFIGURE_FUZZ = cmake -S . -B build/fuzz -DSTATIC=0 -DCMAKE_BUILD_TYPE=Debug \
+    -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++ --log-level=NOTICE
+BUILD_FUZZ = cmake --build build/fuzz --parallel $(JOBS) --target nfreeze_fuzz
 fuzz: deps-ci
-	cmake -S . -B build/fuzz -DSTATIC=0 -DCMAKE_BUILD_TYPE=Debug \
-	    -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++ --log-level=NOTICE
-	cmake --build build/fuzz --parallel $(JOBS) --target nfreeze_fuzz
+	$(CONFIGURE_FUZZ)
+	$(BUILD_FUZZ)
 	JOBS=$(JOBS) tests/fuzz/run.sh build/fuzz/nfreeze_fuzz $(FUZZ_SECONDS)
 
 valgrind: deps-ci

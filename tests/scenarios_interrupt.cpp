@@ -52,6 +52,14 @@ struct Slow {
     Site site;
 };
 
+// Whether the process has begun to handle a signal, by the mask SigCgt of proc(5).
+bool handles(pid_t pid, int signal) {
+    for (const std::string& line : lines_of(read_file("/proc/" + std::to_string(pid) + "/status")))
+        if (line.starts_with("SigCgt:"))
+            return (std::strtoull(line.c_str() + 7, nullptr, 16) >> (signal - 1) & 1) != 0;
+    return false;
+}
+
 } // namespace
 
 TEST_SUITE_BEGIN("interruptions");
@@ -172,7 +180,9 @@ TEST_CASE(
     CHECK(result.seconds < 15);
     CHECK_MESSAGE(files_below(site.dest).empty(), "neither half a file nor what it was written as");
     Child early({nfreeze_binary(), "snapshots", site.remote(proxy.port())}, site.options);
-    std::this_thread::sleep_for(milliseconds(40)); // it derives the key, or connects
+    // The last that it sets up, and one that this process, which it was a copy of, does not handle.
+    REQUIRE(wait_until([&] { return handles(early.pid(), SIGHUP); }, milliseconds(20'000)));
+    std::this_thread::sleep_for(milliseconds(20)); // it derives the key, or connects
     early.kill(SIGTERM);
     const Result early_result = early.wait();
     CHECK_EXIT(early_result, 130);
