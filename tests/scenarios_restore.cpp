@@ -545,4 +545,20 @@ TEST_CASE("restore: one file here that is two in the snapshot is taken apart") {
     CHECK(compare(site.src, site.dest) == "");
 }
 
+TEST_CASE("restore: what DEST has as one file with two names and the snapshot as two files becomes two") {
+    const Site site(Site::Kind::local);
+    write_file(site.src / "a", "the same\n");
+    fs::create_hard_link(site.src / "a", site.src / "b");
+    site.init_or_fail();
+    site.backup_or_fail();
+    site.restore_or_fail();
+    REQUIRE(fs::hard_link_count(site.dest / "a") == 2);
+    fs::remove(site.src / "b");
+    must_run({"cp", "-p", site.src / "a", site.src / "b"});
+    chmod((site.src / "a").c_str(), 0600); // must not become b's 0644
+    site.backup_or_fail();
+    site.restore_or_fail({"--overwrite"});
+    CHECK(compare(site.src, site.dest) == "");
+}
+
 TEST_SUITE_END();
