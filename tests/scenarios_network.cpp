@@ -103,7 +103,7 @@ TEST_SUITE_BEGIN("networks");
 TEST_CASE("networks: a backup and a restore survive a cut at any byte of the conversation") {
     Sshd append_only_server(append_only());
     Line ordinary(shared_sshd()), guarded(append_only_server);
-    const int offsets = slow_tests() ? 200 : 30;
+    const int offsets = slow_tests() ? 200 : 24;
     int cuts = 0;
     for (Line* line : {&ordinary, &guarded}) {
         line->rewind();
@@ -337,6 +337,66 @@ TEST_CASE("networks: sshd with narrow limits") {
         CHECK(dump.out == read_file(file) + read_file(large.site.src / "file1"));
     }
     large.check_repository();
+}
+
+TEST_CASE("networks: a server that lets us in and never says a word: exit code 6 after --timeout; a signal is heard before") {
+    Proxy proxy(shared_sshd().port());
+    Site site(shared_sshd(), proxy.port());
+    site.init_or_fail();
+    proxy.stalled = true;
+    const Result mute = site.nfreeze({"snapshots", "--timeout", "1", site.url});
+    CHECK_EXIT(mute, 6);
+    CHECK_NAMES(mute.err, "127.0.0.1");
+    CHECK(mute.seconds < 10);
+    REQUIRE(wait_until([&] { return proxy.open == 0; }, milliseconds(5000)));
+    Child child({nfreeze_binary(), "snapshots", site.url}, site.options);
+    REQUIRE(wait_until([&] { return proxy.open == 1; }, milliseconds(10'000)));
+    const auto asked = Clock::now();
+    child.kill(SIGINT);
+    const Result result = child.wait();
+    CHECK_EXIT(result, 130);
+    CHECK(Clock::now() - asked < std::chrono::seconds(5));
+}
+
+TEST_CASE("networks: forget, prune and check survive a cut, too") {
+    Line line(shared_sshd());
+    line.site.backup_or_fail();
+    fs::remove(line.site.src / "new");
+    line.site.backup_or_fail({"--allow-shrink"});
+    remove_tree(line.site.dir / "before");
+    copy_tree(line.site.repo, line.site.dir / "before");
+    for (const Strings& verb : {Strings{"forget", "--yes", "--keep-last", "1"}, {"prune", "--yes", "--now", "--max-unused", "0%"},
+                                {"check", "--read-data"}}) {
+        Strings arguments = verb;
+        arguments.push_back(line.site.url);
+        CAPTURE(verb[0]);
+        const auto prepare = [&] {
+            line.rewind();
+            if (verb[0] == "prune") {
+                const Result forget = line.site.nfreeze({"forget", "--yes", "--keep-last", "1", line.site.repo});
+                REQUIRE_EXIT(forget, 0);
+            }
+            line.calm();
+        };
+        prepare();
+        const Result whole = line.site.nfreeze(arguments);
+        REQUIRE_EXIT(whole, 0);
+        const std::int64_t up = line.proxy.upstream;
+        const int offsets = slow_tests() ? 60 : 4;
+        for (int i = 0; i < offsets; ++i) {
+            const std::int64_t after = up * (2 * i + 1) / (2 * offsets);
+            CAPTURE(after);
+            prepare();
+            line.proxy.cut_after = after;
+            const Result result = line.site.nfreeze(arguments);
+            CHECK_EXIT(result, 0);
+            CHECK(line.proxy.cuts == 1);
+            CHECK(lines_of(result.out) == lines_of(whole.out));
+        }
+        line.site.restore_or_fail();
+        CHECK(compare(line.site.src, line.site.dest) == "");
+        line.check_whole();
+    }
 }
 
 TEST_CASE("networks: a connection that breaks while a key is derived from the passphrase is replaced") {
