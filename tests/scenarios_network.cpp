@@ -417,7 +417,7 @@ TEST_CASE("networks: SIGINT and SIGTERM end a run within 5 s, whatever the serve
     Large large(72); // more than is sent within the time that transfers get to end
     large.site.backup_or_fail();
     write_random_file(large.site.src / "more", 40 * MiB, 99);
-    large.proxy.upstream_rate = large.proxy.downstream_rate = 12 * mib;
+    large.proxy.upstream_rate = large.proxy.downstream_rate = 8 * mib;
     for (const bool backup : {true, false})
         for (const std::string server : {"slow", "mute", "away"}) {
             CAPTURE(backup);
