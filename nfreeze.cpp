@@ -290,6 +290,7 @@ constexpr size_t kTreePacks = 16;        // a tree that lies in more packs is wr
 constexpr size_t kPathMax = MiB, kNameMax = 4096, kXattrMax = MiB;
 constexpr size_t kListMax = 4'000'000;   // names in one directory of the repository
 constexpr size_t kTagsMax = 4096;        // of a snapshot
+constexpr size_t kOwnersMax = 1'000'000; // users and groups that own something in it
 constexpr size_t kXattrsMax = 65536;     // of a file; Linux lists 64 KiB of names
 constexpr size_t kTreeListMax = 32 * MiB; // the list of a tree: some 300,000 chunks, 75 million files
 constexpr size_t kSegmentsMax = 200'000; // names in index/: hourly runs leave 88,000 in 10 years where none may be removed
@@ -1552,7 +1553,7 @@ class Session {
 public:
     /// Calls `f` until it is done; returns its result if that is not negative, throws otherwise.
     template <class F> auto call(const std::string& tried, F f) {
-        for (;;) {
+        for (;; in_vain_ = 0) {
             auto result = f();
             if (result >= 0) return result;
             if (result != LIBSSH2_ERROR_EAGAIN) fail(tried);
@@ -1560,7 +1561,7 @@ public:
         }
     }
     template <class F> auto pointer_call(const std::string& tried, F f) {
-        for (;;) {
+        for (;; in_vain_ = 0) {
             if (auto pointer = f()) return pointer;
             if (libssh2_session_last_errno(session_.get()) != LIBSSH2_ERROR_EAGAIN) fail(tried);
             wait(tried);
@@ -1580,9 +1581,11 @@ public:
         for (auto& type : types) {
             session_.reset(); // before its socket goes
             connect_socket();
-            session_.reset(libssh2_session_init_ex(take, give_back, take_more, this));
+            session_.reset(libssh2_session_init_ex(nullptr, nullptr, nullptr, this));
             if (!session_) throw std::bad_alloc();
             libssh2_session_set_blocking(session_.get(), 0);
+            libssh2_session_set_read_timeout(session_.get(), long(options_.timeout.count()));
+            libssh2_session_callback_set2(session_.get(), LIBSSH2_CALLBACK_RECV, reinterpret_cast<libssh2_cb_generic*>(receive));
             try {
                 handshake(memory, known, type);
                 if (types.size() > 1) memory.pinned_type = type;
@@ -1628,6 +1631,12 @@ public:
             wait("close");
         }
     }
+    /// Frees a handle and what was under way through it (2.4 MB in the middle of a pack) when the connection is lost:
+    /// without a socket libssh2 waits for nothing.
+    void drop(LIBSSH2_SFTP_HANDLE* handle) {
+        shutdown(socket_.get(), SHUT_RDWR);
+        for (int i = 0; i < 100 && libssh2_sftp_close_handle(handle) == LIBSSH2_ERROR_EAGAIN; ++i) {}
+    }
     /// Marks the connection as broken if a pipelined call failed: what else was under way would have to
     /// be waited for, and libssh2 then waits for ever.
     template <class N> N spoil_if_failed(N result) {
@@ -1639,22 +1648,15 @@ private:
     struct FreeSession {
         void operator()(LIBSSH2_SESSION* s) const { libssh2_session_free(s); }
     };
-    // libssh2's memory: where a connection breaks it leaves what was under way behind (2.4 MB in the middle of
-    // a pack), which then goes with the session.
-    static auto& blocks(void** abstract) { return static_cast<Session*>(*abstract)->blocks_; }
-    static void* take(size_t size, void** abstract) {
-        void* block = malloc(size);
-        if (block) blocks(abstract)[block].reset(block);
-        return block;
+    /// libssh2's way to the socket. Where the server ends the session in the middle of an answer, libssh2 asks for the
+    /// rest again and again, without a pause, until its own time-out; after so many times the connection is lost.
+    static ssize_t receive(libssh2_socket_t socket, void* into, size_t size, int flags, void** abstract) {
+        auto& in_vain = static_cast<Session*>(*abstract)->in_vain_;
+        ssize_t n = recv(socket, into, size, flags);
+        if (n >= 0) in_vain = 0;
+        else if (errno == EAGAIN || errno == EINTR) return ++in_vain > 1000 ? -ECONNRESET : -EAGAIN;
+        return n >= 0 ? n : -errno;
     }
-    static void* take_more(void* old, size_t size, void** abstract) {
-        void* block = take(size, abstract);
-        if (!block || !old) return block;
-        std::memcpy(block, old, std::min(size, malloc_usable_size(old)));
-        give_back(old, abstract);
-        return block;
-    }
-    static void give_back(void* block, void** abstract) { blocks(abstract).erase(block); }
 
     [[noreturn]] void fail(const std::string& tried) {
         if (sftp_ && libssh2_session_last_errno(session_.get()) == LIBSSH2_ERROR_SFTP_PROTOCOL) {
@@ -1908,25 +1910,20 @@ private:
                                      LIBSSH2_USERAUTH_KBDINT_RESPONSE* answers, void** abstract) {
         auto* self = static_cast<Session*>(*abstract);
         for (int i = 0; i < count; ++i) {
-            answers[i].length = unsigned(prompts[i].echo ? 0 : strlen(self->password_));
-            answers[i].text = static_cast<char*>(take(answers[i].length + 1, abstract));
-            if (answers[i].text) std::memcpy(answers[i].text, self->password_, answers[i].length);
-            else answers[i].length = 0;
+            answers[i].text = strdup(prompts[i].echo ? "" : self->password_);
+            answers[i].length = unsigned(strlen(answers[i].text));
         }
     }
 
     const SshOptions& options_;
     std::optional<Command> proxy_;
     Fd socket_;
-    struct FreeBlock {
-        void operator()(void* block) const { free(block); }
-    };
-    std::unordered_map<void*, std::unique_ptr<void, FreeBlock>> blocks_; // after session_
     std::unique_ptr<LIBSSH2_SESSION, FreeSession> session_;
     LIBSSH2_SFTP* sftp_ = nullptr; // freed by the destructor, before session_
     std::vector<LIBSSH2_SFTP_HANDLE*> closing_; // freed by libssh2 when their answers come
     const char* password_ = "";    // owned by LoginMemory, of use while logging in only
     uint64_t moved_ = 0;
+    int in_vain_ = 0; // reads from the socket that got nothing, since something else happened
     std::chrono::seconds timeout_;
     bool broken_ = false; // libssh2's state is undefined after a failure: nothing may be sent any more
 };
@@ -2159,7 +2156,7 @@ private:
         Handle& operator=(const Handle&) = delete;
         ~Handle() {
             try {
-                if (handle_ && !session_.broken()) session_.close_later(handle_);
+                if (handle_) session_.broken() ? session_.drop(handle_) : session_.close_later(handle_);
             } catch (const Error&) {}
         }
         void close() {
@@ -2553,7 +2550,7 @@ void encode_names(Writer& out, const Names& names) {
 }
 Names decode_names(Reader& in) {
     Names names;
-    for (size_t n = in.count(in.left()); n-- > 0;) {
+    for (size_t n = in.count(kOwnersMax); n-- > 0;) {
         auto number = uint32_t(in.count(UINT32_MAX));
         names[number] = in.string(kNameMax);
     }

@@ -16,7 +16,7 @@ chmod 1777 "$reports" # servers and clients of other users report, too
 common=exitcode=99:log_path=$reports/report
 export ASAN_OPTIONS=$common:detect_stack_use_after_return=1
 export UBSAN_OPTIONS=$common:print_stacktrace=1
-export LSAN_OPTIONS=$common
+export LSAN_OPTIONS=suppressions=$(realpath "$(dirname "$0")")/lsan.supp:print_suppressions=0
 export TSAN_OPTIONS=$common:second_deadlock_stack=1
 
 code=0

@@ -390,7 +390,7 @@ TEST_CASE("networks: forget, prune and check survive a cut, too") {
             line.proxy.cut_after = after;
             const Result result = line.site.nfreeze(arguments);
             CHECK_EXIT(result, 0);
-            CHECK(line.proxy.cuts == 1);
+            CHECK(line.proxy.cuts <= 1); // what it sends varies: the last offset may lie behind its end
             CHECK(lines_of(result.out) == lines_of(whole.out));
         }
         line.site.restore_or_fail();
