@@ -8,7 +8,7 @@
 # make torture    all that takes long: asan, tsan, valgrind, fuzz, slow tests, soak (SOAK=30 minutes)
 # make asan, tsan, valgrind, fuzz (FUZZ_SECONDS=10), soak, lint, cov: each of these alone; cov says how
 #                 much of nfreeze.cpp the tests run
-# make install    to $(DESTDIR)$(PREFIX)/bin
+# make install    program, manual page, completion for bash: to $(DESTDIR)$(PREFIX)/bin, share/...
 # make clean      remove what was built; make distclean: the fetched source of libssh2 as well
 
 STATIC ?= 1
@@ -28,7 +28,7 @@ BUILD = cmake --build build --parallel $(JOBS) --target
 
 all: deps
 	$(CONFIGURE)
-	$(BUILD) nfreeze
+	$(BUILD) nfreeze documents
 
 demo: deps-demo all
 	NFREEZE=build/nfreeze DIR='$(DIR)' tests/demo.sh
@@ -117,8 +117,11 @@ deps-bench:
 
 # Installs what was built and builds nothing, so that `sudo make install` compiles nothing as root.
 install:
-	@test -x build/nfreeze || { echo 'build/nfreeze is not there: run make first.' >&2; exit 1; }
+	@for file in nfreeze nfreeze.1.gz nfreeze.bash; do \
+	    test -e build/$$file || { echo "build/$$file is not there: run make first." >&2; exit 1; }; done
 	install -D -m 755 build/nfreeze '$(DESTDIR)$(PREFIX)/bin/nfreeze'
+	install -D -m 644 build/nfreeze.1.gz '$(DESTDIR)$(PREFIX)/share/man/man1/nfreeze.1.gz'
+	install -D -m 644 build/nfreeze.bash '$(DESTDIR)$(PREFIX)/share/bash-completion/completions/nfreeze'
 
 clean:
 	if [ -d build ]; then find build -mindepth 1 -maxdepth 1 ! -name third_party -exec rm -rf {} +; fi

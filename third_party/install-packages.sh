@@ -8,7 +8,7 @@
 set -eu
 
 build='g++ make cmake pkg-config libcrypto++-dev libxxhash-dev libzstd-dev libssl-dev libcxxopts-dev'
-test="$build openssh-server openssh-client doctest-dev rsync attr acl git rclone
+test="$build openssh-server openssh-client doctest-dev rsync attr acl git rclone man-db
     python3 python3-cryptography python3-xxhash python3-zstandard"
 case ${1:-} in
 build) packages=$build ;;
