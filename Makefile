@@ -9,6 +9,8 @@
 # make asan, tsan, valgrind, fuzz (FUZZ_SECONDS=10), soak, lint, cov: each of these alone; cov says how
 #                 much of nfreeze.cpp the tests run
 # make install    program, manual page, completion for bash: to $(DESTDIR)$(PREFIX)/bin, share/...
+# make deb        build/nfreeze_VERSION_ARCHITECTURE.deb
+# make reproducible  build all of that once more elsewhere and compare: it has to be the same
 # make clean      remove what was built; make distclean: the fetched source of libssh2 as well
 
 STATIC ?= 1
@@ -123,6 +125,14 @@ install:
 	install -D -m 644 build/nfreeze.1.gz '$(DESTDIR)$(PREFIX)/share/man/man1/nfreeze.1.gz'
 	install -D -m 644 build/nfreeze.bash '$(DESTDIR)$(PREFIX)/share/bash-completion/completions/nfreeze'
 
+# The time that all files of the package get: that of the last commit, or of the source where there is none.
+deb reproducible: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || stat -c %Y nfreeze.cpp)
+deb: all
+	packaging/deb.sh
+
+reproducible: deb
+	STATIC=$(STATIC) packaging/reproducible.sh
+
 clean:
 	if [ -d build ]; then find build -mindepth 1 -maxdepth 1 ! -name third_party -exec rm -rf {} +; fi
 
@@ -130,4 +140,4 @@ distclean:
 	rm -rf build
 
 .PHONY: all demo test ci asan tsan fuzz valgrind lint cov soak torture bench bench-plot \
-    deps deps-demo deps-test deps-ci deps-bench install clean distclean
+    deps deps-demo deps-test deps-ci deps-bench install deb reproducible clean distclean

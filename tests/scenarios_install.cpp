@@ -1,7 +1,8 @@
 // What is around the program once it is built: the manual page and the completion for bash that are made
-// of its own help, and where `make install` puts all of it.
+// of its own help, and where `make install` and `make deb` put all of it.
 #include <sys/stat.h>
 
+#include <cstdlib>
 #include <regex>
 #include <set>
 
@@ -85,11 +86,11 @@ class Typist {
     TempDir dir_;
 };
 
-// `make install` takes what lies in build/: other builds have nothing to do with it.
+// `make install` and `make deb` take what lies in build/: other builds have nothing to do with them.
 bool is_what_make_builds() {
     std::error_code none;
     if (fs::equivalent(nfreeze_binary(), source_dir / "build/nfreeze", none)) return true;
-    skipped("make install: the tests run a program that lies elsewhere than in build/");
+    skipped("make install, make deb: the tests run a program that lies elsewhere than in build/");
     return false;
 }
 
@@ -199,6 +200,28 @@ TEST_CASE("make install: program, manual page and completion, below DESTDIR and 
     CHECK(fs::status(wanted[1]).permissions() == fs::perms(0644));
     CHECK(read_file(wanted[1]) == must_run({source_dir / "packaging/completion.sh", nfreeze_binary()}));
     CHECK(must_run({"gzip", "-dc", wanted[2]}) == must_run({source_dir / "packaging/man.sh", nfreeze_binary()}));
+}
+
+// Two builds in two directories are to be the same; `make reproducible` does both and compares.
+TEST_CASE("make: the program does not know where it was built") {
+    if (!is_what_make_builds()) return;
+    CHECK(!contains(read_file(nfreeze_binary()), source_dir.string()));
+}
+
+TEST_CASE("make deb: installed in a bare Debian 12, the program runs, and is gone when it is removed") {
+    if (!slow_tests()) return skipped("the Debian package in a chroot: takes minutes; NFREEZE_TEST_SLOW=1 runs it");
+    if (!is_what_make_builds()) return;
+    if (!is_root()) return skipped("the Debian package in a chroot: not root");
+    if (!contains(read_file(source_dir / "build/CMakeCache.txt"), "\nSTATIC:BOOL=1\n"))
+        return skipped("the Debian package in a chroot: this is a build with STATIC=0");
+    if (std::getenv("NFREEZE_TEST_CHROOT") == nullptr && !have_program("debootstrap"))
+        return skipped("the Debian package in a chroot: needs debootstrap, or a tar file in NFREEZE_TEST_CHROOT");
+    const Strings lines = lines_of(make({"-s", "deb"}));
+    REQUIRE(!lines.empty());
+    RunOptions options;
+    options.timeout = milliseconds(20 * 60'000);
+    const Result result = run({source_dir / "tests/deb.sh", source_dir / lines.back()}, options);
+    CHECK_EXIT(result, 0);
 }
 
 TEST_SUITE_END();

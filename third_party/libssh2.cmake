@@ -51,4 +51,6 @@ target_compile_definitions(libssh2 PRIVATE LIBSSH2_OPENSSL
     HAVE_SYS_IOCTL_H HAVE_SYS_TIME_H HAVE_SYS_UN_H HAVE_ARPA_INET_H HAVE_NETINET_IN_H
     HAVE_GETTIMEOFDAY HAVE_STRTOLL HAVE_SNPRINTF HAVE_EXPLICIT_BZERO HAVE_POLL HAVE_SELECT
     HAVE_O_NONBLOCK)
+# Its assertions and messages name its files: not by where they lie on the machine that builds it.
+target_compile_options(libssh2 PRIVATE "-ffile-prefix-map=${source}/=libssh2/")
 target_link_libraries(libssh2 PUBLIC libcrypto)
