@@ -37,7 +37,7 @@ demo: deps-demo all
 
 test: deps-test
 	$(CONFIGURE)
-	$(BUILD) nfreeze_tests
+	$(BUILD) nfreeze_tests documents
 	JOBS=$(TEST_JOBS) tests/run.sh build/nfreeze_tests
 
 # What a sanitizer or coverage is to see is built apart, in build/NAME.

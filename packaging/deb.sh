@@ -37,17 +37,21 @@ for unit in nfreeze.service nfreeze.timer; do
     [ -s $documents/examples/$unit ] || { echo "$0: README.md does not show $unit" >&2; exit 1; }
 done
 
-# The licences of all that is in a static binary, in the words of the packages it came from.
+# The terms of all that is in a static binary, in the words of the packages it came from.
 {
     echo 'nfreeze'
     echo
     cat LICENSE
     if [ $dynamic = OFF ]; then
-        runtime=$(dpkg -S "$(realpath "$(${CXX:-g++} -print-file-name=libstdc++.a)")" | cut -d: -f1)
-        for package in libssh2-1-dev libssl-dev libcrypto++-dev libxxhash-dev libzstd-dev libcxxopts-dev \
-            libc6-dev "$runtime"; do
+        archives=$(grep -o '/[^ ]*\.a' build/CMakeFiles/nfreeze.dir/link.txt)
+        for library in libstdc++.a libc.a; do
+            archives="$archives $(${CXX:-g++} -print-file-name=$library)"
+        done
+        # shellcheck disable=SC2086 # words
+        packages=$(realpath $archives | xargs dpkg -S | cut -d: -f1 | sort -u)
+        for package in $packages libcxxopts-dev libssh2-1-dev; do
             terms=/usr/share/doc/$package/copyright
-            if [ "$package" = libssh2-1-dev ] && [ ! -e "$terms" ]; then
+            if [ ! -e "$terms" ] && [ "$package" = libssh2-1-dev ]; then
                 terms=build/third_party/libssh2/source/debian/copyright
             fi
             printf '\n----\n\nThe program contains code of %s, whose terms are these:\n\n' "$package"
