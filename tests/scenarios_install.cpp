@@ -73,7 +73,7 @@ class Typist {
         RunOptions options;
         options.pty = true;
         options.cwd = dir_ / "here";
-        options.env["TERM"] = "dumb";
+        options.env = {{"TERM", "dumb"}, {"INPUTRC", "/dev/null"}};
         options.dialog = {{"ready: ", "nfreeze " + typed + "\t\n"}, {"ready: ", "exit\n"}};
         const Result result = run({"bash", "--noprofile", "--rcfile", "../rc", "-i"}, options);
         REQUIRE_EXIT(result, 0);
