@@ -289,6 +289,7 @@ constexpr size_t kTreePacks = 16;        // a tree that lies in more packs is wr
 // Limits on what is read. Not formats: each may grow without a new version.
 constexpr size_t kPathMax = MiB, kNameMax = 4096, kXattrMax = MiB;
 constexpr size_t kListMax = 4'000'000;   // names in one directory of the repository
+constexpr int64_t kTimeMax = int64_t(1) << 40; // seconds since 1970 that a server may name
 constexpr size_t kTagsMax = 4096;        // of a snapshot
 constexpr size_t kOwnersMax = 1'000'000; // users and groups that own something in it
 constexpr size_t kXattrsMax = 65536;     // of a file; Linux lists 64 KiB of names
@@ -2758,7 +2759,7 @@ public:
             }
             case Record::pack_condemned: {
                 auto name = body.array<32>();
-                auto since = int64_t(body.u64());
+                auto since = int64_t(std::min<uint64_t>(body.u64(), kTimeMax));
                 condemn(name, since ? since : mtime);
                 break;
             }
@@ -2771,7 +2772,7 @@ public:
             case Record::snapshot_forgotten: forgotten.insert(body.array<16>()); break;
             case Record::segment_superseded: {
                 auto name = body.array<16>();
-                auto since = int64_t(body.u64());
+                auto since = int64_t(std::min<uint64_t>(body.u64(), kTimeMax));
                 note_since(superseded, name, since ? since : mtime);
                 break;
             }
@@ -3301,7 +3302,7 @@ private:
             if (!name || std::from_chars(&o.name[0], &o.name[8], seq, 16).ptr != &o.name[8]) continue;
             if (segments_.size() > kSegmentsMax) throw Corrupt(text("index/ holds more than ", kSegmentsMax, " names"));
             auto& s = segments_[{*name, seq}];
-            s.mtime = o.mtime;
+            s.mtime = std::clamp<int64_t>(o.mtime, 0, kTimeMax);
             if (s.state == Segment::whole || (s.state == Segment::broken && s.size == o.size)) continue;
             s.name = *name;
             s.seq = seq;
@@ -6018,7 +6019,7 @@ struct Sample {
         std::set<Hash> old;
         if (newer != INT64_MAX)
             for (auto& p : repo.store.list("packs"))
-                if (auto name = parse_hash(p.name); name && repo.server_time() - p.mtime > newer) old.insert(*name);
+                if (auto name = parse_hash(p.name); name && repo.server_time() - std::clamp<int64_t>(p.mtime, 0, kTimeMax) > newer) old.insert(*name);
         std::vector<const PackInfo*> chosen;
         uint64_t all = 0;
         for (auto& p : repo.index.packs()) {
@@ -6510,7 +6511,7 @@ private:
         repo_.index.see(listing);
         int64_t now = std::max(repo_.server_time(), now_ns() / 1'000'000'000);
         for (auto& p : listing)
-            if (auto name = parse_hash(p.name)) ages_[*name] = now - p.mtime;
+            if (auto name = parse_hash(p.name)) ages_[*name] = now - std::clamp<int64_t>(p.mtime, 0, kTimeMax);
         IdHasher hasher(repo_.keys.id);
         for (auto* s : repo_.snapshots()) {
             if (!seen_.insert(s->id).second) continue;
