@@ -5118,7 +5118,8 @@ public:
         } catch (const Interrupted&) {
             tree_damaged_ = true; // the list was not read to its end: nothing is removed
             chunks_.give_up();
-            writers_.drain(); // where a writer failed and woke us up, throws that
+            writers_.abandon();
+            if (lost_) std::rethrow_exception(lost_); // a writer failed and woke us up
             throw;
         } catch (...) {
             tree_damaged_ = true;
@@ -5420,6 +5421,10 @@ private:
             say(text("cannot restore ", in_quotes(e.path), ": ", error.what()));
         } catch (const Error& error) {
             if (error.exit != Exit::failed) {
+                {
+                    std::lock_guard lock(words_mutex_);
+                    if (!lost_ && error.exit != Exit::interrupted) lost_ = std::current_exception();
+                }
                 chunks_.abort(); // wakes the planner, who may wait for room
                 throw;
             }
@@ -5557,6 +5562,7 @@ private:
     const Snapshot& snapshot_;
     RestoreOptions options_;
     RestoreResult* result_ = nullptr;
+    std::exception_ptr lost_; // what ended the first writer that gave up
     std::atomic<bool> tree_damaged_{false};
     std::map<std::pair<uint64_t, uint64_t>, Entry> first_links_; // (group, inode): its first name
     std::map<std::pair<dev_t, ino_t>, std::pair<uint64_t, uint64_t>> claimed_; // which of these a file here is
