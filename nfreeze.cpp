@@ -26,7 +26,8 @@
 //   anything that was not backed up: all it can do is to make data missing, and that is said.
 //   It does learn: number, size (rounded up: to a KiB, and by 6 % at most above 16 KiB) and time of
 //   uploads; which stretches of 256 KiB a restore reads; that something was sent again after
-//   it deleted a pack. It cannot tell the size of single files: they ride in packs of 16 MiB.
+//   it deleted a pack. By these it can guess how many pieces and files are new. It cannot tell the size of
+//   single files: they ride in packs of 16 MiB (14 to 19).
 //   It can withhold the newest segments and so show an older, consistent state. No client that
 //   remembers nothing can notice; each backup prints the id of its snapshot, which --expect looks for.
 //   A client that is taken over holds the passphrase and can read all. On a server that refuses to
@@ -505,8 +506,8 @@ void say(const std::string& line, bool status = false) {
     drawn = status && !line.empty();
 }
 
-// The only state outside of objects: which signal asked the run to end. The first is noticed
-// at the next call of stop_if_asked(), the second ends the process at once.
+// The only state outside of objects: which signal asked the run to end, and whether SIGUSR1 asked how far it is. The
+// first to end it is noticed at the next call of stop_if_asked(), the second ends the process at once.
 std::atomic<int> g_signal{0};
 std::atomic<bool> g_status_asked{false};
 extern "C" void on_signal(int number) {
@@ -637,6 +638,19 @@ void write_full(int fd, View from, std::string_view shown) {
     }
 }
 
+/// read_full() of what can wait for ever: in short turns, so that a signal is noticed; throws Interrupted, too.
+size_t read_stream(int fd, std::span<uint8_t> into, std::string_view shown) {
+    size_t got = 0, n = 1;
+    while (got < into.size() && n > 0) {
+        for (pollfd p{fd, POLLIN, 0}; poll(&p, 1, 250) <= 0;) stop_if_asked();
+        ssize_t some = ::read(fd, into.data() + got, into.size() - got);
+        if (some < 0 && errno != EINTR && errno != EAGAIN) throw system_error("read", shown);
+        n = some < 0 ? 1 : size_t(some);
+        got += some < 0 ? 0 : n;
+    }
+    return got;
+}
+
 /// Random bytes from getrandom(2), which needs no /dev; throws Error.
 void fill_random(std::span<uint8_t> out) {
     while (!out.empty()) {
@@ -647,11 +661,16 @@ void fill_random(std::span<uint8_t> out) {
     }
 }
 
-/// A command whose output is read or, through a socket, that is talked to. It gets none of our secrets, and one
+/// There is no such program.
+struct NoProgram : Error {
+    using Error::Error;
+};
+
+/// A command whose output is read or, through a socket, that is talked to. It gets none of our secrets (I8), and one
 /// that is talked to is not interrupted from the terminal: it carries what we still have to say.
 class Command {
 public:
-    /// `name`: for messages, which have none of its arguments. Throws NotThere where there is no such program.
+    /// `name`: for messages, which have none of its arguments (I8). Throws NoProgram, Error.
     Command(const std::vector<std::string>& words, const std::string& name, bool talk = false) : name_(name) {
         int ends[2];
         if ((talk ? socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) : pipe2(ends, O_CLOEXEC)) != 0) throw system_error("make a pipe for", name_);
@@ -680,7 +699,7 @@ public:
         int bad = posix_spawnp(&pid_, argv[0], &actions, &attributes, argv.data(), variables.data());
         posix_spawn_file_actions_destroy(&actions);
         posix_spawnattr_destroy(&attributes);
-        if (bad == ENOENT) throw NotThere(system_error("run", name_, bad).what());
+        if (bad == ENOENT) throw NoProgram(system_error("run", name_, bad).what());
         if (bad != 0) throw system_error("run", name_, bad);
     }
     ~Command() {
@@ -704,7 +723,7 @@ public:
     /// All that it prints, `max` bytes at most; throws like wait().
     std::string all_output(size_t max) {
         std::string out(max, '\0');
-        out.resize(read_full(output.get(), {reinterpret_cast<uint8_t*>(out.data()), out.size()}, name_));
+        out.resize(read_stream(output.get(), {reinterpret_cast<uint8_t*>(out.data()), out.size()}, name_));
         wait();
         return out;
     }
@@ -936,7 +955,7 @@ View as_bytes(std::string_view s) { return {reinterpret_cast<const uint8_t*>(s.d
 // Uses: 3, 4. Provides: Secret, derivation of keys, seal and open, ids, hashes. These are the
 // only calls into the crypto library. Must hold: I6, I8.
 
-/// Bytes that are wiped when they go and cannot be copied by accident. They are not swapped out where the
+/// Bytes that are wiped when they go and cannot be copied by accident (I8). They are not swapped out where the
 /// system allows that; the few pages stay locked, for another secret may lie on them.
 class Secret {
 public:
@@ -2989,7 +3008,12 @@ public:
     std::set<std::string> doubts; // segments that are not whole and that no other names: the end of an
                                      // interrupted run, or damage. A backup settles it by noting them.
     std::atomic<uint64_t> uploaded{0}; // bytes of objects
-    std::atomic<uint64_t> files_done{0}, bytes_done{0}, bytes_expected{0}; // for whoever shows how far a run is; 0: unknown
+    std::atomic<uint64_t> files_done{0}, bytes_done{0}, bytes_expected{0}; // for whoever shows how far a run is
+    /// `expected`: 0 where nobody knows.
+    void begin_work(uint64_t expected) {
+        files_done = bytes_done = 0;
+        bytes_expected = expected;
+    }
 
     /// Makes a repository in an empty or new directory, or where one was begun; the key object comes last and
     /// makes it one.
@@ -3001,16 +3025,17 @@ public:
             } catch (const NotThere&) {}
             return found;
         };
-        for (auto& o : names(""))
+        auto there = names("");
+        for (auto& o : there)
             if (o.name != "index" && o.name != "packs" && o.name != "keys")
                 throw Error(text("there is no empty directory: it holds ", in_quotes(o.name), "; nothing was changed"));
         for (auto* dir : {"keys", "packs"})
-            if (!names(dir).empty()) throw Error(text("there is a repository already: ", dir, "/ is not empty; nothing was changed"));
+            if (!there.empty() && !names(dir).empty()) throw Error(text("there is a repository already: ", dir, "/ is not empty; nothing was changed"));
         for (auto* dir : {"", "index", "packs", "keys"}) store.make_directory(dir);
         Secret master(32);
         fill_random(master.span());
         Repository r(store, master);
-        for (auto& left : names("index")) r.try_remove("index/" + left.name); // no key that would open it was ever made
+        for (auto& left : there.empty() ? there : names("index")) r.try_remove("index/" + left.name); // no key that would open it was ever made
         r.listed_ = since_boot(); // nothing is there
         r.commit([] { return Bytes(); });
         add_key(store, master, passphrase, cost, now, label);
@@ -4614,8 +4639,7 @@ private:
         auto all = repo_.snapshots();
         std::erase_if(all, [&](auto* s) { return s->host != mine.host || s->source != mine.source; });
         if (options_.against) all = {options_.against};
-        repo_.files_done = repo_.bytes_done = 0;
-        repo_.bytes_expected = all.empty() ? 0 : all[0]->counts.bytes;
+        repo_.begin_work(all.empty() ? 0 : all[0]->counts.bytes);
         if (all.empty()) return;
         auto complete = std::ranges::find(all, false, &Snapshot::incomplete);
         if (complete != all.end()) complete_before_ = *complete;
@@ -4963,18 +4987,6 @@ private:
         if (lseek(fd, off_t(offset), SEEK_SET) < 0) throw system_error("read", shown);
         return read_full(fd, into, shown);
     }
-    /// What can wait for ever is waited for in short turns, so that a signal is noticed.
-    static size_t read_stream(int fd, std::span<uint8_t> into, std::string_view shown) {
-        size_t got = 0, n = 1;
-        while (got < into.size() && n > 0) {
-            for (pollfd p{fd, POLLIN, 0}; poll(&p, 1, 250) <= 0;) stop_if_asked();
-            ssize_t some = ::read(fd, into.data() + got, into.size() - got);
-            if (some < 0 && errno != EINTR && errno != EAGAIN) throw system_error("read", shown);
-            n = some < 0 ? 1 : size_t(some);
-            got += some < 0 ? 0 : n;
-        }
-        return got;
-    }
     /// Stores the chunks at the start of the buffer that are certain; moves the rest to its front.
     size_t put_chunks(Entry& e, size_t have, bool ended) {
         View rest(buffer_.data(), have);
@@ -5093,8 +5105,7 @@ public:
     /// Makes `destination` what the snapshot is. Throws Error where nothing could be done.
     void run(const std::string& destination, RestoreResult& result) {
         result_ = &result;
-        repo_.files_done = repo_.bytes_done = 0;
-        repo_.bytes_expected = options_.paths.empty() ? snapshot_.counts.bytes : 0;
+        repo_.begin_work(options_.paths.empty() ? snapshot_.counts.bytes : 0);
         if (options_.remove && snapshot_.incomplete) {
             say("the snapshot is incomplete: files that it lacks may be those that could not be read, so nothing is deleted");
             options_.remove = false;
@@ -6173,7 +6184,7 @@ private:
         uint64_t sum = 0;
         for (auto* p : packs) sum += p->size;
         if (!quiet) std::cout << "reading " << packs.size() << " packs, " << human_size(sum) << std::endl;
-        repo_.bytes_expected = sum;
+        repo_.begin_work(sum);
         listed_ = repo_.index.chunks_listed();
         for (auto* p : packs) {
             stop_if_asked();
@@ -6223,8 +6234,7 @@ private:
         if (!quiet && !chosen_files_.empty()) std::cout << "reading " << chosen_files_.size() << " files, " << human_size(sum) << std::endl;
         ChunkReader chunks(repo_, tree_wire_, kReadAhead);
         IdHasher hasher(repo_.keys.id);
-        repo_.bytes_done = 0;
-        repo_.bytes_expected = sum;
+        repo_.begin_work(sum);
         for (auto& [e, where] : chosen_files_) {
             try {
                 chunks.read_all(e.chunks, hasher, [](size_t, View) {});
@@ -6947,27 +6957,19 @@ void ask_ssh(SshOptions& o, const std::string& config) {
     try {
         std::istringstream lines(Command(words, "ssh -G").all_output(MiB));
         for (std::string key, value; lines >> key && std::getline(lines >> std::ws, value);) said.emplace(key, value);
-    } catch (const NotThere&) { return; }
+    } catch (const NoProgram&) { return; }
     auto one = [&](const char* key) { return said.contains(key) ? said.find(key)->second : ""; };
     o.host = one("hostname");
     o.user = one("user");
     o.port = std::atoi(one("port").c_str());
-    auto expand = [&](std::string_view from) {
-        std::string to = from.starts_with("~/") ? home : "";
-        for (size_t i = to.empty() ? 0 : 1; i < from.size(); ++i) {
-            if (from[i] != '%' || i + 1 == from.size()) to += from[i];
-            else switch (from[++i]) {
-                case 'd': to += home; break;
-                case 'h': to += o.host; break;
-                case 'l': to += host_name(); break;
-                case 'n': to += alias; break;
-                case 'p': to += std::to_string(o.port); break;
-                case 'r': to += o.user; break;
-                case 'u': to += user_name(); break;
-                default: to += from[i];
-                }
+    const std::map<char, std::string> tokens{{'d', home}, {'h', o.host}, {'l', host_name()}, {'n', alias}, {'p', std::to_string(o.port)}, {'r', o.user}, {'u', user_name()}};
+    auto expand = [&](const std::string& from) {
+        std::string to;
+        for (size_t i = 0; i < from.size(); ++i) {
+            auto token = from[i] == '%' && i + 1 < from.size() ? tokens.find(from[++i]) : tokens.end(); // %% is %
+            to += token == tokens.end() ? std::string(1, from[i]) : token->second;
         }
-        return to;
+        return to.starts_with("~/") ? home + to.substr(1) : to;
     };
     for (auto [at, end] = said.equal_range("identityfile"); at != end; ++at) o.identities.push_back(expand(at->second));
     auto files_of = [&](const char* key) {
@@ -6991,8 +6993,13 @@ void ask_ssh(SshOptions& o, const std::string& config) {
 }
 
 std::unique_ptr<Store> open_store(const Address& a, const Arguments& args) {
+    SshOptions o; // what is wrong with the options is wrong for a local repository, too
+    o.connections = args.number("connections", kConnections, 1, kConnectionsMax);
+    o.upload_limit = KiB * uint64_t(args.number("limit-upload", 0, 1, INT_MAX));
+    o.download_limit = KiB * uint64_t(args.number("limit-download", 0, 1, INT_MAX));
+    o.timeout = std::chrono::seconds(args.number("timeout", kTimeout, 1, 3600));
+    o.retry_for = std::chrono::seconds(args.number("retry-for", kRetryFor, 0, 7 * 86400));
     if (!a.remote()) return std::make_unique<LocalStore>(a.path);
-    SshOptions o;
     o.host = a.host;
     o.user = a.user;
     o.port = a.port;
@@ -7013,11 +7020,6 @@ std::unique_ptr<Store> open_store(const Address& a, const Arguments& args) {
     if (!o.pinned.empty() && !o.pinned.starts_with("SHA256:")) throw Usage("--host-key wants a fingerprint that begins with SHA256:");
     while (o.pinned.ends_with('=')) o.pinned.pop_back();
     o.accept_new = args.flag("accept-new-host-key");
-    o.connections = args.number("connections", kConnections, 1, kConnectionsMax);
-    o.upload_limit = KiB * uint64_t(args.number("limit-upload", 0, 1, INT_MAX));
-    o.download_limit = KiB * uint64_t(args.number("limit-download", 0, 1, INT_MAX));
-    o.timeout = std::chrono::seconds(args.number("timeout", kTimeout, 1, 3600));
-    o.retry_for = std::chrono::seconds(args.number("retry-for", kRetryFor, 0, 7 * 86400));
     return std::make_unique<SftpStore>(std::move(o), a.path);
 }
 
@@ -7062,18 +7064,19 @@ private:
         double seconds = std::chrono::duration<double>(now - std::exchange(measured_, now)).count();
         uint64_t all = repo_.store.moved, fresh = all - std::exchange(moved_, all);
         rate_ = 0.7 * rate_ + 0.3 * double(fresh) / seconds;
+        if (repo_.bytes_done < done_) begun_ = now; // the next source
         if (fresh > 0 || repo_.bytes_done != std::exchange(done_, repo_.bytes_done.load())) last_moved_ = now;
     }
     std::string line() const {
         uint64_t done = repo_.bytes_done, all = repo_.bytes_expected, sent = repo_.uploaded;
-        auto line = text(repo_.files_done, " files, ", human_size(done));
-        if (all > 0) line += " of " + human_size(all);
-        if (sent > 0) line += ", sent " + human_size(sent);
-        if (rate_ >= 1) line += ", line " + human_size(uint64_t(rate_)) + "/s";
+        auto words = text(repo_.files_done, " files, ", human_size(done));
+        if (all > 0) words += " of " + human_size(all);
+        if (sent > 0) words += ", sent " + human_size(sent);
+        if (rate_ >= 1) words += ", line " + human_size(uint64_t(rate_)) + "/s";
         double rest = done > 0 && all > done ? std::chrono::duration<double>(Clock::now() - begun_).count() * double(all - done) / double(done) : 0;
-        if (rest >= 1) line += text(", ", uint64_t(rest / 60), " min ", uint64_t(rest) % 60, " s left");
-        if (Clock::now() - last_moved_ > std::chrono::seconds(5)) line += ", waiting for the server";
-        return line;
+        if (rest >= 1) words += text(", ", uint64_t(rest / 60), " min ", uint64_t(rest) % 60, " s left");
+        if (Clock::now() - last_moved_ > std::chrono::seconds(5)) words += ", waiting for the server";
+        return words;
     }
     const Repository& repo_;
     const Style style_;
@@ -7904,7 +7907,7 @@ void prepare_process() {
     action.sa_handler = on_signal;
     for (int s : {SIGINT, SIGTERM, SIGHUP, SIGUSR1}) sigaction(s, &action, nullptr);
     signal(SIGPIPE, SIG_IGN);
-    prctl(PR_SET_DUMPABLE, 0); // no core, and no other program of the same user may look inside
+    prctl(PR_SET_DUMPABLE, 0); // I8: no core, and no other program of the same user may look inside
     // A static program must not load the host's name-service modules: they may be of another glibc.
     for (auto [database, sources] : {std::pair{"hosts", "files dns"}, {"passwd", "files"}, {"group", "files"}, {"services", "files"}})
         __nss_configure_lookup(database, sources);

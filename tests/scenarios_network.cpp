@@ -57,17 +57,19 @@ struct Large {
             write_random_file(site.src / ("file" + std::to_string(i)), 8 * MiB, 40 + i);
         site.init_or_fail();
     }
-    [[nodiscard]] Strings backup_arguments(const Strings& flags = {}) const {
-        Strings all{nfreeze_binary(), "backup"};
+    // Of a backup, or else of a restore.
+    [[nodiscard]] Strings arguments(bool backup, const Strings& flags = {}) const {
+        Strings all{nfreeze_binary(), backup ? "backup" : "restore"};
         all.insert(all.end(), flags.begin(), flags.end());
-        all.insert(all.end(), {site.src, site.url});
+        if (backup) all.insert(all.end(), {site.src, site.url});
+        else all.insert(all.end(), {site.url, site.dest});
         return all;
     }
-    [[nodiscard]] Strings restore_arguments(const Strings& flags = {}) const {
-        Strings all{nfreeze_binary(), "restore"};
-        all.insert(all.end(), flags.begin(), flags.end());
-        all.insert(all.end(), {site.url, site.dest});
-        return all;
+    // Until a run just started has moved so much; it still runs then.
+    void wait_for(Child& child, std::int64_t bytes) {
+        const std::int64_t wanted = proxy.upstream + proxy.downstream + bytes;
+        REQUIRE(wait_until([&] { return proxy.upstream + proxy.downstream > wanted; }, milliseconds(20'000)));
+        REQUIRE(child.running());
     }
     // What stands in DEST is complete and right, and none of it is what was being written.
     void check_nothing_half() const {
@@ -212,10 +214,8 @@ TEST_CASE("networks: a time without a server: the run goes on when it is back") 
     const int seconds = slow_tests() ? 60 : 2;
     for (const bool backup : {true, false}) {
         CAPTURE(backup);
-        const std::int64_t up = large.proxy.upstream, down = large.proxy.downstream;
-        Child child(backup ? large.backup_arguments() : large.restore_arguments(), large.site.options);
-        REQUIRE(wait_until([&] { return large.proxy.upstream - up + large.proxy.downstream - down > 8 * mib; },
-                           milliseconds(20'000)));
+        Child child(large.arguments(backup), large.site.options);
+        large.wait_for(child, 8 * mib);
         large.proxy.away = true;
         std::this_thread::sleep_for(std::chrono::seconds(seconds));
         CHECK(child.running());
@@ -240,12 +240,8 @@ TEST_CASE("networks: a server that stays away longer than --retry-for, or says n
         large.proxy.upstream_rate = large.proxy.downstream_rate = 16 * mib;
         for (const bool backup : {true, false}) {
             CAPTURE(backup);
-            const std::int64_t up = large.proxy.upstream, down = large.proxy.downstream;
-            const Strings flags{"--retry-for", "1", "--timeout", "1"};
-            Child child(backup ? large.backup_arguments(flags) : large.restore_arguments(flags), large.site.options);
-            REQUIRE(wait_until([&] { return large.proxy.upstream - up + large.proxy.downstream - down > 6 * mib; },
-                               milliseconds(20'000)));
-            REQUIRE(child.running());
+            Child child(large.arguments(backup, {"--retry-for", "1", "--timeout", "1"}), large.site.options);
+            large.wait_for(child, 6 * mib);
             (mute ? large.proxy.stalled : large.proxy.away) = true;
             const auto gone = Clock::now();
             const Result result = child.wait();
@@ -269,8 +265,8 @@ TEST_CASE("networks: a server that stays away longer than --retry-for, or says n
 TEST_CASE("networks: a pause that is shorter than --timeout costs no connection") {
     Large large(24);
     large.proxy.upstream_rate = 24 * mib;
-    Child backup(large.backup_arguments({"--timeout", "20"}), large.site.options);
-    REQUIRE(wait_until([&] { return large.proxy.upstream > 8 * mib; }, milliseconds(20'000)));
+    Child backup(large.arguments(true, {"--timeout", "20"}), large.site.options);
+    large.wait_for(backup, 8 * mib);
     const int connections = large.proxy.accepted;
     large.proxy.stalled = true;
     std::this_thread::sleep_for(milliseconds(1500));
@@ -287,9 +283,8 @@ TEST_CASE("networks: a server that is restarted in the middle of a restore") {
     Large large(32, server);
     large.site.backup_or_fail();
     large.proxy.downstream_rate = 24 * mib;
-    const std::int64_t down = large.proxy.downstream;
-    Child restore(large.restore_arguments(), large.site.options);
-    REQUIRE(wait_until([&] { return large.proxy.downstream - down > 8 * mib; }, milliseconds(20'000)));
+    Child restore(large.arguments(false), large.site.options);
+    large.wait_for(restore, 8 * mib);
     server.stop();
     std::this_thread::sleep_for(milliseconds(700));
     REQUIRE(restore.running());
@@ -423,10 +418,8 @@ TEST_CASE("networks: SIGINT and SIGTERM end a run within 5 s, whatever the serve
             CAPTURE(backup);
             CAPTURE(server);
             remove_tree(large.site.dest);
-            const std::int64_t up = large.proxy.upstream, down = large.proxy.downstream;
-            Child child(backup ? large.backup_arguments() : large.restore_arguments(), large.site.options);
-            REQUIRE(wait_until([&] { return large.proxy.upstream - up + large.proxy.downstream - down > 6 * mib; },
-                               milliseconds(20'000)));
+            Child child(large.arguments(backup), large.site.options);
+            large.wait_for(child, 6 * mib);
             if (server == "mute") large.proxy.stalled = true;
             if (server == "away") large.proxy.away = true;
             if (server == "away") // it has noticed, and waits before it tries again
@@ -446,9 +439,8 @@ TEST_CASE("networks: SIGINT and SIGTERM end a run within 5 s, whatever the serve
 
     write_random_file(large.site.src / "yet more", 40 * MiB, 100);
     large.proxy.upstream_rate = 12 * mib;
-    const std::int64_t up = large.proxy.upstream;
-    Child child(large.backup_arguments(), large.site.options);
-    REQUIRE(wait_until([&] { return large.proxy.upstream - up > 6 * mib; }, milliseconds(20'000)));
+    Child child(large.arguments(true), large.site.options);
+    large.wait_for(child, 6 * mib);
     large.proxy.stalled = true;
     child.kill(SIGTERM);
     std::this_thread::sleep_for(milliseconds(100));
@@ -464,7 +456,7 @@ TEST_CASE("networks: SIGHUP ends a run as SIGINT does: what was sent is kept") {
     Large large(128);
     large.site.options.env["NFREEZE_CHECKPOINT_SECONDS"] = "1000";
     large.proxy.upstream_rate = 32 * mib;
-    Child backup(large.backup_arguments({"--connections", "1"}), large.site.options);
+    Child backup(large.arguments(true, {"--connections", "1"}), large.site.options);
     REQUIRE(wait_until([&] { return packs_of(large.site).size() >= 3; }, milliseconds(30'000)));
     backup.kill(SIGHUP);
     check_interrupted(backup.wait());
@@ -477,10 +469,8 @@ TEST_CASE("networks: a machine that sleeps: stopped, the server hangs up meanwhi
     large.proxy.upstream_rate = large.proxy.downstream_rate = 24 * mib;
     for (const bool backup : {true, false}) {
         CAPTURE(backup);
-        const std::int64_t up = large.proxy.upstream, down = large.proxy.downstream;
-        Child child(backup ? large.backup_arguments() : large.restore_arguments(), large.site.options);
-        REQUIRE(wait_until([&] { return large.proxy.upstream - up + large.proxy.downstream - down > 8 * mib; },
-                           milliseconds(20'000)));
+        Child child(large.arguments(backup), large.site.options);
+        large.wait_for(child, 8 * mib);
         child.kill(SIGSTOP);
         large.proxy.away = true;
         REQUIRE(wait_until([&] { return large.proxy.open == 0; }, milliseconds(5000)));

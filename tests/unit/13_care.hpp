@@ -114,3 +114,36 @@ TEST_CASE("times: an age beyond all time is the beginning of time") {
     CHECK(parse_time("9999-01-01") > now_ns());
     CHECK_THROWS_AS(parse_time("1000001d"), Usage);
 }
+
+TEST_CASE("check: an index that has other chunks in a pack than the pack's own table is found, whatever is read") {
+    auto one = noise(100, 1), two = noise(100, 2);
+    auto found = [&](auto change) {
+        TestStore store = new_repository();
+        auto repo = open_repository(store);
+        IdHasher hasher(repo->keys.id);
+        Sealer sealer(kPackLabel, repo->keys.pack);
+        sealer.add({Kind::data, 0, {{hasher(one), 100}, {hasher(two), 100}}}, frame_of(joined({one, two})));
+        auto object = sealer.finish();
+        store.create(object_name("packs", object.name), object.bytes);
+        PackInfo p;
+        p.name = object.name;
+        p.salt = object.salt;
+        p.size = object.bytes.size();
+        p.table = object.table;
+        change(p.table[0].chunks);
+        write_segment(*repo, pack_added(p));
+        auto again = open_repository(store);
+        Captured said;
+        CheckResult r;
+        Sample all;
+        Check(*again, 1).run(&all, true, r);
+        CHECK((said.text().find("is not as the index has it") != std::string::npos) == (r.errors > 0));
+        return r.errors.load();
+    };
+    CHECK(found([](auto&) {}) == 0);
+    CHECK(found([](auto& chunks) { std::swap(chunks[0].id, chunks[1].id); }) == 1);
+    CHECK(found([](auto& chunks) { chunks.pop_back(); }) == 1);
+    CHECK(found([](auto& chunks) { chunks[0].length = 99; }) == 1);
+    CHECK(found([](auto& chunks) { chunks[1].id[0] ^= 1; }) == 1);
+    CHECK(found([](auto& chunks) { chunks.push_back(chunks[0]); }) == 1);
+}
