@@ -596,7 +596,8 @@ TEST_CASE("backup --verify: reads back what was uploaded, or a part of it") {
         if (std::find(before.begin(), before.end(), pack) == before.end()) sent += fs::file_size(pack);
     CHECK(all == sent); // not what was there before
     CHECK(all > 48 * MiB);
-    for (const auto& [how, least, most] : {std::tuple{"--verify=10%", sent / 10, sent / 2}, {"--verify=20M", 20 * MiB, sent * 3 / 4}, {"--verify=0%", std::uint64_t(0), std::uint64_t(0)}}) {
+    for (const auto& [flag, least, most] : {std::tuple{"--verify=10%", sent / 10, sent / 2}, {"--verify=20M", 20 * MiB, sent * 3 / 4}, {"--verify=0%", std::uint64_t(0), std::uint64_t(0)}}) {
+        const std::string how = flag;
         for (std::uint64_t i = 0; i < 3; ++i) write_random_file(site.src / std::to_string(i), 16 * MiB, static_cast<std::uint64_t>(how[9]) * 10 + i);
         CAPTURE(how);
         const auto some = bytes_read(site.backup({how, "--json"}));

@@ -29,20 +29,27 @@ struct Json {
     double value = 0;
     std::string text;
     std::vector<Json> items;
-    std::vector<std::pair<std::string, Json>> fields;
+    struct Field;
+    std::vector<Field> fields;
 
-    [[nodiscard]] const Json& operator[](const std::string& name) const {
-        for (const auto& [field, content] : fields)
-            if (field == name) return content;
-        FAIL("there is no field " << name);
-        return *this;
-    }
-    [[nodiscard]] Strings names() const {
-        Strings all;
-        for (const auto& field : fields) all.push_back(field.first);
-        return all;
-    }
+    [[nodiscard]] const Json& operator[](const std::string& name) const;
+    [[nodiscard]] Strings names() const;
 };
+struct Json::Field {
+    std::string name;
+    Json content;
+};
+const Json& Json::operator[](const std::string& name) const {
+    for (const auto& field : fields)
+        if (field.name == name) return field.content;
+    FAIL("there is no field " << name);
+    return *this;
+}
+Strings Json::names() const {
+    Strings all;
+    for (const auto& field : fields) all.push_back(field.name);
+    return all;
+}
 
 class JsonReader {
   public:
@@ -92,7 +99,7 @@ class JsonReader {
                 if (!seen.insert(name).second) wrong("a field comes twice");
                 spaces();
                 must_take(":");
-                json.fields.emplace_back(std::move(name), value());
+                json.fields.push_back({std::move(name), value()});
             }
         } else if (next() == '[') {
             json.kind = Json::array;
@@ -758,7 +765,8 @@ TEST_CASE("json: no words come between the objects, whatever else is asked for")
     const fs::path packs = site.repo / "packs";
     const std::vector<std::pair<std::string, Strings>> runs{
         {"restore", {"--all-versions"}}, {"restore", {"-n"}}, {"restore", {"-v"}}, {"check", {"--read-data"}}, {"check", {"--read-data=files:5"}}, {"check", {"--append-only"}}};
-    for (const auto& [verb, flags] : runs) {
+    for (const auto& [verb, options] : runs) {
+        const Strings& flags = options;
         CAPTURE(flags[0]);
         remove_tree(site.dest);
         const Result result = site.json(verb, flags, verb == "check" ? Strings{} : flags[0] == "--all-versions" ? Strings{site.dest.string(), "file"} : Strings{site.dest.string()});

@@ -343,7 +343,7 @@ TEST_CASE("repair: a byte flipped in the head of a pack while the index is lost 
     const Copy site;
     const fs::path pack = largest(packs_of(site));
     const std::string sound = read_file(pack);
-    for (const std::size_t at : {0, 6, 7, 8}) {
+    for (const std::size_t at : {0u, 6u, 7u, 8u}) {
         CAPTURE(at);
         write_file(pack, sound);
         flip_byte(pack, at);

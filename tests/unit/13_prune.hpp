@@ -113,8 +113,8 @@ class Stage {
             std::unique_lock lock(stage_.mutex_);
             auto ticket = ++asked_;
             wants_time_ = passes_time;
-            stage_.changed_.notify_all();
-            stage_.changed_.wait(lock, [&] { return granted_ >= ticket; });
+            stage_.changed_.notify_one();
+            may_go_on_.wait(lock, [&] { return granted_ >= ticket; });
             lock.unlock();
             std::exception_ptr failed;
             try {
@@ -122,8 +122,7 @@ class Stage {
             } catch (...) { failed = std::current_exception(); }
             lock.lock();
             wants_time_ = false;
-            ++done_;
-            stage_.changed_.notify_all();
+            ++done_; // the stage waits until the next one is asked for
             if (failed) std::rethrow_exception(failed);
         }
         void run() {
@@ -134,7 +133,7 @@ class Stage {
             } catch (const std::exception& e) { stage_.crash(e.what()); }
             std::lock_guard lock(stage_.mutex_);
             finished_ = true;
-            stage_.changed_.notify_all();
+            stage_.changed_.notify_one();
         }
 
         Stage& stage_;
@@ -145,6 +144,7 @@ class Stage {
         uint64_t asked_ = 0, granted_ = 0, done_ = 0; // operations
         bool wants_time_ = false, finished_ = false;
         std::atomic<bool> at_once_{false}, listing_{false}, committing_{false};
+        std::condition_variable may_go_on_;
         std::thread thread_;
     };
 
@@ -176,7 +176,7 @@ class Stage {
         }
         if (c.finished_) return false;
         ++c.granted_;
-        changed_.notify_all();
+        c.may_go_on_.notify_one();
         wait(lock, c);
         return true;
     }
@@ -224,7 +224,7 @@ class Stage {
     }
 
     std::mutex mutex_;
-    std::condition_variable changed_;
+    std::condition_variable changed_; // a client asks for its next operation or has ended
     std::vector<std::string> created_; // in this order
     std::vector<std::unique_ptr<Client>> clients_;
 };
@@ -637,7 +637,7 @@ TEST_CASE("prune, side by side: one that condemns and a backup") { // about 750 
         add_backup(s);
         add_prune(s);
     });
-    for (size_t stops : {0, 1, 2}) all.run(stops);
+    for (size_t stops : {0u, 1u, 2u}) all.run(stops);
     INFO(all.count.text());
     CHECK(all.count.schedules > 400);
     CHECK(all.count.rescuing > 50);
@@ -655,14 +655,15 @@ TEST_CASE("prune, side by side: one that condemns and a backup from a pipe, of w
         {"it looked seconds ago", [](Stage& s) { add_backup(s, kListingFresh); }},
         {"a stream, it looked seconds ago", [](Stage& s) { add_stream(s, kListingFresh); }},
     };
-    for (auto& [what, cast] : variants) {
+    for (auto& [variant, cast] : variants) {
+        auto& what = variant;
         INFO(what);
         Rehearsal all(Scene::get().fresh, [cast = cast](Stage& s) {
             cast(s);
             add_prune(s);
         });
         all.processes = 1; // the file is there only once
-        for (size_t stops : {0, 1}) all.run(stops);
+        for (size_t stops : {0u, 1u}) all.run(stops);
         INFO(all.count.text());
         CHECK(all.count.schedules > 20);
         CHECK(all.count.backups_refused == 0);
@@ -675,7 +676,7 @@ TEST_CASE("prune, side by side: one that deletes and a backup") { // about 1350
         add_backup(s).others_delete = true;
         add_prune(s);
     });
-    for (size_t stops : {0, 1, 2}) all.run(stops);
+    for (size_t stops : {0u, 1u, 2u}) all.run(stops);
     INFO(all.count.text());
     CHECK(all.count.schedules > 400);
     CHECK(all.count.deleting > 400);
@@ -688,13 +689,13 @@ TEST_CASE("prune, side by side: one that deletes and a backup from a pipe, or of
         add_stream(s).others_delete = true;
         add_prune(s);
     });
-    for (size_t stops : {0, 1}) stream.run(stops);
+    for (size_t stops : {0u, 1u}) stream.run(stops);
     CHECK(stream.count.deleting > 20);
     Rehearsal condemned(Scene::get().condemned, [](Stage& s) {
         add_backup(s, kListingFresh).others_delete = true;
         add_prune(s);
     });
-    for (size_t stops : {0, 1}) condemned.run(stops);
+    for (size_t stops : {0u, 1u}) condemned.run(stops);
     CHECK(condemned.count.deleting > 20);
 }
 
@@ -705,7 +706,7 @@ TEST_CASE("prune, side by side: a backup that lasts while one condemns and, a gr
         backup.has_begun = backup.others_delete = true;
         add_prunes(s);
     });
-    for (size_t stops : {0, 1, 2}) all.run(stops);
+    for (size_t stops : {0u, 1u, 2u}) all.run(stops);
     INFO(all.count.text());
     CHECK(all.count.schedules > 400);
     CHECK(all.count.deleting > 400);
@@ -720,7 +721,7 @@ TEST_CASE("prune, side by side: a backup from a pipe that lasts while one condem
         stream.has_begun = stream.others_delete = true;
         add_prunes(s);
     });
-    for (size_t stops : {0, 1}) all.run(stops);
+    for (size_t stops : {0u, 1u}) all.run(stops);
     CHECK(all.count.deleting > 50);
     CHECK(all.count.rescuing > 0);
     CHECK(all.count.backups_refused > 0);
@@ -733,7 +734,7 @@ TEST_CASE("prune, side by side: two that condemn and a backup") { // about 400
         add_prune(s);
         add_prune(s);
     });
-    for (size_t stops : {0, 1}) all.run(stops);
+    for (size_t stops : {0u, 1u}) all.run(stops);
     INFO(all.count.text());
     CHECK(all.count.schedules > 200);
     CHECK(all.count.rescuing > 20);
@@ -746,7 +747,7 @@ TEST_CASE("prune, side by side: two that delete and a backup") { // about 580
         add_prune(s).others_delete = true;
         add_prune(s).others_delete = true;
     });
-    for (size_t stops : {0, 1}) all.run(stops);
+    for (size_t stops : {0u, 1u}) all.run(stops);
     INFO(all.count.text());
     CHECK(all.count.schedules > 200);
     CHECK(all.count.deleting > 200);
@@ -761,7 +762,7 @@ TEST_CASE("prune, side by side: one that condemns, one that deletes, and two bac
         add_backup(s, {}, "another").others_delete = true;
     });
     all.two_orders = true;
-    for (size_t stops : {0, 1}) all.run(stops);
+    for (size_t stops : {0u, 1u}) all.run(stops);
     INFO(all.count.text());
     CHECK(all.count.schedules > 50);
     CHECK(all.count.deleting > 50);
@@ -843,7 +844,8 @@ TEST_CASE("prune, killed at any operation: all snapshots stay, and later ones fi
         const TestStore& begin;
         int64_t grace;
     } cases[]{{"condemning", scene.fresh, kGrace}, {"deleting", scene.needed, kGrace}, {"at once", scene.fresh, 0}};
-    for (auto& [what, begin, grace] : cases) {
+    for (auto& [name, begin, grace] : cases) {
+        auto& what = name;
         TestStore untouched(begin);
         auto wanted = snapshots_in(untouched);
         int deaths = 0, torn = 0;
@@ -1075,7 +1077,7 @@ TEST_CASE("prune: the emptiest packs are copied first") {
     TestStore store = new_repository();
     std::vector<std::pair<std::string, std::vector<Bytes>>> files;
     std::vector<Bytes> first_of_pack;
-    for (uint64_t used : {3, 1, 2}) { // of four
+    for (uint64_t used : {3u, 1u, 2u}) { // of four
         std::vector<Bytes> chunks;
         for (uint64_t i = 0; i < 4; ++i) chunks.push_back(noise(10'000, 10 * used + i));
         store_chunks(*open_repository(store), chunks);

@@ -225,7 +225,8 @@ template <class Job, class After> std::pair<int, int> fail_everywhere(const Test
     return count;
 }
 /// That not all jobs failed, nor went on.
-void check_faults_met(size_t failed, size_t went_on, size_t least) {
+void check_faults_met(const std::pair<int, int>& met, int least) {
+    int failed = met.first, went_on = met.second;
     INFO(failed, " failed, ", went_on, " went on");
     CHECK(failed > 10);
     CHECK(went_on > least);
@@ -243,7 +244,7 @@ TEST_CASE("faults: a backup, each call of which may fail, commits or says why, l
             made.reset();
             made = past.back_up(store);
         };
-        auto [failed, went_on] = fail_everywhere(first ? past.empty : past.base, job, [&](TestStore& store, const Failure& failure) {
+        auto met = fail_everywhere(first ? past.empty : past.base, job, [&](TestStore& store, const Failure& failure) {
             CHECK(made.has_value() == !failure.exit);
             CHECK(open_repository(store)->damage.empty());
             auto ids = snapshots_in(store);
@@ -255,7 +256,7 @@ TEST_CASE("faults: a backup, each call of which may fail, commits or says why, l
             CHECK(found_by_check(store) == "");
             if (failure.exit || failure.how != Failing::refused) CHECK(wrong_in_restore(store, past.source) == "");
         });
-        check_faults_met(failed, went_on, 3);
+        check_faults_met(met, 3);
     }
 }
 
@@ -266,7 +267,7 @@ TEST_CASE("faults: a restore, each call of which may fail, leaves whole files on
     past.back_up(begin);
     std::unique_ptr<support::TempDir> dest;
     Exit exit = Exit::ok;
-    auto [failed, went_on] = fail_everywhere(begin, [&](Store& store) {
+    auto met = fail_everywhere(begin, [&](Store& store) {
         dest = std::make_unique<support::TempDir>();
         exit = restore_newest(store, *dest / "to");
     }, [&](TestStore& store, const Failure& failure) {
@@ -276,22 +277,24 @@ TEST_CASE("faults: a restore, each call of which may fail, leaves whole files on
         CHECK(restore_newest(store, *dest / "to") == Exit::ok);
         CHECK(wrong_in(*dest / "to", past.source, true) == "");
     });
-    check_faults_met(failed, went_on, 0);
+    check_faults_met(met, 0);
 }
 
 TEST_CASE("faults: a prune, each call of which may fail, loses no snapshot, and later ones finish the work") {
     Captured said;
     auto& scene = Scene::get();
-    for (auto& [what, begin, grace] : {std::tuple("condemning", &scene.fresh, kGrace), {"deleting", &scene.needed, kGrace}, {"at once", &scene.fresh, int64_t(0)}}) {
+    for (auto& [name, begin, wait] : {std::tuple("condemning", &scene.fresh, kGrace), {"deleting", &scene.needed, kGrace}, {"at once", &scene.fresh, int64_t(0)}}) {
+        auto& what = name;
+        int64_t grace = wait;
         CAPTURE(what);
         TestStore untouched(*begin);
         auto wanted = snapshots_in(untouched);
-        auto [failed, went_on] = fail_everywhere(*begin, [grace](Store& store) { prune(*open_repository(store), thorough(grace)); },
+        auto met = fail_everywhere(*begin, [grace](Store& store) { prune(*open_repository(store), thorough(grace)); },
                                                  [&](TestStore& store, const Failure&) {
             CHECK(open_repository(store)->damage.empty());
             check_settles(store, wanted);
         });
-        check_faults_met(failed, went_on, 3);
+        check_faults_met(met, 3);
     }
 }
 

@@ -618,7 +618,9 @@ TEST_CASE("hostile server: any byte of any object flipped, any object cut anywhe
     auto& small = Small::get();
     const size_t step = is_slow() ? 1 : 7;
     size_t altered = 0;
-    for (auto& [name, bytes] : small.store.objects) {
+    for (auto& one : small.store.objects) {
+        auto& name = one.first;
+        auto& bytes = one.second;
         if (name.starts_with("keys/")) continue; // below
         for (size_t at = altered % step; at < bytes.size(); at += step, ++altered) {
             for (bool cut : {false, true}) {
@@ -632,7 +634,7 @@ TEST_CASE("hostile server: any byte of any object flipped, any object cut anywhe
                 if (all) check_heals(store, name.starts_with("index/"));
             }
         }
-        for (size_t more : {1, 16, 70000}) {
+        for (size_t more : {1u, 16u, 70000u}) {
             INFO(text(name, " with ", more, " bytes more"));
             TestStore store(small.store);
             store.objects.at(name).resize(bytes.size() + more);
@@ -679,10 +681,13 @@ TEST_CASE("hostile server: objects swapped, replaced by others of this or of ano
         auto repo = Repository::open(other, [&] { return Secret(std::string_view(words)); });
         Backup(*repo, Small::options()).run((small.dir / "src").string(), Scene::record(kHost));
     }
-    for (auto& [name, bytes] : small.store.objects) {
+    for (auto& one : small.store.objects) {
+        auto& name = one.first;
         if (name.starts_with("keys/")) continue;
         bool index = name.starts_with("index/");
-        for (auto& [other, other_bytes] : small.store.objects) {
+        for (auto& two : small.store.objects) {
+            auto& other = two.first;
+            auto& other_bytes = two.second;
             if (other == name) continue;
             INFO(name, " and ", other);
             TestStore replaced(small.store), swapped(small.store), moved(small.store);
@@ -694,7 +699,9 @@ TEST_CASE("hostile server: objects swapped, replaced by others of this or of ano
             check_sight(moved, index, false);
         }
         for (auto& other : others)
-            for (auto& [foreign, foreign_bytes] : other.objects) {
+            for (auto& two : other.objects) {
+                auto& foreign = two.first;
+                auto& foreign_bytes = two.second;
                 INFO(name, " replaced by ", foreign, " of another repository, or beside it");
                 TestStore replaced(small.store), beside(small.store);
                 replaced.objects.at(name) = foreign_bytes;
@@ -794,7 +801,9 @@ TEST_CASE("hostile server: names in a listing that are none of ours are passed o
 TEST_CASE("hostile server: sizes and times in a listing are whatever it likes: right data or exit code 5") {
     auto& small = Small::get();
     Captured said;
-    for (auto& [name, bytes] : small.store.objects) {
+    for (auto& one : small.store.objects) {
+        auto& name = one.first;
+        auto& bytes = one.second;
         uint64_t size = bytes.size();
         for (uint64_t listed : {uint64_t(0), uint64_t(1), size - 1, size + 1, uint64_t(kHead), uint64_t(kSegmentMax), uint64_t(INT64_MAX), uint64_t(INT64_MAX) + 1, UINT64_MAX}) {
             INFO(name, " of ", size, " bytes is listed with ", listed);
@@ -914,8 +923,10 @@ TEST_CASE("hostile server: a million names cost bounded time and memory, whateve
 
 TEST_CASE("hostile server: key objects that ask for a scrypt of a terabyte, or of none, are refused before that") {
     auto& small = Small::get();
-    for (auto& [log_n, r, p] : {std::tuple<uint8_t, uint32_t, uint32_t>{30, 8, 1}, {20, 8192, 1}, {15, UINT32_MAX, 1}, {63, 8, 1}, {255, 8, 1}, {15, 8, UINT32_MAX}, {15, 8, 17},
+    for (auto& cost : {std::tuple<uint8_t, uint32_t, uint32_t>{30, 8, 1}, {20, 8192, 1}, {15, UINT32_MAX, 1}, {63, 8, 1}, {255, 8, 1}, {15, 8, UINT32_MAX}, {15, 8, 17},
                                 {0, 0, 0}, {0, 8, 1}, {14, 8, 1}, {15, 0, 1}, {15, 1, 1}, {15, 8, 0}}) {
+        auto log_n = std::get<0>(cost);
+        auto r = std::get<1>(cost), p = std::get<2>(cost);
         INFO(int(log_n), " ", r, " ", p);
         Writer w;
         w.raw(kKeyMagic);

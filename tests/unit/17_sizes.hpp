@@ -25,7 +25,7 @@ std::vector<Bytes> cut_up(const Chunker& chunker, const Bytes& content) {
 TEST_CASE("sizes: small files, as many and as much in sum, look the same whatever their own sizes") {
     auto even = sizes_with({{"a", {noise(100'000, 1)}}, {"b", {noise(100'000, 2)}}, {"c", {noise(100'000, 3)}}});
     CHECK(even["packs"].size() == 2);
-    for (size_t less : {1'000, 30'000, 80'000}) {
+    for (size_t less : {1'000u, 30'000u, 80'000u}) {
         CAPTURE(less);
         CHECK((sizes_with({{"a", {noise(100'000 - less, 4)}}, {"b", {noise(100'000 + less, 5)}}, {"c", {noise(100'000, 6)}}}) == even));
     }
@@ -47,7 +47,7 @@ TEST_CASE("sizes: a file of 3 MB and one of 1 MB look like two of 2 MB that were
     };
     auto even = sizes_with(files(2'000'000, 2'000'000, 1));
     CHECK(even["packs"].size() == 2);
-    for (uint64_t seed : {1000, 2000, 3000}) {
+    for (uint64_t seed : {1000u, 2000u, 3000u}) {
         CHECK((sizes_with(files(3'000'000, 1'000'000, seed)) == even));
         CHECK((sizes_with(files(2'500'000, 1'500'000, seed)) == even));
     }
