@@ -26,8 +26,8 @@
 //   anything that was not backed up: all it can do is to make data missing, and that is said.
 //   It does learn: number, size (rounded up: to a KiB, and by 6 % at most above 16 KiB) and time of
 //   uploads; which stretches of 256 KiB a restore reads; that something was sent again after
-//   it deleted a pack. By these it can guess how many pieces and files are new. It cannot tell the size of
-//   single files: they ride in packs of 16 MiB (14 to 19).
+//   it deleted a pack. By these it can guess how many pieces and files are new. It cannot
+//   tell the size of single files: they ride in packs of 16 MiB (14 to 19).
 //   It can withhold the newest segments and so show an older, consistent state. No client that
 //   remembers nothing can notice; each backup prints the id of its snapshot, which --expect looks for.
 //   A client that is taken over holds the passphrase and can read all. On a server that refuses to
@@ -925,10 +925,10 @@ std::string hex(View bytes) {
     return out;
 }
 
-/// 64 lower-case hex digits, or nothing.
 /// As much of an id as tells snapshots apart.
 std::string short_id(View id) { return hex(id.first(4)); }
 
+/// 64 lower-case hex digits, or nothing.
 std::optional<Hash> parse_hash(std::string_view s) {
     Hash h;
     if (s.size() != 64) return {};
@@ -3006,7 +3006,7 @@ public:
     Index index;
     std::set<std::string> damage; // what was lost: the run ends with exit 5
     std::set<std::string> doubts; // segments that are not whole and that no other names: the end of an
-                                     // interrupted run, or damage. A backup settles it by noting them.
+                                  // interrupted run, or damage. A backup settles it by noting them.
     std::atomic<uint64_t> uploaded{0}; // bytes of objects
     std::atomic<uint64_t> files_done{0}, bytes_done{0}, bytes_expected{0}; // for whoever shows how far a run is
     /// `expected`: 0 where nobody knows.
@@ -7110,7 +7110,6 @@ struct Job {
         }
         repo_name = operands[position].empty() ? environment("NFREEZE_REPOSITORY") : operands[position];
         operands.erase(operands.begin() + long(position));
-        connections(), port(); // wrong numbers are wrong whether they are needed or not
         if (repo_name.empty()) throw Usage(text("REPO is missing and NFREEZE_REPOSITORY is not set; see: nfreeze help ", verb));
     }
     bool quiet() const { return args.flag("quiet"); }
@@ -7121,7 +7120,6 @@ struct Job {
         if (json()) std::cout << object.line() << std::endl;
         else if (!quiet()) std::cout << words << std::endl;
     }
-    int port() const { return args.number("port", 0, 1, 65535); }
     int connections() const { return args.number("connections", kConnections, 1, kConnectionsMax); }
 
     Choice choice() const {
@@ -7131,7 +7129,7 @@ struct Job {
 
     void open_store() {
         auto address = parse_address(repo_name);
-        if (port()) address.port = port();
+        if (int given = args.number("port", 0, 1, 65535)) address.port = given;
         store = ::open_store(address, args);
     }
     void open(bool list_packs = true, bool to_repair = false) {

@@ -6,6 +6,7 @@
 #include <openssl/evp.h>
 #include <sys/mman.h>
 
+#include "proxy.hpp"
 #include "support.hpp"
 #include "trees.hpp"
 
@@ -30,3 +31,4 @@
 #include "unit/15_hostile.hpp"
 #include "unit/16_secrets.hpp"
 #include "unit/17_sizes.hpp"
+#include "unit/18_large.hpp"
