@@ -289,7 +289,7 @@ constexpr size_t kTreePacks = 16;        // a tree that lies in more packs is wr
 
 // Limits on what is read. Not formats: each may grow without a new version.
 constexpr size_t kPathMax = MiB, kNameMax = 4096, kXattrMax = MiB;
-constexpr size_t kListMax = 4'000'000;   // names in one directory of the repository
+constexpr size_t kListMax = 1'000'000;   // names in one directory of the repository: 16 TB of packs
 constexpr int64_t kTimeMax = int64_t(1) << 40; // seconds since 1970 that a server may name
 constexpr size_t kTagsMax = 4096;        // of a snapshot
 constexpr size_t kOwnersMax = 1'000'000; // users and groups that own something in it
@@ -1679,7 +1679,8 @@ private:
     }
 
     [[noreturn]] void fail(const std::string& tried) {
-        if (sftp_ && libssh2_session_last_errno(session_.get()) == LIBSSH2_ERROR_SFTP_PROTOCOL) {
+        bool answered = sftp_ && libssh2_session_last_errno(session_.get()) == LIBSSH2_ERROR_SFTP_PROTOCOL;
+        if (answered && libssh2_sftp_last_error(sftp_) != LIBSSH2_FX_OK) { // else the answer makes no sense
             static constexpr const char* said[] = {"no error", "end of file", "no such file", "permission denied",
                 "failure (full, over quota, or forbidden)", "bad message", "no connection", "connection lost",
                 "the operation is not supported", "invalid handle", "no such path", "the file exists already",
@@ -2004,6 +2005,7 @@ class SftpStore : public Store {
                 LoginMemory memory = memory_;
                 auto session = std::make_unique<Session>(options_, memory);
                 if (!reached_) memory_ = std::move(memory), reached_ = true; // by the constructor, alone
+                said_ = false;
                 return session;
             } catch (const Error& error) {
                 std::unique_lock lock(mutex_);
@@ -2015,7 +2017,7 @@ class SftpStore : public Store {
                 else if (hopeless) throw;
                 lock.unlock();
                 if (others) return acquire();
-                say(text(error.what(), "; trying again"));
+                if (!said_.exchange(true)) say(text(error.what(), "; trying again"));
             }
             try {
                 pause_for(backoff(failed));
@@ -2052,12 +2054,13 @@ public:
             std::vector<ObjectInfo> found;
             std::array<char, 4096> name;
             LIBSSH2_SFTP_ATTRIBUTES attrs;
-            for (;;) {
-                auto n = s.call("list " + show(path(dir)), [&] {
+            const auto tried = "list " + show(path(dir));
+            for (size_t names = 0;;) {
+                auto n = s.call(tried, [&] {
                     return libssh2_sftp_readdir_ex(handle.get(), name.data(), name.size(), nullptr, 0, &attrs);
                 });
                 if (n == 0) break;
-                if (found.size() >= kListMax) throw Corrupt(text(show(path(dir)), " holds more than ", kListMax, " names"));
+                if (++names > kListMax) throw Corrupt(text(show(path(dir)), " holds more than ", kListMax, " names"));
                 std::string_view found_name(name.data(), size_t(n));
                 if (found_name != "." && found_name != "..")
                     found.push_back({std::string(found_name.substr(0, 128)), attrs.flags & LIBSSH2_SFTP_ATTR_SIZE ? attrs.filesize : 0,
@@ -2247,7 +2250,7 @@ private:
         if (sync_ == Sync::not_offered) return false;
         int refused = s.call("write to disk", [&] {
             int r = libssh2_sftp_fsync(handle.get());
-            return r == LIBSSH2_ERROR_SFTP_PROTOCOL && sync_ == Sync::untried ? 1 : r;
+            return r == LIBSSH2_ERROR_SFTP_PROTOCOL && sync_ != Sync::works ? 1 : r;
         });
         sync_ = refused ? Sync::not_offered : Sync::works;
         return !refused;
@@ -2258,6 +2261,7 @@ private:
     Throttle upload_, download_;
     LoginMemory memory_; // unchanged once the constructor has logged in, as is
     bool reached_ = false;
+    std::atomic<bool> said_{false}; // that the server is away
     std::mutex mutex_;
     std::condition_variable changed_;
     std::vector<std::unique_ptr<Session>> idle_;
@@ -3682,9 +3686,8 @@ private:
     /// does not learn where frames begin.
     static std::vector<RawFrame> read_run(Repository& repo, const Run& run) {
         auto name = object_name("packs", run.name);
-        uint64_t begin = run.begin / kReadAlign * kReadAlign;
+        uint64_t begin = run.begin / kReadAlign * kReadAlign; // no pack is smaller than its frames: decode_pack()
         uint64_t end = std::min<uint64_t>((run.end + kReadAlign - 1) / kReadAlign * kReadAlign, run.size);
-        if (run.end > end) throw Corrupt(name + " is smaller than its frames");
         Bytes sealed;
         try {
             sealed = repo.store.read(name, begin, size_t(end - begin));
@@ -5379,7 +5382,7 @@ private:
         Temporary temporary(dir.fd.get());
         mode_t kind = e.type == Type::fifo ? S_IFIFO : e.type == Type::character ? S_IFCHR : S_IFBLK;
         int made = e.type == Type::symlink ? symlinkat(e.target.c_str(), dir.fd.get(), temporary.name.c_str())
-                                           : mknodat(dir.fd.get(), temporary.name.c_str(), kind | 0600, dev_t(e.device));
+                                           : mknodat(dir.fd.get(), temporary.name.c_str(), kind | (e.mode & 0777), dev_t(e.device));
         if (made != 0 && errno == EPERM && kind != S_IFIFO && geteuid() != 0) {
             ++result_->no_device;
             return;
@@ -5498,6 +5501,8 @@ private:
         if (e.type != Type::symlink) {
             mode_t mode = owned ? e.mode : e.mode & ~mode_t(06000); // not setuid for somebody else
             int bad = fd >= 0 ? fchmod(fd, mode) : fchmodat(directory, name.c_str(), mode, AT_SYMLINK_NOFOLLOW);
+            struct stat st; // glibc asks for /proc there, although the mode may be what it was made with
+            if (bad && errno == ENOTSUP && fstatat(directory, name.c_str(), &st, AT_SYMLINK_NOFOLLOW) == 0 && (st.st_mode & 07777) == mode) bad = 0;
             if (bad) fail(system_error("set the mode of", e.path));
         }
         struct timespec times[2] = {{0, UTIME_OMIT}, {time_t(e.mtime.seconds), long(e.mtime.ns)}};
@@ -6107,7 +6112,6 @@ private:
 /// A pack's bytes. Throws Corrupt where the server does not give them.
 Bytes read_pack(Repository& repo, const PackInfo& p) {
     try {
-        if (p.size > kPackMax) throw Corrupt(object_name("packs", p.name) + " is larger than any pack");
         return repo.store.read(object_name("packs", p.name), 0, p.size);
     } catch (const Error& e) {
         if (e.exit != Exit::failed) throw;
@@ -6375,6 +6379,7 @@ private:
         std::lock_guard lock(mutex_);
         if (known) return;
         std::copy_n(bytes.begin() + 8, sizeof(Salt), pack.salt.begin());
+        pack.size = bytes.size(); // what hashes to its name, whatever the server lists
         pack.present = true;
         put_record(records_, Record::pack_added, encode_pack(pack));
         repo_.index.add_pack(std::move(pack), {});
