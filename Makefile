@@ -11,6 +11,7 @@
 # make install    program, manual page, completion for bash: to $(DESTDIR)$(PREFIX)/bin, share/...
 # make deb        build/nfreeze_VERSION_ARCHITECTURE.deb
 # make reproducible  build all of that once more elsewhere and compare: it has to be the same
+# make aarch64    build/aarch64/nfreeze for 64-bit ARM, from Debian's packages for arm64, and try it under qemu
 # make clean      remove what was built; make distclean: the fetched source of libssh2 as well
 
 STATIC ?= 1
@@ -104,6 +105,11 @@ bench: deps-bench all
 bench-plot:
 	tests/bench/plot.py build/bench.json tests/bench/bench.svg
 
+aarch64: deps-aarch64 all
+	cmake -S . -B build/aarch64 -DCMAKE_TOOLCHAIN_FILE=third_party/aarch64.cmake --log-level=NOTICE
+	cmake --build build/aarch64 --parallel $(JOBS) --target nfreeze
+	tests/aarch64.sh build/aarch64/nfreeze build/nfreeze
+
 # Missing Debian packages. The server and the tools that only demo, test and bench need are not
 # installed by a plain `make`.
 deps:
@@ -116,6 +122,8 @@ deps-ci:
 	@third_party/install-packages.sh ci
 deps-bench:
 	@third_party/install-packages.sh bench
+deps-aarch64:
+	@third_party/install-packages.sh aarch64
 
 # Installs what was built and builds nothing, so that `sudo make install` compiles nothing as root.
 install:
@@ -140,4 +148,4 @@ distclean:
 	rm -rf build
 
 .PHONY: all demo test ci asan tsan fuzz valgrind lint cov soak torture bench bench-plot \
-    deps deps-demo deps-test deps-ci deps-bench install deb reproducible clean distclean
+    deps deps-demo deps-test deps-ci deps-bench deps-aarch64 install deb reproducible aarch64 clean distclean

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs the Debian packages that are missing for a purpose, and says which.
 #
-#     third_party/install-packages.sh build|demo|test|ci|bench
+#     third_party/install-packages.sh build|demo|test|ci|bench|aarch64
 #
 # Where all is there already, nothing is done and no network is needed. Where there is no apt-get,
 # what is needed is printed, and the build goes on and finds out for itself.
@@ -10,14 +10,21 @@ set -eu
 build='g++ make cmake pkg-config libcrypto++-dev libxxhash-dev libzstd-dev libssl-dev libcxxopts-dev'
 test="$build openssh-server openssh-client doctest-dev rsync attr acl git rclone man-db
     python3 python3-cryptography python3-xxhash python3-zstandard"
+of= # which architecture's libssh2
 case ${1:-} in
 build) packages=$build ;;
 demo) packages="$build openssh-server openssh-client" ;;
 test) packages=$test ;;
 ci) packages="$test clang clang-tidy libclang-rt-dev valgrind" ;;
 bench) packages="$build openssh-server openssh-client python3 restic borgbackup rclone" ;;
+aarch64)
+    of=:arm64
+    packages="g++-aarch64-linux-gnu qemu-user rsync openssh-server openssh-client"
+    for package in libc6-dev libcrypto++-dev libxxhash-dev libzstd-dev libssl-dev; do
+        packages="$packages $package$of"
+    done ;;
 *)
-    echo "usage: $0 build|demo|test|ci|bench" >&2
+    echo "usage: $0 build|demo|test|ci|bench|aarch64" >&2
     exit 2 ;;
 esac
 
@@ -34,9 +41,9 @@ candidate() { apt-cache policy "$1" 2>/dev/null | sed -n 's/^  Candidate: //p' |
 # libssh2 comes as a package where that is new enough; otherwise its source is fetched from
 # Debian 13 and unpacked by dpkg-source (fetch-libssh2.sh).
 libssh2_package() {
-    version=$(dpkg-query -W -f '${Version}' libssh2-1-dev 2>/dev/null || true)
-    if [ -z "$version" ]; then version=$(candidate libssh2-1-dev || true); fi
-    if dpkg --compare-versions "${version:-0}" ge 1.11.1; then echo libssh2-1-dev; else echo dpkg-dev; fi
+    version=$(dpkg-query -W -f '${Version}\n' libssh2-1-dev$of 2>/dev/null | tail -n 1)
+    if [ -z "$version" ]; then version=$(candidate libssh2-1-dev$of || true); fi
+    if dpkg --compare-versions "${version:-0}" ge 1.11.1; then echo libssh2-1-dev$of; else echo dpkg-dev; fi
 }
 
 missing() {
@@ -58,6 +65,12 @@ if [ "$(id -u)" != 0 ]; then
 fi
 
 apt() { $as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300 "$@"; }
+
+# Libraries of another architecture lie beside this one's, each in a directory of its own.
+if [ -n "$of" ] && ! { dpkg --print-architecture; dpkg --print-foreign-architectures; } | grep -qx "${of#:}"; then
+    echo "dpkg --add-architecture ${of#:}"
+    $as_root dpkg --add-architecture "${of#:}"
+fi
 
 # The lists of packages are fetched anew only if they do not know a package, or know one that the
 # mirror no longer has.
