@@ -11,6 +11,7 @@
 # make install    program, manual page, completion for bash: to $(DESTDIR)$(PREFIX)/bin, share/...
 # make deb        build/nfreeze_VERSION_ARCHITECTURE.deb
 # make reproducible  build all of that once more elsewhere and compare: it has to be the same
+# make chroots    try build/nfreeze in Debian 12, 13 and the oldest that the mirror has, made by debootstrap (as root)
 # make aarch64    build/aarch64/nfreeze for 64-bit ARM, from Debian's packages for arm64, and try it under qemu
 # make clean      remove what was built; make distclean: the fetched source of libssh2 as well
 
@@ -105,6 +106,9 @@ bench: deps-bench all
 bench-plot:
 	tests/bench/plot.py build/bench.json tests/bench/bench.svg
 
+chroots: deps-chroots all
+	NFREEZE=build/nfreeze tests/chroots.sh
+
 aarch64: deps-aarch64 all
 	cmake -S . -B build/aarch64 -DCMAKE_TOOLCHAIN_FILE=third_party/aarch64.cmake --log-level=NOTICE
 	cmake --build build/aarch64 --parallel $(JOBS) --target nfreeze
@@ -122,6 +126,8 @@ deps-ci:
 	@third_party/install-packages.sh ci
 deps-bench:
 	@third_party/install-packages.sh bench
+deps-chroots:
+	@third_party/install-packages.sh chroots
 deps-aarch64:
 	@third_party/install-packages.sh aarch64
 
@@ -148,4 +154,5 @@ distclean:
 	rm -rf build
 
 .PHONY: all demo test ci asan tsan fuzz valgrind lint cov soak torture bench bench-plot \
-    deps deps-demo deps-test deps-ci deps-bench deps-aarch64 install deb reproducible aarch64 clean distclean
+    deps deps-demo deps-test deps-ci deps-bench deps-chroots deps-aarch64 install deb reproducible chroots aarch64 \
+    clean distclean

@@ -3,10 +3,10 @@
 #
 #     tests/deb.sh build/nfreeze_*.deb
 #
-# The Debian 12 comes from debootstrap and the first mirror that apt uses here, or, where
-# NFREEZE_TEST_CHROOT names one, out of a tar file of such a system. All is done in a directory that is
-# removed at the end.
+# debian.sh says where the Debian 12 comes from. All is done in a directory that is removed at the end.
 set -euo pipefail
+# shellcheck source=tests/debian.sh
+. "$(dirname "$0")/debian.sh"
 export LC_ALL=C PATH=/usr/sbin:/usr/bin:/sbin:/bin
 
 package=$(realpath -- "${1:?the package}")
@@ -21,21 +21,7 @@ fail() {
 }
 inside() { env -i HOME=/root PATH="$PATH" NFREEZE_PASSWORD=secret chroot "$root" "$@"; }
 
-if [ -n "${NFREEZE_TEST_CHROOT:-}" ]; then
-    tar -C "$root" -xpf "$NFREEZE_TEST_CHROOT" --numeric-owner
-else
-    # shellcheck disable=SC2016 # apt-get expands it
-    mirror=$(apt-get indextargets --no-release-info 'Created-By: Packages' 'Component: main' --format '$(REPO_URI)' |
-        grep -v -e security -e '^cdrom' | head -n 1)
-    debootstrap --variant=minbase bookworm "$root" "${mirror:-http://deb.debian.org/debian}" >"$root.log" 2>&1 || {
-        tail -n 20 "$root.log" >&2
-        rm -f "$root.log"
-        fail 'debootstrap failed'
-    }
-    rm -f "$root.log"
-fi
-[ "$(cut -d. -f1 "$root/etc/debian_version")" = 12 ] || fail 'this is no Debian 12'
-echo "in a Debian $(cat "$root/etc/debian_version"):"
+bare_debian bookworm "$root"
 
 # Its documentation would be left out by some minimal systems.
 rm -f "$root"/etc/dpkg/dpkg.cfg.d/*

@@ -32,7 +32,7 @@ clean_up() {
         wait "$sshd_pid" 2>/dev/null || true
     fi
     chmod -R u+rwX "$tmp" 2>/dev/null || true # a copied tree can hold read-only directories
-    rm -rf "$tmp"
+    rm -rf --one-file-system "$tmp"
     if [ -n "$made_run_sshd" ] && ! other_sshd; then rmdir /run/sshd || true; fi
 }
 trap clean_up EXIT
