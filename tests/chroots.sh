@@ -89,14 +89,14 @@ for release in "${releases[@]}"; do
     tree=$root/root/tree
     mkdir "$tree"
     echo content >"$tree/file"
-    #mkfifo -m 640 "$tree/fifo"
+    mkfifo -m 640 "$tree/fifo"
     ln -s file "$tree/link"
     chown -hR 4711:4711 "$tree"
     inside 0 nfreeze backup -q /root/tree /root/bare
     sed -i 's/^tester:x:4711:4711/tester:x:4712:4712/' "$root/etc/passwd"
     sed -i 's/^tester:x:4711/tester:x:4712/' "$root/etc/group"
     inside 0 nfreeze restore -q --source /root/tree /root/bare /root/owned
-    for name in . file link; do
+    for name in . file fifo link; do
         [ "$(stat -c '%u:%g %F %a' "$root/root/owned/$name")" = "$(stat -c '4712:4712 %F %a' "$tree/$name")" ] ||
             fail "the owner of $name: $(stat -c '%u:%g %F %a' "$root/root/owned/$name")"
     done
