@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <csignal>
 
 #include "support.hpp"
 #include "trees.hpp"
@@ -345,6 +346,40 @@ TEST_SUITE_END();
 
 namespace {
 
+// `rclone serve sftp` in front of a directory or any of its remotes, with a cache of its own.
+class RcloneServer {
+  public:
+    RcloneServer(const std::string& remote, const Strings& flags, Environment env = {}) : port_(free_port()) {
+        write_file(dir_ / "authorized_keys", public_key_line(user_key("ed25519")) + "\n");
+        RunOptions options;
+        options.timeout = std::chrono::hours(1);
+        options.stdout_to = dir_ / "log";
+        options.env = std::move(env);
+        options.env["HOME"] = dir_.path();
+        options.env["XDG_CACHE_HOME"] = dir_ / "cache";
+        Strings argv{"rclone", "serve", "sftp", remote, "--addr", "127.0.0.1:" + std::to_string(port_), "--key",
+                     host_key("ed25519"), "--authorized-keys", dir_ / "authorized_keys"};
+        argv.insert(argv.end(), flags.begin(), flags.end());
+        child_ = std::make_unique<Child>(argv, options);
+        REQUIRE(wait_until([&] { return contains(read_file(dir_ / "log"), "listening") || !child_->running(); },
+                           milliseconds(20'000)));
+        REQUIRE_MESSAGE(child_->running(), read_file(dir_ / "log"));
+    }
+    void kill() const { child_->kill(SIGKILL); }
+    // The client's repository is "repo" among the files, by this server.
+    void serve(Site& site, const fs::path& files) const {
+        append_file(site.home / ".ssh/known_hosts",
+                    "[127.0.0.1]:" + std::to_string(port_) + " " + public_key_line(host_key("ed25519")) + "\n");
+        site.repo = files / "repo";
+        site.url = "sftp://somebody@127.0.0.1:" + std::to_string(port_) + "/repo";
+    }
+
+  private:
+    TempDir dir_;
+    int port_;
+    std::unique_ptr<Child> child_;
+};
+
 // All that a server is asked for in a repository's life.
 void check_life_of_a_repository(const Site& site) {
     const auto must = [&](const Strings& arguments) {
@@ -416,24 +451,172 @@ TEST_CASE("servers: OpenSSH's, as a program of its own, and behind a changed roo
 
 TEST_CASE("servers: rclone's, which overwrites and cannot make durable") {
     if (!have_program("rclone")) return skipped("there is no rclone");
-    TempDir dir;
-    fs::create_directory(dir / "files");
-    write_file(dir / "authorized_keys", public_key_line(user_key("ed25519")) + "\n");
-    const int port = free_port();
-    RunOptions options;
-    options.timeout = std::chrono::hours(1);
-    options.stdout_to = dir / "log";
-    options.env = {{"HOME", dir.path()}};
-    Child server({"rclone", "serve", "sftp", "--addr", "127.0.0.1:" + std::to_string(port), "--key", host_key("ed25519"),
-                  "--authorized-keys", dir / "authorized_keys", "--vfs-cache-mode", "off", dir / "files"},
-                 options);
+    TempDir files;
+    RcloneServer server(files.path(), {"--vfs-cache-mode", "off"});
     Site site;
-    append_file(site.home / ".ssh/known_hosts", "[127.0.0.1]:" + std::to_string(port) + " " + public_key_line(host_key("ed25519")) + "\n");
-    site.repo = dir / "files/repo";
-    site.url = "sftp://somebody@127.0.0.1:" + std::to_string(port) + "/repo";
-    REQUIRE(wait_until([&] { return contains(read_file(dir / "log"), "listening") || !server.running(); }, milliseconds(10'000)));
-    REQUIRE_MESSAGE(server.running(), read_file(dir / "log"));
+    server.serve(site, files.path());
     check_life_of_a_repository(site);
+}
+
+TEST_SUITE_END();
+
+namespace {
+
+// An FTP server and, in front of it, rclone as README.md says.
+class FtpSpace {
+  public:
+    explicit FtpSpace(const SmallDisk* disk = nullptr) : files(disk ? disk->path() : own_.path()), port_(free_port()) {
+        options_.timeout = std::chrono::hours(1);
+        if (disk) options_.mounts = {disk->mount()};
+        start_ftp();
+    }
+    void start_ftp() {
+        ftp = std::make_unique<Child>(Strings{"python3", "-m", "pyftpdlib", "-i", "127.0.0.1", "-p", std::to_string(port_),
+                                              "-w", "-d", files, "-u", "me", "-P", "sesame"},
+                                      options_);
+        REQUIRE(wait_until([&] { return run({"rclone", "lsd", "space:"}, remote()).code == 0 || !ftp->running(); },
+                           milliseconds(20'000)));
+        REQUIRE_MESSAGE(ftp->running(), ftp->errors_so_far());
+    }
+    [[nodiscard]] RunOptions remote() const {
+        static const std::string password = lines_of(must_run({"rclone", "obscure", "sesame"})).at(0);
+        RunOptions options;
+        options.env = {{"RCLONE_CONFIG_SPACE_TYPE", "ftp"},   {"RCLONE_CONFIG_SPACE_HOST", "127.0.0.1"},
+                       {"RCLONE_CONFIG_SPACE_USER", "me"},    {"RCLONE_CONFIG_SPACE_PORT", std::to_string(port_)},
+                       {"RCLONE_CONFIG_SPACE_PASS", password},
+                       {"RCLONE_CONFIG_SPACE_SHUT_TIMEOUT", "1s"}, {"RCLONE_CONFIG_SPACE_CLOSE_TIMEOUT", "1s"}};
+        return options;
+    }
+    // With a cache of its own, so that what is read comes from the FTP server.
+    [[nodiscard]] std::unique_ptr<RcloneServer> rclone(Strings flags = {}, const std::string& write_back = "0s") const {
+        const Strings cache{"--vfs-cache-mode", "full", "--vfs-write-back", write_back};
+        flags.insert(flags.end(), cache.begin(), cache.end());
+        return std::make_unique<RcloneServer>("space:", flags, remote().env);
+    }
+
+  private:
+    TempDir own_;
+    RunOptions options_;
+
+  public:
+    const fs::path files; // as the FTP server calls them
+    std::unique_ptr<Child> ftp;
+
+  private:
+    const int port_;
+};
+
+bool have_ftp() {
+    if (have_program("rclone") && run({"python3", "-c", "import pyftpdlib"}).code == 0) return true;
+    skipped("FTP: needs rclone and python3-pyftpdlib");
+    return false;
+}
+
+// What FTP holds is whole and enough.
+void check_stored(const Site& site, const fs::path& wanted) {
+    const Result check = site.nfreeze({"check", "--read-data", site.url});
+    CHECK_EXIT(check, 0);
+    remove_tree(site.dest);
+    const Result restore = site.nfreeze({"restore", site.url, site.dest});
+    CHECK_EXIT(restore, 0);
+    CHECK(compare(wanted, site.dest) == "");
+}
+
+} // namespace
+
+TEST_SUITE_BEGIN("destinations");
+
+TEST_CASE("destinations: FTP behind rclone serves a repository's whole life") {
+    if (!have_ftp()) return;
+    FtpSpace space;
+    const auto server = space.rclone();
+    Site site;
+    server->serve(site, space.files);
+    check_life_of_a_repository(site);
+}
+
+TEST_CASE("destinations: FTP space that is full ends a backup with 1, and what was confirmed is stored") {
+    if (!have_ftp()) return;
+    if (!can_have_small_disks()) return skipped("a small disk: needs the right to mount, and nsenter");
+    SmallDisk disk("size=24m");
+    FtpSpace space(&disk);
+    disk.see_through(space.ftp->pid());
+    auto server = space.rclone();
+    Site site;
+    server->serve(site, space.files);
+    write_random_file(site.src / "first", 3 * MiB, 1);
+    REQUIRE_EXIT(site.init(), 0);
+    REQUIRE_EXIT(site.backup(), 0);
+    copy_tree(site.src, site.dir / "before");
+    write_random_file(site.src / "second", 30 * MiB, 2);
+    const Result full = site.backup();
+    CHECK_EXIT(full, 1);
+    CHECK_NAMES(full.err, "full");
+
+    server = space.rclone();
+    server->serve(site, space.files);
+    check_stored(site, site.dir / "before");
+}
+
+TEST_CASE("destinations: rclone or FTP that is killed during an upload leaves a whole repository") {
+    if (!have_ftp()) return;
+    FtpSpace space;
+    auto server = space.rclone({"--bwlimit", "4M"});
+    Site site;
+    server->serve(site, space.files);
+    write_random_file(site.src / "large", 20 * MiB, 1);
+    REQUIRE_EXIT(site.init(), 0);
+    {
+        Child backup({nfreeze_binary(), "backup", "--retry-for", "1", "--timeout", "8", site.src, site.url}, site.options);
+        const auto sending = [&] {
+            for (const fs::path& pack : files_below(space.files / "repo/packs"))
+                if (fs::file_size(pack) > 256 * KiB) return true;
+            return false;
+        };
+        REQUIRE(wait_until(sending, milliseconds(30'000)));
+        SUBCASE("rclone") {
+            server->kill();
+            CHECK_EXIT(backup.wait(), 6);
+        }
+        SUBCASE("FTP") {
+            space.ftp->kill(SIGKILL);
+            // rclone says so, or tries for longer than nfreeze waits.
+            const Result lost = backup.wait();
+            CHECK_MESSAGE((lost.code == 1 || lost.code == 6), describe(lost));
+            space.start_ftp();
+        }
+    }
+    server = space.rclone();
+    server->serve(site, space.files);
+    CHECK_EXIT(site.nfreeze({"check", "--read-data", site.url}), 0);
+    REQUIRE_EXIT(site.backup(), 0);
+    server = space.rclone();
+    server->serve(site, space.files);
+    check_stored(site, site.src);
+}
+
+// Why README.md insists on --vfs-write-back 0s.
+TEST_CASE("destinations: what rclone confirms before it is stored and then loses is found, and sent again") {
+    if (!have_ftp()) return;
+    FtpSpace space;
+    auto server = space.rclone();
+    Site site;
+    server->serve(site, space.files);
+    REQUIRE_EXIT(site.init(), 0);
+    server = space.rclone({}, "1h");
+    server->serve(site, space.files);
+    write_random_file(site.src / "large", 2 * MiB, 1);
+    REQUIRE_EXIT(site.backup(), 0);
+    CHECK(packs_of(site).empty());
+    server->kill();
+    server = space.rclone();
+    server->serve(site, space.files);
+    // Nothing of it came to be stored, its segment as little as its packs: as if it had not been.
+    const Result nothing = site.nfreeze({"restore", site.url, site.dest});
+    CHECK_EXIT(nothing, 1);
+    CHECK_NAMES(nothing.err, "holds no snapshot yet");
+    REQUIRE_EXIT(site.backup(), 0);
+    check_stored(site, site.src);
 }
 
 TEST_SUITE_END();

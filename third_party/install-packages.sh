@@ -9,7 +9,7 @@ set -eu
 
 build='g++ make cmake pkg-config libcrypto++-dev libxxhash-dev libzstd-dev libssl-dev libcxxopts-dev'
 test="$build openssh-server openssh-client doctest-dev rsync attr acl git rclone man-db
-    python3 python3-cryptography python3-xxhash python3-zstandard"
+    python3 python3-cryptography python3-xxhash python3-zstandard python3-pyftpdlib"
 of= # which architecture's libssh2
 case ${1:-} in
 build) packages=$build ;;
