@@ -564,10 +564,10 @@ TEST_CASE("destinations: rclone or FTP that is killed during an upload leaves a 
     auto server = space.rclone({"--bwlimit", "4M"});
     Site site;
     server->serve(site, space.files);
-    write_random_file(site.src / "large", 20 * MiB, 1);
+    write_random_file(site.src / "large", 8 * MiB, 1);
     REQUIRE_EXIT(site.init(), 0);
     {
-        Child backup({nfreeze_binary(), "backup", "--retry-for", "1", "--timeout", "8", site.src, site.url}, site.options);
+        Child backup({nfreeze_binary(), "backup", "--retry-for", "1", "--timeout", "4", site.src, site.url}, site.options);
         const auto sending = [&] {
             for (const fs::path& pack : files_below(space.files / "repo/packs"))
                 if (fs::file_size(pack) > 256 * KiB) return true;
