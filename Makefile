@@ -84,7 +84,7 @@ lint: deps-ci
 	clang-tidy -p build --quiet nfreeze.cpp
 
 cov: deps-ci
-	$(call instrumented,cov,--coverage -O0)
+	$(call instrumented,cov,--coverage -O0 -DNFREEZE_COVERAGE)
 	find build/cov -name '*.gcda' -exec rm {} +
 	JOBS=$(TEST_JOBS) tests/run.sh build/cov/nfreeze_tests -tse=alone -tce='memory:*,binary:*'
 	tests/coverage.py build/cov

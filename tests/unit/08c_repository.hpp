@@ -132,6 +132,18 @@ TEST_CASE("repository: a wrong passphrase, a missing key, a damaged key") {
     }
 }
 
+TEST_CASE("key object: one that does not read back as it was written is an error: nobody must rely on it") {
+    TestStore store;
+    store.directories = {"keys"};
+    auto master = secret_of(noise(32, 1));
+    auto other = encode_key_object(secret_of(noise(32, 2)), passphrase(), cheap(), 1, "");
+    auto add = [&] { return complaint([&] { Repository::add_key(store, master, passphrase(), cheap(), 1, ""); }); };
+    CHECK(add() == "");
+    SUBCASE("it opens no more") { store.on_read = [&](const std::string& name) { store.objects.at(name)[100] ^= 1; }; }
+    SUBCASE("it opens to another key") { store.on_read = [&](const std::string& name) { store.objects.at(name) = other; }; }
+    CHECK_NAMES(add(), "does not read back as it was written");
+}
+
 TEST_CASE("repository: a newer format stops the run before anything is written") {
     auto store = new_repository();
     auto future = store.objects.at(store.names("index").at(0));

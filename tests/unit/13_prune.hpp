@@ -468,7 +468,7 @@ class Rehearsal {
             } catch (const std::exception& e) { all.failures_ += e.what(); }
             said += "\n" + all.failures_;
             write_full(to.get(), as_bytes(said), "a pipe");
-            _exit(0);
+            leave_child();
         }
         /// What failed.
         std::string collect(Rehearsal& all) {

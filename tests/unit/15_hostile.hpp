@@ -125,8 +125,9 @@ template <class F> std::string bounded(F f, const std::set<Exit>& allowed, unsig
     });
 }
 /// Every verb on a copy of what somebody prepared: none but these exit codes, nothing outside of "dest".
-void check_deeds(const TestStore& prepared, const std::set<Exit>& allowed, const std::set<std::string>& only = {}) {
-    for (auto& deed : deeds()) {
+void check_deeds(const TestStore& prepared, const std::set<Exit>& allowed, const std::set<std::string>& only = {},
+                 const std::vector<Deed>& all = deeds()) {
+    for (auto& deed : all) {
         if (!only.empty() && !only.contains(deed.name)) continue;
         INFO(std::string(deed.name));
         support::TempDir dir;
@@ -457,6 +458,11 @@ TEST_CASE("hostile client: absurd numbers in a tree lead to an error, not to a c
         SUBCASE("a size that no content has") { e.size = INT64_MAX; }
         SUBCASE("a size that the content does not have") { e.size = INT64_MAX, e.chunks = {content}; }
         SUBCASE("more content than its size") { e.size = 299, e.chunks = {content}; }
+        SUBCASE("content of the right size that is not the file's") {
+            e.size = 600;
+            e.chunks = {content, content};
+            e.checksum = 1;
+        }
         SUBCASE("the same content a million times") {
             e.size = 300;
             e.chunks.assign(200'000, content);
@@ -503,6 +509,26 @@ TEST_CASE("hostile client: packs whose tables are not true give an error, and a 
             return std::vector{std::pair(std::string(), encode_entries(all))};
         });
     }
+    SUBCASE("frames that open and do not unfold") {
+        auto repo = open_repository(store);
+        Sealer sealer(kPackLabel, repo->keys.pack);
+        std::vector<Entry> all{entry_of(Type::directory, "")};
+        const std::vector<Bytes> frames{{}, {0}, {1, 8}, {0, 7, 1, 2, 3, 4, 5, 6, 7, 8}, {2, 1, 1}, joined({{1, 8}, noise(20, 1)}), Bytes(10, 0xff)};
+        for (uint64_t i = 0; i < frames.size(); ++i) {
+            sealer.add({Kind::data, 0, {{chunk_id(i), 8}}}, frames[i]);
+            all.push_back(file(text("a", i), 0));
+            all.back().chunks = {chunk_id(i)};
+            all.back().size = 8;
+        }
+        auto object = sealer.finish();
+        store.put(object_name("packs", object.name), object.bytes);
+        PackInfo pack{.name = object.name, .salt = object.salt, .size = object.bytes.size(), .table = object.table};
+        write_segment(*repo, pack_added(pack));
+        put_tree(store, [&](Packer&) { return std::vector{std::pair(std::string(), encode_entries(all))}; });
+        auto again = open_repository(store);
+        CHECK(open_frames(*again, object.table, object.salt, object.bytes, [](auto&, auto&, View) {}) == frames.size());
+        CHECK_NAMES(complaint([&] { open_pack(*again, pack, object.bytes, [](auto&, auto&, View) {}); }), "is not what its id says");
+    }
     SUBCASE("a snapshot that is none, which only a repair reads") {
         FrameInfo info;
         info.kind = Kind::snapshot;
@@ -522,6 +548,183 @@ TEST_CASE("hostile client: packs whose tables are not true give an error, and a 
     }
     check_deeds(store, allowed, {"restore", "check"});
     check_deeds(store, {Exit::ok, Exit::damaged}, {"backup", "repair"});
+}
+
+TEST_CASE("hostile client: objects in packs/ that are whole and no packs are named by a repair, which gets past them") {
+    TestStore store = new_repository();
+    store_snapshot(store, 0, {{"good", {noise(500, 1)}}});
+    std::vector<Bytes> none; // what is too short for a head, for a footer; and what is long enough and was never sealed
+    for (size_t size : {size_t(0), size_t(1), kHead - 1, kHead, kHead + kTag + kFooter - 1, kHead + kTag + kFooter}) {
+        none.push_back(noise(size, size));
+        std::ranges::copy(View(kPackLabel.magic).first(std::min(size, kPackLabel.magic.size())), none.back().begin());
+    }
+    for (auto& bytes : none) store.put(object_name("packs", sha256(bytes)), bytes);
+    Captured said;
+    auto repo = open_repository(store);
+    repo->damage.insert("for the test"); // so that a repair looks at packs that nobody names
+    auto result = Repair(*repo, 2).run();
+    CHECK(result.damaged == none.size());
+    CHECK(result.unreadable == 0); // nothing of anybody's can have been in them
+    CHECK(result.lost == 0);
+    for (auto& bytes : none) CHECK_NAMES(said.text(), object_name("packs", sha256(bytes)));
+    CHECK_NAMES(said.text(), "is too short");
+    for (auto& bytes : none) CHECK_FALSE(open_repository(store)->index.find_pack(sha256(bytes)));
+    CHECK(check_all(store) == Exit::ok);
+}
+
+// ---- verbs that look at a tree ---------------------------------------------------------------------------
+
+namespace {
+
+/// What they do with two snapshots, the first of which is damaged, as the command line runs them.
+const std::vector<Deed>& looks() {
+    static const auto with = [](auto f) {
+        return [f](Store& store, const support::fs::path& dir) {
+            auto repo = open_repository(store);
+            auto all = repo->snapshots();
+            bool damaged = false;
+            f(*repo, all, damaged, dir);
+            return damaged ? Exit::damaged : Exit::ok;
+        };
+    };
+    static const std::vector<Deed> all{
+        {"ls --all", with([](Repository& repo, auto& all, bool& damaged, auto&) {
+            std::vector<std::string> names{"z"};
+            auto found = find_versions(repo, all, names, damaged);
+            if (found["z"].size() != 1 || !names.empty()) throw std::runtime_error("what is whole was not found");
+        })},
+        {"du", with([](Repository& repo, auto& all, bool& damaged, auto&) { disk_usage(repo, *all[0], "", INT64_MIN, damaged); })},
+        {"du of what is not there", with([](Repository& repo, auto& all, bool& damaged, auto&) { disk_usage(repo, *all[0], "m", INT64_MIN, damaged); })},
+        {"du --unique", with([](Repository& repo, auto& all, bool& damaged, auto&) { unique_bytes(repo, all, damaged); })},
+        {"diff", with([](Repository& repo, auto& all, bool& damaged, auto&) { damaged = !print_difference(repo, *all[0], *all[1], false); })},
+        {"diff, the other way", with([](Repository& repo, auto& all, bool& damaged, auto&) { damaged = !print_difference(repo, *all[1], *all[0], false); })},
+        {"diff --dir", with([](Repository& repo, auto& all, bool&, auto& dir) {
+            BackupOptions o;
+            o.dry_run = o.verbose = true;
+            o.against = all[0];
+            Backup(repo, o).run((dir / "outside").string(), Scene::record(kHost));
+        })},
+        {"cat of what may have been there", with([](Repository& repo, auto& all, bool&, auto&) { print_file(repo, *all[0], "m"); })},
+        {"forget --path", with([](Repository& repo, auto& all, bool&, auto&) {
+            Patterns patterns;
+            patterns.add("z");
+            for_not_matching(repo, *all[0], patterns, [](auto&) {});
+        })},
+    };
+    return all;
+}
+
+} // namespace
+
+TEST_CASE("damaged tree: whoever looks at it is told so, with exit code 5, and gets what is whole") {
+    TestStore store = new_repository();
+    store_snapshot(store, 0, {{"a", {noise(300, 1)}}, {"z", {noise(300, 2)}}});
+    {
+        TestStore whole(store);
+        store_snapshot(whole, 1, {{"a", {noise(300, 1)}}, {"z", {noise(300, 2)}}});
+        check_deeds(whole, {Exit::ok, Exit::failed}, {}, looks()); // "m" is not there
+    }
+    auto prepare = [&](bool list_is_lost) {
+        put_tree(store, [&](Packer& packer) {
+            std::vector<Entry> first{entry_of(Type::directory, ""), stored_file(packer, "a", {noise(300, 1)})};
+            return std::vector{std::pair(std::string(), encode_entries(first)), {std::string("m"), noise(100, 3)},
+                               {std::string("z"), encode_entries({stored_file(packer, "z", {noise(300, 2)})}, "z")}};
+        });
+        if (!list_is_lost) return;
+        auto s = sample_snapshot(2);
+        s.tree = {chunk_id(1)};
+        write_segment(*open_repository(store), snapshot_added(s));
+    };
+    SUBCASE("a part of it is no list of files") {
+        prepare(false);
+        check_deeds(store, {Exit::damaged}, {"restore", "ls", "check"}, deeds());
+    }
+    SUBCASE("what lists its parts is lost") { prepare(true); }
+    check_deeds(store, {Exit::damaged}, {}, looks());
+}
+TEST_CASE("cat: a file whose content does not have its size is an error, one with holes comes as it was") {
+    TestStore store = new_repository();
+    auto one = noise(300, 1), two = noise(200, 2);
+    std::map<std::string, std::pair<Exit, std::string>> wanted;
+    auto zeros = [](size_t n) { return Bytes(n); };
+    put_tree(store, [&](Packer& packer) {
+        std::vector<Entry> all{entry_of(Type::directory, "")};
+        auto add = [&](const std::string& path, int64_t more, std::vector<Extent> holes, Exit exit, const Bytes& content) {
+            auto e = stored_file(packer, path, {one, two});
+            e.size += uint64_t(more);
+            e.holes = std::move(holes);
+            all.push_back(e);
+            wanted[path] = {exit, string_of(content)};
+        };
+        add("a whole one", 0, {}, Exit::ok, joined({one, two}));
+        add("b hole at its begin", 100, {{0, 100}}, Exit::ok, joined({zeros(100), one, two}));
+        add("c holes in a chunk and at its end", 150, {{100, 50}, {550, 100}}, Exit::ok,
+            joined({Bytes(one.begin(), one.begin() + 100), zeros(50), Bytes(one.begin() + 100, one.end()), two, zeros(100)}));
+        add("d hole larger than a buffer", int64_t(3 * MiB + 1), {{300, 3 * MiB + 1}}, Exit::ok, joined({one, zeros(3 * MiB + 1), two}));
+        add("e more content", -1, {}, Exit::damaged, joined({one, Bytes(two.begin(), two.end() - 1)}));
+        add("f much more content", -200, {}, Exit::damaged, one);
+        add("g more content, before a hole", 99, {{499, 100}}, Exit::damaged, joined({one, Bytes(two.begin(), two.end() - 1), zeros(100)}));
+        add("h less content", 1, {}, Exit::damaged, joined({one, two}));
+        add("i less content, with a hole", 101, {{0, 100}}, Exit::damaged, joined({zeros(100), one, two}));
+        return std::vector{std::pair(std::string(), encode_entries(all))};
+    });
+    support::TempDir dir;
+    for (auto& [path, expected] : wanted) {
+        CAPTURE(path);
+        auto wrong = bounded([&] {
+            Fd to(::open((dir / "out").c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600)); // in a process of its own
+            dup2(to.get(), 1);
+            auto repo = open_repository(store);
+            print_file(*repo, *repo->snapshots()[0], path);
+            return Exit::ok;
+        }, {expected.first});
+        CHECK(wrong == "");
+        CHECK((support::read_file(dir / "out") == expected.second)); // not shown
+    }
+}
+TEST_CASE("check: what it reads and cannot have is named, whichever way it reads") {
+    TestStore store = new_repository();
+    auto lost = noise(500, 1);
+    store_snapshot(store, 0, {{"bad", {lost}}});
+    store_snapshot(store, 1, {{"good", {noise(500, 2)}}});
+    auto check = [&](const Sample& sample, std::string& words) {
+        Captured said;
+        auto repo = open_repository(store);
+        CheckResult r;
+        Check(*repo, 2).run(&sample, true, r);
+        words = said.text();
+        return r.errors.load();
+    };
+    Sample packs, files;
+    files.files = 10;
+    std::string words;
+    CHECK(check(packs, words) == 0);
+    CHECK(check(files, words) == 0);
+    auto name = *packs_with(store, lost).begin();
+    SUBCASE("a pack that changed") {
+        store.objects.at(name)[kHead + 10] ^= 1;
+        CHECK(check(files, words) == 1);
+        CHECK_NAMES(words, "'bad' cannot be read (snapshot ");
+        CHECK(check(packs, words) == 2); // the pack, and the file that needs it
+        CHECK_NAMES(words, name);
+        CHECK_NAMES(words, "a part of 'bad' is lost or damaged");
+    }
+    SUBCASE("a pack that the server does not give") {
+        store.on_read = [&](const std::string& read) {
+            if (read == name) throw Error("input/output error");
+        };
+        CHECK(check(files, words) == 1);
+        CHECK_NAMES(words, "'bad' cannot be read (snapshot ");
+        CHECK(check(packs, words) == 2);
+        CHECK_NAMES(words, "input/output error");
+    }
+    SUBCASE("a lost connection is none of that") {
+        store.on_read = [&](const std::string& read) {
+            if (read == name) throw ConnectionLost("the line broke");
+        };
+        CHECK_THROWS_AS(check(packs, words), ConnectionLost);
+        CHECK_THROWS_AS(check(files, words), ConnectionLost);
+    }
 }
 
 // ---- a server that alters, swaps, hides and replays --------------------------------------------------------
