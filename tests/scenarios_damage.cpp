@@ -248,6 +248,91 @@ TEST_CASE("damage: a segment that vanished is spoken of, and the next backup mak
     }
 }
 
+namespace {
+
+// Enough files with names that do not shrink that the list of them fills more than a frame (1 MiB), and that the
+// segment which names their pieces is too large to be merged into the next one, which therefore names it.
+struct LargeSite : Site {
+    Strings ids;
+    LargeSite() : Site(Kind::local) {
+        for (std::size_t i = 0; i < 4800; ++i) write_file(src / "many" / file_name(i), std::to_string(i));
+        write_file(src / "zz/file", "first");
+        init_or_fail();
+        ids.push_back(backup_or_fail().snapshot);
+        write_file(src / "zz/file", "second");
+        ids.push_back(backup_or_fail().snapshot);
+    }
+    static std::string file_name(std::size_t i) {
+        std::string name = std::to_string(10'000 + i) + "-";
+        for (char c : random_bytes(115, i)) name += {"0123456789abcdef"[c >> 4 & 15], "0123456789abcdef"[c & 15]};
+        return name;
+    }
+    // Every verb that reads ends with exit code 5. What it is to print all the same stands behind it.
+    void check_all_say_so(const std::vector<std::pair<Strings, std::string>>& verbs) const {
+        for (auto& [arguments, printed] : verbs) {
+            remove_tree(dest);
+            const Result result = nfreeze(arguments);
+            CHECK_EXIT(result, 5);
+            CHECK_NAMES(result.out, printed);
+            CHECK_NAMES(result.err, "nfreeze: ");
+        }
+    }
+};
+
+} // namespace
+
+TEST_CASE("damage: a part of the list of files is lost: every verb that looks there says so with exit code 5, and shows the rest") {
+    const LargeSite site;
+    const fs::path pack = largest_pack(site); // the list of files
+    REQUIRE(fs::file_size(pack) > 600'000);
+    flip_byte(pack, fs::file_size(pack) / 3); // in the first of its two frames
+    const std::string lost = "many/" + LargeSite::file_name(0), kept = "zz/file";
+    site.check_all_say_so({{{"ls", "--recursive", site.url}, kept},
+                           {{"ls", site.url, lost}, ""},
+                           {{"ls", "--all", site.url, "*ile"}, ""},
+                           {{"du", site.url}, "zz/"},
+                           {{"du", site.url, lost}, ""},
+                           {{"du", "--unique", site.url}, site.ids[0].substr(0, 8)},
+                           {{"diff", site.url, site.ids[0], site.ids[1]}, kept},
+                           {{"diff", site.url, site.ids[1], "--dir", site.src}, ""},
+                           {{"cat", site.url, lost}, ""},
+                           {{"restore", "--all-versions", site.url, site.dest, "*ile"}, ""},
+                           {{"restore", site.url, site.dest}, ""},
+                           {{"check", site.url}, ""},
+                           {{"forget", "--purge", "--path", "*.secret", site.url}, ""},
+                           {{"prune", "--now", site.url}, ""}});
+    // What does not lie there is had, and a backup makes the rest anew.
+    const Result cat = site.nfreeze({"cat", site.url, kept});
+    CHECK_EXIT(cat, 0);
+    CHECK(cat.out == "second");
+    CHECK_EXIT(site.restore({}, {kept}), 5); // the directories above it are in the part that is lost
+    CHECK(read_file(site.dest / kept) == "second");
+    CHECK_EXIT(site.nfreeze({"repair", site.url}), 5);
+    CHECK_EXIT(site.backup(), 0);
+    remove_tree(site.dest);
+    site.restore_or_fail();
+    CHECK(compare(site.src, site.dest) == "");
+}
+
+TEST_CASE("damage: a part of the index is lost or withheld: every verb shows what is left and ends with exit code 5") {
+    const LargeSite site;
+    const std::vector<fs::path> segments = objects_of(site, "index");
+    fs::rename(*std::max_element(segments.begin(), segments.end(), [](const fs::path& a, const fs::path& b) { return fs::file_size(a) < fs::file_size(b); }),
+               site.dir / "hidden");
+    const std::string kept = "zz/file", id = site.ids[1].substr(0, 8);
+    site.check_all_say_so({{{"snapshots", site.url}, id},
+                           {{"ls", site.url, "zz"}, ""},
+                           {{"ls", "--all", site.url, kept}, ""},
+                           {{"du", site.url, "zz"}, ""},
+                           {{"du", "--unique", site.url}, ""},
+                           {{"diff", site.url, id, id}, ""},
+                           {{"restore", "--all-versions", site.url, site.dest, kept}, ""},
+                           {{"restore", site.url, site.dest}, ""},
+                           {{"check", site.url}, ""},
+                           {{"prune", "--now", site.url}, ""},
+                           {{"backup", site.src, site.url}, ""}});
+}
+
 TEST_CASE("damage: things that are no objects of ours do not disturb") {
     Site site;
     write_file(site.src / "file", "x");
