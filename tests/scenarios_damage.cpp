@@ -257,6 +257,7 @@ struct LargeSite : Site {
     LargeSite() : Site(Kind::local) {
         for (std::size_t i = 0; i < 4800; ++i) write_file(src / "many" / file_name(i), std::to_string(i));
         write_file(src / "zz/file", "first");
+        settle(); // what is young is listed anew by the next backup: here, but for zz/file, both share one list
         init_or_fail();
         ids.push_back(backup_or_fail().snapshot);
         write_file(src / "zz/file", "second");
