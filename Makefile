@@ -86,8 +86,8 @@ lint: deps-ci
 cov: deps-ci
 	$(call instrumented,cov,--coverage -O0 -DNFREEZE_COVERAGE)
 	find build/cov -name '*.gcda' -exec rm {} +
-	JOBS=$(TEST_JOBS) tests/run.sh build/cov/nfreeze_tests -tse=alone -tce='memory:*,binary:*'
-	tests/coverage.py build/cov
+	JOBS=$(TEST_JOBS) tests/run.sh build/cov/nfreeze_tests -tse=alone -tce='memory:*,binary:*'; \
+	    failed=$$?; tests/coverage.py build/cov && exit $$failed
 
 soak: deps-ci all
 	tests/soak.py $(SOAK)
