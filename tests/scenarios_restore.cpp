@@ -1,5 +1,6 @@
 // Getting things back, and looking at what is there.
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -161,6 +162,71 @@ TEST_CASE("restore: files in place with the right content are left alone, their 
     CHECK(!watch.saw("tool", IN_CLOSE_WRITE | IN_MOVED_TO | IN_CREATE));
 }
 
+TEST_CASE("restore: a file with holes that is in place is left alone, with holes or with the zeros they stand for, and nothing else is taken for it") {
+    Site site(Site::Kind::local);
+    fs::create_directories(site.src);
+    make_sparse_file(site.src / "holes");
+    site.init_or_fail();
+    site.backup_or_fail();
+    site.restore_or_fail();
+    const fs::path file = site.dest / "holes";
+    const std::string right = read_file(file);
+    const auto check = [&](bool in_place) {
+        const ino_t before = inode_of(file);
+        const Result result = site.restore();
+        CHECK_EXIT(result, in_place ? 0 : 3);
+        CHECK(inode_of(file) == before);
+        CHECK_NAMES(result.out, in_place ? "in place: 1;" : "kept: 1;");
+        fs::remove(file);
+        site.restore_or_fail();
+        CHECK((read_file(file) == right)); // not shown
+    };
+    check(true);
+    write_file(file, right); // no hole any more
+    check(true);
+    for (const std::size_t at : {std::size_t(0), (std::size_t(3) << 20) - 1, (std::size_t(3) << 20) + 5, std::size_t(5) << 20, right.size() - 1}) {
+        CAPTURE(at);
+        std::string other = right;
+        other[at] = static_cast<char>(other[at] ^ 1);
+        write_file(file, other);
+        check(false);
+    }
+}
+
+TEST_CASE("restore: pipes and devices that are in place are left alone, others of their name are kept") {
+    Site site(Site::Kind::local);
+    fs::create_directories(site.src);
+    REQUIRE(mkfifo((site.src / "pipe").c_str(), 0600) == 0);
+    const bool devices = is_root() && mknod((site.src / "character").c_str(), S_IFCHR | 0600, makedev(1, 3)) == 0 &&
+                         mknod((site.src / "block").c_str(), S_IFBLK | 0600, makedev(250, 7)) == 0;
+    if (!devices) skipped("devices: needs root");
+    site.init_or_fail();
+    site.backup_or_fail();
+    site.restore_or_fail();
+    CHECK(compare(site.src, site.dest) == "");
+    const Result again = site.restore();
+    CHECK_EXIT(again, 0);
+    CHECK_NAMES(again.out, devices ? "in place: 3;" : "in place: 1;");
+    const auto kept = [&](const std::string& name) {
+        const Result result = site.restore();
+        CHECK_EXIT(result, 3);
+        CHECK_NAMES(result.err, name);
+        CHECK_NAMES(result.out, "kept: 1;");
+        CHECK_EXIT(site.restore({"--overwrite"}), 0);
+        CHECK(compare(site.src, site.dest) == "");
+    };
+    fs::remove(site.dest / "pipe");
+    write_file(site.dest / "pipe", "a file");
+    kept("pipe");
+    if (!devices) return;
+    for (const char* name : {"character", "block"}) { // the same numbers as the other kind, or the same kind with another number
+        fs::remove(site.dest / name);
+        const bool block = std::string(name) == "block";
+        REQUIRE(mknod((site.dest / name).c_str(), S_IFCHR | 0600, block ? makedev(250, 7) : makedev(1, 5)) == 0);
+        kept(name);
+    }
+}
+
 TEST_CASE("restore: a file that differs is kept and named, exit code 3, unless --overwrite") {
     Filled site;
     write_file(site.dest / "readme", "my own");
@@ -206,6 +272,29 @@ TEST_CASE("restore: --delete removes what the snapshot does not have") {
     site.restore_or_fail({"--delete"});
     CHECK(compare(site.src, site.dest) == "");
     CHECK(files_below(site.src).size() == 5);
+}
+
+TEST_CASE("restore: --delete from a snapshot that is incomplete deletes nothing: it may lack what could not be read") {
+    Filled site;
+    site.restore_or_fail();
+    write_file(site.dest / "extra", "x");
+    chmod((site.src / "readme").c_str(), 0);
+    RunOptions other = site.options;
+    if (is_root()) { // who reads everything
+        give_to(site.dir.path(), account_uid);
+        other.uid = account_uid;
+    }
+    const Result backup = site.nfreeze({"backup", site.src, site.url}, other);
+    CHECK_EXIT(backup, 3);
+    const Result restore = site.restore({"--delete"});
+    CHECK_EXIT(restore, 0);
+    CHECK_NAMES(restore.err, "the snapshot is incomplete");
+    CHECK(read_file(site.dest / "extra") == "x");
+    CHECK(read_file(site.dest / "readme") == "top level");
+    chmod((site.src / "readme").c_str(), 0644);
+    CHECK_EXIT(site.nfreeze({"backup", site.src, site.url}, other), 0);
+    CHECK_EXIT(site.restore({"--delete"}), 0);
+    CHECK(!fs::exists(site.dest / "extra"));
 }
 
 TEST_CASE("restore: --delete with PATHs leaves alone what was not asked for") {

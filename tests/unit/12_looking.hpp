@@ -66,6 +66,21 @@ TEST_CASE("looking: columns line up, also where letters have several bytes") {
     print_table({}, {});
 }
 
+TEST_CASE("looking: a long list comes in blocks, all of it and in order") {
+    auto& t = large_tree();
+    ListOptions o;
+    o.details = o.recursive = true;
+    bool damaged = false;
+    Captured out(std::cout);
+    Lister(*t.repo, t.snapshot, o).run(damaged);
+    CHECK_FALSE(damaged);
+    std::istringstream lines(out.text());
+    size_t number = 1; // but for the directory itself
+    for (std::string line; std::getline(lines, line); ++number)
+        if (number >= t.entries.size() || !line.ends_with(" " + show(t.entries[number].path))) break;
+    CHECK(number == t.entries.size());
+}
+
 TEST_CASE("looking: which snapshot is meant") {
     TestStore store = new_repository();
     {
