@@ -63,10 +63,10 @@ class Server:
 
     def list(self, number, path):
         in_packs = os.path.basename(path) == b'packs'
-        if in_packs and self.lie in ('endless-names', 'endless-dots'):
-            name = b'x' if self.lie == 'endless-names' else b'.'
-            many = (string(name) + string(b'') + struct.pack('>I', 0)) * 5000
-            self.reply(number, NAME, struct.pack('>I', 5000) + many)
+        if in_packs and self.lie in ('endless-names', 'endless-long-names'):
+            name = b'x' if self.lie == 'endless-names' else b'f' * 73
+            many = (string(name) + string(b'') + struct.pack('>I', 0)) * 1000
+            self.reply(number, NAME, struct.pack('>I', 1000) + many)
             return
         names = self.handles[path + b'/']
         self.handles[path + b'/'] = []

@@ -58,6 +58,7 @@ void check_lies(const std::vector<Lie>& lies) {
         const Result result = liar.nfreeze({"restore", site.url, site.dest});
         CHECK_MESSAGE(std::ranges::count(lie.codes, result.code) == 1, describe(result));
         CHECK_NAMES(result.err, lie.words);
+        CHECK(result.peak_kib < 300 * 1024);
         if (result.code == 0) CHECK(compare(site.src, site.dest) == "");
         else CHECK(files_below(site.dest).empty());
         CHECK(std::ranges::none_of(result.err, [](char c) { return c == '\x1b' || c == '\x07'; }));
@@ -84,6 +85,15 @@ TEST_CASE("lies: whatever a server answers, what is restored is right, or an exi
 
 TEST_CASE("lies: names without end are listened to up to a limit") {
     check_lies({{"endless-names", {kDamaged}, "holds more than"}});
+}
+
+TEST_CASE("lies: however long the names are that have no end, they take bounded memory") {
+    check_lies({{"endless-long-names", {kDamaged}, "holds more than"}});
+}
+
+TEST_CASE("lies: an answer that makes no sense counts as a lost connection") {
+    // More content than was asked for; a length beyond the packet; nothing, where the end is said in other words.
+    check_lies({{"longer-than-asked", {kNetwork}, ""}, {"wrong-length", {kNetwork}, ""}, {"empty-data", {kDamaged, kNetwork}, ""}});
 }
 
 TEST_SUITE_END();

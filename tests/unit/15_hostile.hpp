@@ -572,6 +572,32 @@ TEST_CASE("hostile client: objects in packs/ that are whole and no packs are nam
     CHECK(check_all(store) == Exit::ok);
 }
 
+TEST_CASE("hostile client: a pack as large as can be, to which the server adds a byte, spoils no segment that a repair writes") {
+    TestStore store = new_repository();
+    store_snapshot(store, 0, {{"good", {noise(500, 1)}}});
+    auto repo = open_repository(store);
+    Sealer sealer(kPackLabel, repo->keys.pack);
+    const Bytes zeros(kChunkMax);
+    auto id = IdHasher(repo->keys.id)(zeros);
+    for (size_t size : {kFrameMax, kFrameMax, kFrameMax, kFrameMax - MiB}) { // which padding makes 64 MiB of
+        Writer head;
+        head.u8(uint8_t(Codec::stored));
+        head.varint(size);
+        sealer.add({Kind::data, 0, std::vector<Chunk>(size / kChunkMax, {id, uint32_t(kChunkMax)})}, head.view(), Bytes(size));
+    }
+    auto object = sealer.finish();
+    REQUIRE(object.bytes.size() == kPackMax);
+    object.bytes.push_back(0);
+    store.put(object_name("packs", object.name), object.bytes);
+    Captured said;
+    repo->damage.insert("for the test"); // so that a repair looks at packs that nobody names
+    Repair(*repo, 2).run();
+    auto again = open_repository(store);
+    CHECK(again->doubts.empty());
+    CHECK(again->damage.empty());
+    CHECK(again->snapshots().size() == 1);
+}
+
 // ---- verbs that look at a tree ---------------------------------------------------------------------------
 
 namespace {
