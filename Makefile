@@ -21,7 +21,7 @@ DIR ?= /usr/include
 FUZZ_SECONDS ?= 10
 SOAK ?= 30
 JOBS ?= $(shell nproc)
-TEST_JOBS ?= $(shell expr $(JOBS) + 1)
+TEST_JOBS ?= $(shell expr $(JOBS) \* 2 + 1)
 
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory
@@ -43,10 +43,12 @@ test: deps-test
 	JOBS=$(TEST_JOBS) tests/run.sh build/nfreeze_tests
 
 # What a sanitizer or coverage is to see is built apart, in build/NAME.
-ASAN = -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -O1
+# By Clang, which takes a third of GCC's time for it; -O0 saves more than it costs.
+ASAN = -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -O0
 TSAN = -fsanitize=thread -O1
-instrumented = cmake -S . -B build/$(1) -DSTATIC=0 -DCMAKE_BUILD_TYPE=Debug -DINSTRUMENT='$(2)' --log-level=NOTICE && \
+instrumented = cmake -S . -B build/$(1) -DSTATIC=0 -DCMAKE_BUILD_TYPE=Debug -DINSTRUMENT='$(2)' $(if $(findstring asan,$(1)),$(CLANG)) --log-level=NOTICE && \
     cmake --build build/$(1) --parallel $(JOBS) --target $(or $(3),nfreeze_tests)
+CLANG = -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++
 SANITIZED = JOBS=$(TEST_JOBS) tests/sanitized.sh
 
 # The parts of the tests that are worth their time under sanitizers.
@@ -68,7 +70,7 @@ tsan: deps-ci
 	$(SANITIZED) build/tsan
 
 CONFIGURE_FUZZ = cmake -S . -B build/fuzz -DSTATIC=0 -DCMAKE_BUILD_TYPE=Debug \
-    -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++ --log-level=NOTICE
+    $(CLANG) --log-level=NOTICE
 BUILD_FUZZ = cmake --build build/fuzz --parallel $(JOBS) --target nfreeze_fuzz
 fuzz: deps-ci
 	$(CONFIGURE_FUZZ)

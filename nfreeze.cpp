@@ -4146,6 +4146,7 @@ public:
             // What it continues may not have been read: after seek(), or where that was damaged.
             Entry orphan;
             bool ours = path == e.path;
+            if (ours && !std::exchange(continued_, more)) in.fail("more of what is complete");
             decode_ids(in, ours ? e : orphan);
             return ours && !more;
         }
@@ -4153,6 +4154,8 @@ public:
         e.path = std::move(path);
         e.type = Type(flags & 7);
         if (e.type > Type::block) in.fail("an unknown type of file");
+        if (more && e.type != Type::file) in.fail("chunks of what is no file");
+        continued_ = more;
         e.racy = flags & f::racy;
         e.mount_point = flags & f::mount;
         e.mode = uint32_t(in.count(07777));
@@ -4240,6 +4243,7 @@ private:
     }
 
     Entry before_; // path, mtime and inode only
+    bool continued_ = false; // the record before is, if it was decoded
 };
 
 class TreeWriter {

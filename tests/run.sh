@@ -3,7 +3,7 @@
 #
 #     tests/run.sh build/nfreeze_tests [filters of doctest, such as -tc='*prune*' or -sf='*ssh*']
 #
-# JOBS says how many at a time. One more than there are processors is best: many tests wait for a
+# JOBS says how many at a time. More than there are processors is best: many tests wait for a
 # server, or for a clock. The suite "alone" holds what measures time, memory or round trips and would
 # suffer from neighbours: it runs last, by itself.
 set -u

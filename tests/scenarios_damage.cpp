@@ -270,7 +270,8 @@ struct LargeSite : Site {
     }
     // Every verb that reads ends with exit code 5. What it is to print all the same stands behind it.
     void check_all_say_so(const std::vector<std::pair<Strings, std::string>>& verbs) const {
-        for (auto& [arguments, printed] : verbs) {
+        for (auto& [arguments, shown] : verbs) {
+            const std::string& printed = shown;
             remove_tree(dest);
             const Result result = nfreeze(arguments);
             CHECK_EXIT(result, 5);

@@ -53,6 +53,7 @@ struct Line {
 struct Large {
     explicit Large(std::uint64_t megabytes, Sshd& sshd = shared_sshd())
         : proxy(sshd.port()), site(sshd, proxy.port()) {
+        site.options.timeout = std::chrono::minutes(3); // many cuts are many pauses
         for (std::uint64_t i = 0; i < megabytes / 8; ++i)
             write_random_file(site.src / ("file" + std::to_string(i)), 8 * MiB, 40 + i);
         site.init_or_fail();

@@ -858,6 +858,18 @@ TEST_CASE("tree: hostile trees are refused in parts, and the parts that are soun
         CHECK(r.paths == std::vector<std::string>{"c"});
         CHECK(r.damage.size() == 1);
     }
+    SUBCASE("a directory that goes on") {
+        Entry top = file("a");
+        top.type = Type::directory;
+        auto bytes = encode_entries({top}, "a");
+        Writer w;
+        w.varint(unsigned(Type::directory) | tree_flags::continued);
+        w.raw(View(bytes).subspan(1));
+        auto s = store_raw_tree(*repo, {{"a", w.take()}, {"b", encode_entries({file("b")}, "b")}});
+        auto r = read_tree(*repo, s);
+        CHECK(r.paths == std::vector<std::string>{"b"});
+        CHECK(r.damage.size() == 1);
+    }
     SUBCASE("a continuation of a file that is complete") {
         Writer w;
         w.raw(encode_entries({file("a")}, "a"));

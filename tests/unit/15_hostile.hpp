@@ -695,7 +695,8 @@ TEST_CASE("cat: a file whose content does not have its size is an error, one wit
         return std::vector{std::pair(std::string(), encode_entries(all))};
     });
     support::TempDir dir;
-    for (auto& [path, expected] : wanted) {
+    for (auto& [listed, expected] : wanted) {
+        auto& path = listed;
         CAPTURE(path);
         auto wrong = bounded([&] {
             Fd to(::open((dir / "out").c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600)); // in a process of its own
