@@ -21,7 +21,7 @@ export TSAN_OPTIONS=$common:second_deadlock_stack=1
 
 code=0
 # Memory is measured elsewhere, and a chroot holds no shared libraries.
-"$(dirname "$0")/run.sh" "$build/nfreeze_tests" -tse=alone -tce='memory:*,binary:*,*in bounded memory*,*default cost of a guess*' "$@" || code=$?
+"$(dirname "$0")/run.sh" "$build/nfreeze_tests" -tse=alone -tce='memory:*,binary:*,*in bounded memory*,*bounded time and memory*,*default cost of a guess*' "$@" || code=$?
 if [ -n "$(ls "$reports")" ]; then
     head -c 20000 "$reports"/*
     echo "REPORTED: $(ls "$reports" | wc -l) processes, see $reports"
