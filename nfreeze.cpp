@@ -1236,13 +1236,33 @@ struct Uncertain : ConnectionLost {
     using ConnectionLost::ConnectionLost;
 };
 
+/// How far a run is, for whoever shows it. In bytes.
+struct Work {
+    std::atomic<const char*> phase{nullptr};               // in words that last; null: nothing that takes long
+    std::atomic<uint64_t> files{0}, done{0}, expected{0};  // of this phase; 0 where nobody knows
+    std::atomic<uint64_t> fresh{0}, stored{0};             // of the run: content that the repository did not have; its objects
+    std::atomic<uint64_t> up{0}, down{0};                  // of objects, over the line
+    std::atomic<Clock::time_point> begun{Clock::now()};    // this phase
+    void begin(const char* what, uint64_t bytes_expected = 0) {
+        files = done = 0;
+        expected = bytes_expected;
+        begun = Clock::now();
+        phase = what;
+    }
+    /// Until the next begins, the terminal is somebody else's.
+    void pause() {
+        phase = nullptr;
+        say("", true);
+    }
+};
+
 /// Names are relative to the repository: "packs/<sha256>". Calls may come from many threads.
 class Store {
 public:
     explicit Store(std::chrono::seconds patience = std::chrono::seconds(kRetryFor)) : retry_for(patience) {}
     virtual ~Store() = default;
-    std::atomic<uint64_t> moved{0};  // bytes of content, both ways
     const Clock::duration retry_for; // what is lost on its way is tried again for so long
+    Work work;
     /// All objects of a directory ("" is the repository itself); throws NotThere, Error.
     virtual std::vector<ObjectInfo> list(const std::string& dir) = 0;
     /// `length` bytes from `offset`; throws NotThere, Corrupt if it is shorter, Error.
@@ -1256,6 +1276,8 @@ public:
     virtual void rename(const std::string& from, const std::string& to) = 0;
     /// Creates the repository's directory with what leads to it, or one in it. It may exist.
     virtual void make_directory(const std::string& dir) = 0;
+    /// Whether somebody waits for an answer from elsewhere.
+    virtual bool waiting() { return false; }
 };
 
 /// To be added to an error where so little is free that it may be the reason. Bytes.
@@ -2048,6 +2070,11 @@ public:
         with_session([&](Session& s) { resolve_root(s); });
     }
 
+    bool waiting() override {
+        std::lock_guard lock(mutex_);
+        return size_t(open_) > idle_.size();
+    }
+
     std::vector<ObjectInfo> list(const std::string& dir) override {
         return with_session([&](Session& s) {
             Handle handle(s, path(dir), "list", 0, 0, LIBSSH2_SFTP_OPENDIR);
@@ -2085,7 +2112,7 @@ public:
                 if (n == 0) throw Corrupt(text(show(path(name)), " is shorter than it was"));
                 got += size_t(n);
                 s.count(size_t(n));
-                moved += size_t(n);
+                work.down += size_t(n);
                 download_.moved(size_t(n));
             }
             return out;
@@ -2107,7 +2134,7 @@ public:
                 });
                 done += size_t(n);
                 s.count(size_t(n));
-                moved += size_t(n);
+                work.up += size_t(n);
                 upload_.moved(size_t(n));
             }
             // What is on the disk can only be closed; where the server cannot say that it is, closing
@@ -3011,13 +3038,6 @@ public:
     std::set<std::string> damage; // what was lost: the run ends with exit 5
     std::set<std::string> doubts; // segments that are not whole and that no other names: the end of an
                                   // interrupted run, or damage. A backup settles it by noting them.
-    std::atomic<uint64_t> uploaded{0}; // bytes of objects
-    std::atomic<uint64_t> files_done{0}, bytes_done{0}, bytes_expected{0}; // for whoever shows how far a run is
-    /// `expected`: 0 where nobody knows.
-    void begin_work(uint64_t expected) {
-        files_done = bytes_done = 0;
-        bytes_expected = expected;
-    }
 
     /// Makes a repository in an empty or new directory, or where one was begun; the key object comes last and
     /// makes it one.
@@ -3111,6 +3131,7 @@ public:
             for (auto* dir : {"index", "packs"}) store.make_directory(dir);
         Secret words = passphrase();
         stop_if_asked();
+        store.work.begin("reading the index");
         auto unlocking = std::async(std::launch::async, [&] { return unlock(objects, words); });
         Listing listing;
         std::exception_ptr failed;
@@ -3205,7 +3226,7 @@ public:
     bool create(const std::string& name, const SealedObject& object, Clock::time_point begun) {
         try {
             store.create(name, object.bytes);
-            uploaded += object.bytes.size();
+            store.work.stored += object.bytes.size();
             return true;
         } catch (const Uncertain&) {
             if (Clock::now() > begun + store.retry_for) throw;
@@ -3737,6 +3758,7 @@ public:
         ChunkId id = hasher_(data);
         if (!force && repo_.index.rely_on(id)) return id;
         new_bytes += data.size();
+        repo_.store.work.fresh += data.size();
         append(kind, id, data);
         return id;
     }
@@ -4605,6 +4627,7 @@ public:
             if (stream) take(*stream);
             else walk(source);
             pass_previous_until({});
+            repo_.store.work.phase = "finishing";
             s.tree = tree_->finish();
             s.incomplete = result_.unreadable > 0;
             s.counts.new_bytes = result_.new_bytes = packer_.new_bytes;
@@ -4646,7 +4669,7 @@ private:
         auto all = repo_.snapshots();
         std::erase_if(all, [&](auto* s) { return s->host != mine.host || s->source != mine.source; });
         if (options_.against) all = {options_.against};
-        repo_.begin_work(all.empty() ? 0 : all[0]->counts.bytes);
+        repo_.store.work.begin("backing up", all.empty() ? 0 : all[0]->counts.bytes);
         if (all.empty()) return;
         auto complete = std::ranges::find(all, false, &Snapshot::incomplete);
         if (complete != all.end()) complete_before_ = *complete;
@@ -4837,8 +4860,8 @@ private:
         }
         ++result_.snapshot.counts.files;
         result_.snapshot.counts.bytes += e.size;
-        ++repo_.files_done;
-        if (unchanged) repo_.bytes_done += e.size;
+        ++repo_.store.work.files;
+        if (unchanged) repo_.store.work.done += e.size;
         if (e.link_group) remember_link(e, st);
         count_change(e, before);
         tree_->add(e);
@@ -4979,7 +5002,7 @@ private:
             have += n;
             at += n;
             total += n;
-            repo_.bytes_done += n;
+            repo_.store.work.done += n;
             ended = n < want;
             if (ended && hole != e.holes.end()) e.holes.erase(hole, e.holes.end()); // it was truncated
             have = put_chunks(e, have, ended);
@@ -5112,7 +5135,7 @@ public:
     /// Makes `destination` what the snapshot is. Throws Error where nothing could be done.
     void run(const std::string& destination, RestoreResult& result) {
         result_ = &result;
-        repo_.begin_work(options_.paths.empty() ? snapshot_.counts.bytes : 0);
+        repo_.store.work.begin("restoring", options_.paths.empty() ? snapshot_.counts.bytes : 0);
         if (options_.remove && snapshot_.incomplete) {
             say("the snapshot is incomplete: files that it lacks may be those that could not be read, so nothing is deleted");
             options_.remove = false;
@@ -5299,10 +5322,11 @@ private:
             same = claimed_.try_emplace({st.st_dev, st.st_ino}, mine).first->second == mine;
         }
         if (same) {
+            bool elsewhere = e.link_group && !first_links_.try_emplace({e.link_group, e.inode}, e).second;
+            if (elsewhere && options_.overwrite && !options_.dry_run && place_link(dir, e, &st)) return true;
             ++result_->in_place;
-            ++repo_.files_done;
-            repo_.bytes_done += e.size;
-            if (e.link_group) first_links_.try_emplace({e.link_group, e.inode}, e);
+            ++repo_.store.work.files;
+            repo_.store.work.done += e.size;
             if (!options_.dry_run) set_metadata(fd.get(), dir.fd.get(), name, e);
             return true;
         }
@@ -5358,8 +5382,9 @@ private:
         return e.chunks.empty() ? only.empty() : IdHasher(repo_.keys.id)(only) == e.chunks[0];
     }
 
-    /// Makes a further name of a file that was restored before. Whether that was possible.
-    bool place_link(Directory& dir, const Entry& e) {
+    /// Makes a further name of a file that was restored before, unless what is `here` is that file. Whether that
+    /// was possible.
+    bool place_link(Directory& dir, const Entry& e, const struct stat* here = nullptr) {
         auto first = first_links_.find({e.link_group, e.inode});
         if (first == first_links_.end() || first->second.chunks != e.chunks || first->second.size != e.size) return false;
         chunks_.flush();
@@ -5372,12 +5397,15 @@ private:
             // It may have failed, and what was there before be there still (I7).
             struct stat st;
             Fd there;
-            if (fstatat(at.get(), last_name(path).c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0 || !is_same(at.get(), last_name(path), st, e, there)) return false;
+            if (fstatat(at.get(), last_name(path).c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0) return false;
+            if ((here && here->st_dev == st.st_dev && here->st_ino == st.st_ino) || !is_same(at.get(), last_name(path), st, e, there)) return false;
             Temporary temporary(dir.fd.get());
             if (linkat(at.get(), last_name(path).c_str(), dir.fd.get(), temporary.name.c_str(), 0) != 0) return false;
             publish(temporary, dir, e);
         } catch (const Error&) { return false; }
         ++result_->restored;
+        ++repo_.store.work.files;
+        repo_.store.work.done += e.size;
         tell_new(e);
         return true;
     }
@@ -5431,7 +5459,7 @@ private:
         try {
             write_file(dir, e, used);
             ++result_->restored;
-            ++repo_.files_done;
+            ++repo_.store.work.files;
             result_->bytes += e.size;
             tell_new(e);
         } catch (const Corrupt& error) {
@@ -5465,7 +5493,7 @@ private:
             auto chunk = chunks_.get(id, place, hasher);
             chunks_.unpin(place.frame);
             ++used;
-            repo_.bytes_done += chunk.bytes.size();
+            repo_.store.work.done += chunk.bytes.size();
             XXH3_64bits_update(&checksum, chunk.bytes.data(), chunk.bytes.size());
             for (View rest = chunk; !rest.empty();) {
                 for (; hole != e.holes.end() && hole->offset == at; ++hole) at += hole->length;
@@ -6095,6 +6123,7 @@ public:
             while (auto* e = tree.next()) {
                 stop_if_asked();
                 // A file that continues in another part must be read with that.
+                ++repo_.store.work.files;
                 if (!entry(*e) || e->chunks.size() > kIdsPerRecord) again.insert(since.begin(), since.end());
                 since.erase(since.begin(), since.end() - 1);
             }
@@ -6174,7 +6203,9 @@ public:
         wanted_files_ = sample ? sample->files : 0;
         if (sample && wanted_files_ == 0) read_packs(sample->of(repo_), quiet);
         if (sample && sample->of_this_run) return;
+        repo_.store.work.begin("looking at the snapshots");
         for (auto* s : repo_.snapshots()) check_tree(*s);
+        repo_.store.work.pause();
         read_files(quiet);
         for (auto& p : repo_.index.packs())
             if (!p.present && !p.condemned && !repo_.index.deleted.contains(p.name))
@@ -6192,7 +6223,7 @@ private:
         uint64_t sum = 0;
         for (auto* p : packs) sum += p->size;
         if (!quiet) std::cout << "reading " << packs.size() << " packs, " << human_size(sum) << std::endl;
-        repo_.begin_work(sum);
+        repo_.store.work.begin("reading packs", sum);
         listed_ = repo_.index.chunks_listed();
         for (auto* p : packs) {
             stop_if_asked();
@@ -6205,7 +6236,7 @@ private:
                     std::lock_guard lock(mutex_);
                     bad_.insert(p->name);
                 }
-                repo_.bytes_done += p->size;
+                repo_.store.work.done += p->size;
             });
         }
         wire_.drain();
@@ -6242,12 +6273,12 @@ private:
         if (!quiet && !chosen_files_.empty()) std::cout << "reading " << chosen_files_.size() << " files, " << human_size(sum) << std::endl;
         ChunkReader chunks(repo_, tree_wire_, kReadAhead);
         IdHasher hasher(repo_.keys.id);
-        repo_.begin_work(sum);
+        repo_.store.work.begin("reading files", sum);
         for (auto& [e, where] : chosen_files_) {
             try {
                 chunks.read_all(e.chunks, hasher, [](size_t, View) {});
             } catch (const Corrupt& error) { wrong(text(in_quotes(e.path), " cannot be read", where, ": ", error.what())); }
-            repo_.bytes_done += e.size;
+            repo_.store.work.done += e.size;
             result_->bytes_read += e.size;
         }
     }
@@ -6334,6 +6365,7 @@ public:
 
     RepairResult run() {
         index_damaged_ = !repo_.damage.empty() || !repo_.doubts.empty();
+        repo_.store.work.begin("reading packs");
         for (auto& listed : repo_.store.list("packs")) {
             auto name = parse_hash(listed.name);
             std::unique_lock lock(mutex_);
@@ -6345,6 +6377,7 @@ public:
             pack.name = *name;
             pack.size = listed.size;
             ++result_.read;
+            repo_.store.work.expected += pack.size;
             wire_.push([this, pack, is_known = known != nullptr] { read(pack, is_known); });
         }
         wire_.drain();
@@ -6356,6 +6389,7 @@ public:
 private:
     void read(PackInfo pack, bool known) {
         stop_if_asked();
+        repo_.store.work.done += pack.size; // or will be
         std::vector<Bytes> snapshots;
         auto look = [&](const FrameInfo& f, const Chunk&, View bytes) {
             if (f.kind == Kind::snapshot) snapshots.emplace_back(bytes.begin(), bytes.end());
@@ -6495,12 +6529,14 @@ public:
         for (auto& [name, size] : listed())
             if (is_doomed(name)) (is_due(name) ? plan.due : plan.waiting).add(size);
         for (auto& name : unrecorded()) (is_due(name) ? plan.due : plan.waiting).add(0);
+        repo_.store.work.pause();
         return plan;
     }
 
     /// Does it: condemns, and deletes what was condemned a grace period ago. Returns what was deleted.
     Sum run() {
         try {
+            repo_.store.work.begin("copying what is needed");
             Writer records;
             for (auto& name : chosen_) {
                 repo_.index.condemn(name, Index::kJustNow);
@@ -6523,6 +6559,7 @@ private:
     /// Looks at the repository until it stands still, and marks what the snapshots need. Returns whether
     /// some of that must be copied first.
     bool look() {
+        repo_.store.work.begin("looking at what snapshots need");
         size_t before = 0;
         for (int round = 0; before != repo_.segments() || (!repo_.doubts.empty() && round < 4); ++round) {
             if (round > 0 && !repo_.doubts.empty()) pause_for(options_.patience); // somebody may be writing it
@@ -6618,6 +6655,7 @@ private:
     /// Deletes (I4), then records it, so that the index gets smaller, too: whoever relied on one of these packs
     /// knows that it was condemned.
     Sum remove_due() {
+        repo_.store.work.begin("deleting");
         Sum sum;
         Writer records;
         std::vector<Hash> due;
@@ -7037,7 +7075,7 @@ std::unique_ptr<Store> open_store(const Address& a, const Arguments& args) {
 class Progress {
 public:
     enum Style { silent, redrawn, lines, objects };
-    Progress(const Repository& repo, Style style) : repo_(repo), style_(style), thread_([this] { run(); }) {}
+    Progress(Store& store, Style style) : store_(store), style_(style), thread_([this] { run(); }) {}
     ~Progress() {
         {
             std::lock_guard lock(mutex_);
@@ -7056,43 +7094,57 @@ private:
         for (unsigned turn = 1; !wake_.wait_for(lock, std::chrono::milliseconds(250), [&] { return stopping_; }); ++turn) {
             if (turn % 4 == 0) measure();
             if (g_status_asked.exchange(false)) say(line());
-            bool begun = turn >= 4 && repo_.files_done + repo_.bytes_done > 0;
-            if (!begun) continue;
+            if (turn < 4 || !work_.phase) continue;
             struct winsize window{};
-            if (style_ == redrawn && ioctl(2, TIOCGWINSZ, &window) == 0) say(line().substr(0, window.ws_col > 1 ? window.ws_col - 1u : 79), true); // ASCII only
+            if (style_ == redrawn && ioctl(2, TIOCGWINSZ, &window) == 0) say(line(window.ws_col > 1 ? window.ws_col - 1u : 79), true);
             if (turn % 4 != 0) continue;
             if (style_ == lines) say(line());
             if (style_ == objects)
-                std::cout << text(Json().add("progress", true).add("files", repo_.files_done.load()).add("bytes", repo_.bytes_done.load())
-                                      .add("bytes_expected", repo_.bytes_expected.load()).add("bytes_uploaded", repo_.uploaded.load()).line(), '\n') << std::flush;
+                std::cout << Json().add("progress", true).add("phase", phase()).add("files", work_.files.load()).add("bytes", work_.done.load())
+                                 .add("bytes_expected", work_.expected.load()).add("bytes_new", work_.fresh.load())
+                                 .add("bytes_uploaded", sent()).line() + '\n' << std::flush;
         }
     }
     /// Once a second: how fast the line is, of late.
     void measure() {
         auto now = Clock::now();
         double seconds = std::chrono::duration<double>(now - std::exchange(measured_, now)).count();
-        uint64_t all = repo_.store.moved, fresh = all - std::exchange(moved_, all);
-        rate_ = 0.7 * rate_ + 0.3 * double(fresh) / seconds;
-        if (repo_.bytes_done < done_) begun_ = now; // the next source
-        if (fresh > 0 || repo_.bytes_done != std::exchange(done_, repo_.bytes_done.load())) last_moved_ = now;
+        uint64_t moved = work_.up + work_.down, fresh = moved - std::exchange(moved_, moved), done = work_.done + work_.files;
+        double rate = double(fresh) / seconds;
+        rate_ = rate_ > 0 ? 0.7 * rate_ + 0.3 * rate : rate;
+        if (fresh > 0 || done != std::exchange(done_, done)) last_moved_ = now;
     }
-    std::string line() const {
-        uint64_t done = repo_.bytes_done, all = repo_.bytes_expected, sent = repo_.uploaded;
-        auto words = text(repo_.files_done, " files, ", human_size(done));
-        if (all > 0) words += " of " + human_size(all);
-        if (sent > 0) words += ", sent " + human_size(sent);
-        if (rate_ >= 1) words += ", line " + human_size(uint64_t(rate_)) + "/s";
-        double rest = done > 0 && all > done ? std::chrono::duration<double>(Clock::now() - begun_).count() * double(all - done) / double(done) : 0;
-        if (rest >= 1) words += text(", ", uint64_t(rest / 60), " min ", uint64_t(rest) % 60, " s left");
-        if (Clock::now() - last_moved_ > std::chrono::seconds(5)) words += ", waiting for the server";
+    uint64_t sent() const { return std::max(work_.up.load(), work_.stored.load()); } // nothing goes over a line to a local repository
+    std::string phase() const {
+        const char* phase = work_.phase;
+        return phase ? phase : "starting";
+    }
+    /// What matters most comes first, and what does not fit into `width` characters is left out.
+    std::string line(size_t width = SIZE_MAX) const {
+        auto words = phase().substr(0, width);
+        auto add = [&](const std::string& part) {
+            if (words.size() + 2 + part.size() <= width) words += ", " + part;
+        };
+        auto now = Clock::now();
+        uint64_t files = work_.files, done = work_.done, all = work_.expected, up = sent();
+        if (auto still = now - last_moved_; still > std::chrono::seconds(5))
+            add(text("waiting for ", store_.waiting() ? "the server" : "what it reads", " (", still / std::chrono::seconds(1), " s)"));
+        double left = done > 0 && all > done ? std::chrono::duration<double>(now - work_.begun.load()).count() * double(all - done) / double(done) : 0;
+        if (left >= 1) add(left < 120 ? text(uint64_t(left), " s left") : text(uint64_t(left / 60), " min left"));
+        if (files > 0) add(text(files, " files"));
+        if (done > 0) add(human_size(done) + (all >= done ? " of " + human_size(all) : ""));
+        if (up > 0) add("sent " + human_size(up));
+        if (rate_ >= 1) add(human_size(uint64_t(rate_)) + "/s");
+        if (work_.fresh > 0) add(human_size(work_.fresh) + " new");
         return words;
     }
-    const Repository& repo_;
+    Store& store_;
+    const Work& work_ = store_.work;
     const Style style_;
     std::mutex mutex_;
     std::condition_variable wake_;
     bool stopping_ = false;
-    Clock::time_point begun_ = Clock::now(), measured_ = begun_, last_moved_ = begun_;
+    Clock::time_point measured_ = Clock::now(), last_moved_ = measured_;
     uint64_t moved_ = 0, done_ = 0;
     double rate_ = 0; // bytes a second
     std::thread thread_;
@@ -7143,14 +7195,15 @@ struct Job {
     }
     void open(bool list_packs = true, bool to_repair = false) {
         open_store();
+        auto style = args.flag("progress") ? (json() ? Progress::objects : Progress::lines)
+                     : isatty(2) && !quiet() && !json() && !args.flag("verbose") ? Progress::redrawn : Progress::silent;
+        progress.emplace(*store, style);
         try {
             repo = Repository::open(*store, [&] { return get_passphrase(args, false); }, list_packs, to_repair);
         } catch (const NotThere& e) {
             throw NotThere(text(in_quotes(repo_name), " is no repository (", e.what(), "); make one with: nfreeze init ", show(repo_name)));
         }
-        auto style = args.flag("progress") ? (json() ? Progress::objects : Progress::lines)
-                     : isatty(2) && !quiet() && !json() && !args.flag("verbose") ? Progress::redrawn : Progress::silent;
-        progress.emplace(*repo, style);
+        store->work.pause();
         if (!args.flag("expect")) return;
         // Forgotten ones count: what is expected is that nothing was withheld, nor an old state shown.
         auto id = args.value("expect");
@@ -7332,7 +7385,7 @@ Exit verify(const Job& job, const Sample& sample) {
 /// Backs up one source, or the stream in its place, and says what came of it.
 Exit back_up(Job& job, const std::string& source, const Stream* stream) {
     auto begun = Clock::now();
-    uint64_t uploaded = job.repo->uploaded;
+    uint64_t uploaded = job.store->work.stored;
     Snapshot record;
     record.host = job.args.value("host", host_name());
     record.user = user_name();
@@ -7344,7 +7397,7 @@ Exit back_up(Job& job, const std::string& source, const Stream* stream) {
         say(text("cannot back up ", in_quotes(source), ": ", result.refused, ": nothing was committed; if that is right, say --allow-shrink"));
         return Exit::failed;
     }
-    report_backup(job, result, job.repo->uploaded - uploaded, begun, o.dry_run);
+    report_backup(job, result, job.store->work.stored - uploaded, begun, o.dry_run);
     if (!job.repo->damage.empty()) return Exit::damaged;
     return result.snapshot.incomplete ? Exit::partial : Exit::ok;
 }

@@ -280,6 +280,24 @@ TEST_CASE("networks: a pause that is shorter than --timeout costs no connection"
     CHECK(large.proxy.accepted == connections);
 }
 
+TEST_CASE("networks: a run on which nothing moves for five seconds says what it waits for") {
+    Large large(24);
+    large.site.backup_or_fail();
+    large.proxy.downstream_rate = 12 * mib;
+    Child restore(large.arguments(false, {"--progress"}), large.site.options);
+    large.wait_for(restore, 8 * mib);
+    large.proxy.stalled = true;
+    Site other(Site::Kind::local);
+    other.init_or_fail();
+    Child stream({nfreeze_binary(), "backup", "--progress", "--stdin-name", "x", "--stdin-from-command", other.url, "--", "sh", "-c", "sleep 7; echo x"}, other.options);
+    CHECK(wait_until([&] { return contains(restore.errors_so_far(), "restoring, waiting for the server ("); }, milliseconds(20'000)));
+    large.proxy.stalled = false;
+    CHECK_EXIT(restore.wait(), 0);
+    const Result result = stream.wait();
+    CHECK_EXIT(result, 0);
+    CHECK_NAMES(result.err, "backing up, waiting for what it reads (");
+}
+
 TEST_CASE("networks: a server that is restarted in the middle of a restore") {
     Sshd server;
     Large large(32, server);

@@ -53,16 +53,18 @@ TEST_CASE("progress: lines or objects once a second where they are asked for, el
     write_random_file(site.src / "three", 1000 * KiB, 3);
     const Result told = site.nfreeze(site.limited_backup({"--progress"}));
     CHECK_EXIT(told, 0);
-    CHECK_NAMES(told.err, " files, ");
+    CHECK_NAMES(told.err, "nfreeze: finishing, 3 files, ");
     CHECK_NAMES(told.err, "KiB/s");
+    CHECK_NAMES(told.err, " KiB new"); // of more that was read: two files are there already
     CHECK_NOT_NAMED(told.err, "\x1b");
     write_random_file(site.src / "four", 1000 * KiB, 4);
     const Result objects = site.nfreeze(site.limited_backup({"--progress", "--json"}));
     CHECK_EXIT(objects, 0);
     const Strings lines = lines_of(objects.out);
     REQUIRE(lines.size() >= 2);
-    CHECK(lines[0].starts_with("{\"progress\":true,\"files\":"));
-    CHECK_NAMES(lines[0], "\"bytes_expected\":");
+    CHECK(lines[0].starts_with("{\"progress\":true,\"phase\":\""));
+    for (const char* key : {"\"files\":", "\"bytes\":", "\"bytes_expected\":", "\"bytes_new\":", "\"bytes_uploaded\":"})
+        CHECK_NAMES(lines[0], key);
     CHECK(lines.back().starts_with("{\"snapshot\":"));
 }
 
@@ -77,6 +79,24 @@ TEST_CASE("progress: a terminal shows one line that is redrawn, as wide as it is
     CHECK_NAMES(result.out, "snapshot ");
     const std::size_t last = result.out.rfind("\x1b[K");
     CHECK(result.out.find("files, ", last) == std::string::npos); // nothing is left of it
+}
+
+TEST_CASE("progress: on a narrow terminal what matters less is left out") {
+    Limited site;
+    RunOptions terminal = site.options;
+    terminal.pty = true;
+    terminal.columns = 30;
+    const Result result = site.nfreeze(site.limited_backup(), terminal);
+    CHECK_EXIT(result, 0);
+    int drawn = 0;
+    for (std::size_t at = 0; (at = result.out.find("finishing", at)) != std::string::npos; ++drawn) {
+        const std::string line = result.out.substr(at, result.out.find('\r', at) - at);
+        CAPTURE(line);
+        CHECK(line.size() < 30);
+        CHECK((line.ends_with("s") || line.ends_with("B"))); // what is there is whole: "2 files", "1000 KiB"
+        at += line.size();
+    }
+    CHECK(drawn > 2);
 }
 
 TEST_CASE("progress: SIGUSR1 asks a run that says nothing") {

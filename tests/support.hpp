@@ -109,6 +109,7 @@ struct RunOptions {
     std::vector<Mount> mounts;  // in a mount namespace of its own
     bool offline = false;       // in a network namespace of its own, with no interface up
     bool pty = false;           // in a terminal of its own
+    unsigned short columns = 200;
     std::vector<Answer> dialog; // with pty
     fs::path stdout_to;         // a file for stdout and stderr instead of Result.out and .err
 };

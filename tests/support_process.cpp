@@ -336,7 +336,7 @@ Child::Child(const Strings& argv, const RunOptions& options) : argv_(argv), opti
     if (options.pty) {
         winsize size{};
         size.ws_row = 40;
-        size.ws_col = 200;
+        size.ws_col = options.columns;
         if (openpty(&terminal_, &slave, nullptr, nullptr, &size) != 0) fail("openpty");
         fcntl(terminal_, F_SETFD, FD_CLOEXEC);
         fcntl(slave, F_SETFD, FD_CLOEXEC);

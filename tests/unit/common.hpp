@@ -366,7 +366,7 @@ void load_from(Reusable& mine, Store& store) {
     repo.index = Index();
     repo.damage.clear();
     repo.doubts.clear();
-    repo.uploaded = 0;
+    repo.store.work.stored = 0;
     repo.listing_lasts = kListingFresh;
     segments_of(repo).clear();
     highest_seq_of(repo) = 0;
