@@ -42,13 +42,13 @@ test: deps-test
 	$(BUILD) nfreeze_tests documents
 	JOBS=$(TEST_JOBS) tests/run.sh build/nfreeze_tests
 
-# What a sanitizer or coverage is to see is built apart, in build/NAME.
-# By Clang, which takes a third of GCC's time for it; -O0 saves more than it costs.
+# What a sanitizer or coverage is to see is built apart: $(call instrumented,NAME of build/NAME,flags,target,
+# arguments for cmake). Clang takes a third of GCC's time for ASan; -O0 saves more than it costs.
 ASAN = -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -O0
 TSAN = -fsanitize=thread -O1
-instrumented = cmake -S . -B build/$(1) -DSTATIC=0 -DCMAKE_BUILD_TYPE=Debug -DINSTRUMENT='$(2)' $(if $(findstring asan,$(1)),$(CLANG)) --log-level=NOTICE && \
-    cmake --build build/$(1) --parallel $(JOBS) --target $(or $(3),nfreeze_tests)
 CLANG = -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++
+instrumented = cmake -S . -B build/$(1) -DSTATIC=0 -DCMAKE_BUILD_TYPE=Debug -DINSTRUMENT='$(2)' $(4) --log-level=NOTICE && \
+    cmake --build build/$(1) --parallel $(JOBS) --target $(3)
 SANITIZED = JOBS=$(TEST_JOBS) tests/sanitized.sh
 
 # The parts of the tests that are worth their time under sanitizers.
@@ -57,16 +57,16 @@ CI_TESTS = *unit/0*,*unit/1[0-2]*,*unit/15*,*unit/17*,*golden*,*scenarios_cli*,*
 # The longest part of it is one compiler run for asan: the fuzzer is compiled beside it.
 ci: deps-ci
 	$(CONFIGURE_FUZZ)
-	$(BUILD_FUZZ) & fuzz=$$!; $(call instrumented,asan,$(ASAN)) && wait $$fuzz
+	$(BUILD_FUZZ) & fuzz=$$!; $(call instrumented,asan,$(ASAN),nfreeze_tests,$(CLANG)) && wait $$fuzz
 	$(SANITIZED) build/asan -sf='$(CI_TESTS)'
 	$(MAKE) fuzz
 
 asan: deps-ci
-	$(call instrumented,asan,$(ASAN))
+	$(call instrumented,asan,$(ASAN),nfreeze_tests,$(CLANG))
 	$(SANITIZED) build/asan
 
 tsan: deps-ci
-	$(call instrumented,tsan,$(TSAN))
+	$(call instrumented,tsan,$(TSAN),nfreeze_tests,$(CLANG))
 	$(SANITIZED) build/tsan
 
 CONFIGURE_FUZZ = cmake -S . -B build/fuzz -DSTATIC=0 -DCMAKE_BUILD_TYPE=Debug \
@@ -86,7 +86,7 @@ lint: deps-ci
 	clang-tidy -p build --quiet nfreeze.cpp
 
 cov: deps-ci
-	$(call instrumented,cov,--coverage -O0 -DNFREEZE_COVERAGE)
+	$(call instrumented,cov,--coverage -O0 -DNFREEZE_COVERAGE,nfreeze_tests)
 	find build/cov -name '*.gcda' -exec rm {} +
 	JOBS=$(TEST_JOBS) tests/run.sh build/cov/nfreeze_tests -tse=alone -tce='memory:*,binary:*'; \
 	    failed=$$?; tests/coverage.py build/cov && exit $$failed

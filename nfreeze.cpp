@@ -2785,7 +2785,11 @@ PackInfo decode_pack(Reader& in) {
 /// applying them does not matter.
 class Index {
 public:
-    std::optional<std::map<Hash, uint64_t>> listed_packs; // this run's listing of packs/: name, size
+    struct Listed {
+        uint64_t size; // bytes
+        int64_t mtime; // seconds, by the server's clock
+    };
+    std::optional<std::map<Hash, Listed>> listed_packs; // this run's listing of packs/
     std::map<SnapshotId, Snapshot> snapshots;
     std::set<SnapshotId> forgotten;
     std::map<Hash, int64_t> condemned;       // since when, in seconds by the server's clock: the time stamp
@@ -2870,7 +2874,7 @@ public:
         if (deleted.contains(pack.name)) return false;
         if (!listed_packs || pack.seq == kNone) return true; // what this run sent is there: a listing may lag
         auto listed = listed_packs->find(pack.name);
-        return listed != listed_packs->end() && listed->second == pack.size;
+        return listed != listed_packs->end() && listed->second.size == pack.size;
     }
     template <class Name> static void note_since(std::map<Name, int64_t>& names, const Name& name, int64_t since) {
         auto at = names.emplace(name, since).first;
@@ -2888,7 +2892,7 @@ public:
     void see(const std::vector<ObjectInfo>& listing, bool more = false) {
         listed_packs.emplace();
         for (auto& p : listing)
-            if (auto name = parse_hash(p.name)) (*listed_packs)[*name] = p.size;
+            if (auto name = parse_hash(p.name)) (*listed_packs)[*name] = {p.size, std::clamp<int64_t>(p.mtime, 0, kTimeMax)};
         for (auto& p : packs_) p.present = (more && p.present) || is_listed(p);
     }
     /// Whether all that held a chunk was deleted. That it is absent is another thing (I10).
@@ -6072,8 +6076,8 @@ struct Sample {
     std::vector<const PackInfo*> of(Repository& repo) const {
         std::set<Hash> old;
         if (newer != INT64_MAX)
-            for (auto& p : repo.store.list("packs"))
-                if (auto name = parse_hash(p.name); name && repo.server_time() - std::clamp<int64_t>(p.mtime, 0, kTimeMax) > newer) old.insert(*name);
+            for (auto& [name, pack] : *repo.index.listed_packs)
+                if (repo.server_time() - pack.mtime > newer) old.insert(name);
         std::vector<const PackInfo*> chosen;
         uint64_t all = 0;
         for (auto& p : repo.index.packs()) {
@@ -6523,11 +6527,11 @@ public:
     Plan plan() {
         look();
         Plan plan;
-        for (auto& [name, size] : listed()) plan.all.add(size);
+        for (auto& [name, pack] : listed()) plan.all.add(pack.size);
         for (auto& place : repo_.index.relied_but_condemned()) plan.copy += place.length;
         choose(plan);
-        for (auto& [name, size] : listed())
-            if (is_doomed(name)) (is_due(name) ? plan.due : plan.waiting).add(size);
+        for (auto& [name, pack] : listed())
+            if (is_doomed(name)) (is_due(name) ? plan.due : plan.waiting).add(pack.size);
         for (auto& name : unrecorded()) (is_due(name) ? plan.due : plan.waiting).add(0);
         repo_.store.work.pause();
         return plan;
@@ -6569,11 +6573,9 @@ private:
         if (!repo_.damage.empty() || !repo_.doubts.empty())
             throw Error("cannot tell what is needed while a part of the index is not there or not whole; nothing was changed. If "
                         "something else is running, try again later; if a run was interrupted, a backup settles it; else see: nfreeze help repair", Exit::damaged);
-        auto listing = repo_.store.list("packs");
-        repo_.index.see(listing);
-        int64_t now = std::max(repo_.server_time(), now_ns() / 1'000'000'000);
-        for (auto& p : listing)
-            if (auto name = parse_hash(p.name)) ages_[*name] = now - std::clamp<int64_t>(p.mtime, 0, kTimeMax);
+        if (repo_.index.listed_packs) repo_.index.listed_packs->clear(); // the two lists may be long
+        repo_.index.see(repo_.store.list("packs"));
+        now_ = std::max(repo_.server_time(), now_ns() / 1'000'000'000);
         IdHasher hasher(repo_.keys.id);
         for (auto* s : repo_.snapshots()) {
             if (!seen_.insert(s->id).second) continue;
@@ -6627,17 +6629,18 @@ private:
             unused -= uses[i].unused();
             condemn(packs[i].name, packs[i].size);
         }
-        for (auto& [name, size] : listed())
-            if (!repo_.index.find_pack(name) && !is_doomed(name) && !is_young(name, kSettled)) condemn(name, size);
+        size_t strangers = 0;
+        for (auto& [name, pack] : listed())
+            if (!repo_.index.find_pack(name) && !is_doomed(name) && !is_young(name, kSettled) && ++strangers <= kStrangersMax) condemn(name, pack.size);
     }
     /// Whether a backup that is still running, or was interrupted and will go on, may have stored it. To
     /// condemn it would be safe, so any clock will do, but it would be sent again.
     bool is_young(const Hash& name, int64_t age) const {
-        auto at = ages_.find(name);
-        return options_.grace > 0 && at != ages_.end() && at->second < age;
+        auto at = listed().find(name);
+        return options_.grace > 0 && at != listed().end() && now_ - at->second.mtime < age;
     }
 
-    const std::map<Hash, uint64_t>& listed() const { return *repo_.index.listed_packs; }
+    const std::map<Hash, Index::Listed>& listed() const { return *repo_.index.listed_packs; }
     /// What a prune that was interrupted has deleted.
     std::vector<Hash> unrecorded() const {
         std::vector<Hash> names;
@@ -6659,12 +6662,12 @@ private:
         Sum sum;
         Writer records;
         std::vector<Hash> due;
-        for (auto& [name, size] : listed())
+        for (auto& [name, pack] : listed())
             if (is_doomed(name) && is_due(name)) due.push_back(name);
         std::ranges::copy_if(unrecorded(), std::back_inserter(due), [&](auto& name) { return is_due(name); });
         for (auto& name : due) {
             if (auto at = listed().find(name); at != listed().end()) {
-                sum.add(at->second);
+                sum.add(at->second.size);
                 wire_.push([this, file = object_name("packs", name)] { remove(file); });
             }
             put_record(records, Record::pack_deleted, name);
@@ -6689,6 +6692,7 @@ private:
     }
 
     static constexpr int kRounds = 10;
+    static constexpr size_t kStrangersMax = 100'000; // condemned at once: more than interrupted runs leave, the server planted; the next prune goes on
     static constexpr uint64_t kSmallPacks = 64; // a listing tells of 100 packs in a round trip
     Repository& repo_;
     PruneOptions options_;
@@ -6696,7 +6700,7 @@ private:
     Packer packer_;
     TreeWalk walk_{repo_, wire_};
     std::set<SnapshotId> seen_;
-    std::map<Hash, int64_t> ages_; // of packs, in seconds
+    int64_t now_ = 0; // seconds since 1970
     std::vector<Hash> chosen_;
 };
 

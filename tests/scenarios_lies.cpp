@@ -23,7 +23,7 @@ struct Liar {
         site.init_or_fail();
         site.backup_or_fail();
         site.url = url;
-        // 4 million names take 4 s, or a minute where nothing is optimised (make cov).
+        // A million names take a second, or a quarter of a minute where nothing is optimised (make cov).
         site.options.timeout = milliseconds(240'000);
     }
     static Sshd::Options options(const TempDir& dir) {

@@ -35,14 +35,26 @@ std::vector<Step> steps_of(const Strings& lines) {
     return steps;
 }
 
-// What differs from one machine and run to the next is replaced by a letter.
+// What differs from one machine and run to the next is replaced by a word.
 std::string leveled(std::string text, const std::string& here) {
-    for (std::size_t at = 0; (at = text.find(here, at)) != std::string::npos; at += 8) text.replace(at, here.size(), "/home/me");
+    const std::string home = "/home/me";
+    for (std::size_t at = 0; (at = text.find(here, at)) != std::string::npos; at += home.size())
+        text.replace(at, here.size(), home);
     char host[256] = "";
     gethostname(host, sizeof host - 1);
-    for (const auto& [pattern, by] : {std::pair{std::string(" ") + host + "([ :])", " laptop$1"}, {"[^\n]*\r\x1b\\[K", ""}, {"\r", ""}, {"SHA256:[A-Za-z0-9+/]+", "PRINT"}, {"\\[127\\.0\\.0\\.1\\]:[0-9]+", "box.example.org"},
-                                      {"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9:]+", "TIME"}, {"\\b[0-9a-f]{8,64}\\b", "ID"}, {"[0-9.]+ ([KMG]iB|B)", "SIZE"},
-                                      {"time: [0-9.]+ s", "TIME"}, {"([d-][rwx-]{9}) +[^ ]+ +[^ ]+ ", "$1 OWNER "}, {" +", " "}, {" +\n", "\n"}})
+    for (const auto& [pattern, by] :
+         {std::pair{std::string(" ") + host + "([ :])", " laptop$1"},
+          {"[^\n]*\r\x1b\\[K", ""}, // a line of progress that was taken away
+          {"\r", ""},
+          {"SHA256:[A-Za-z0-9+/]+", "PRINT"},
+          {"\\[127\\.0\\.0\\.1\\]:[0-9]+", "box.example.org"},
+          {"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9:]+", "TIME"},
+          {"\\b[0-9a-f]{8,64}\\b", "ID"},
+          {"[0-9.]+ ([KMG]iB|B)", "SIZE"},
+          {"time: [0-9.]+ s", "TIME"},
+          {"([d-][rwx-]{9}) +[^ ]+ +[^ ]+ ", "$1 OWNER "},
+          {" +", " "},
+          {" +\n", "\n"}})
         text = std::regex_replace(text, std::regex(pattern), by);
     return text;
 }

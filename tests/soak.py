@@ -24,6 +24,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 
 
 class Wrong(Exception):
@@ -333,10 +334,10 @@ class Soak:
         if found != set(self.live):
             raise Wrong(f'the list of snapshots lacks {set(self.live) - found} and has {found - set(self.live)} too many')
 
-    def committed(self, tree, code, out):
+    def committed(self, tree, code, out, err):
         """What a backup that was let alone has done."""
         if code != 0:
-            raise Wrong(f'a backup ended with exit code {code}: {out}')
+            raise Wrong(f'a backup ended with exit code {code}: {out}{err}')
         snapshot = json.loads(out.splitlines()[-1])['snapshot']
         self.live[snapshot] = manifest(tree.top)
         return snapshot
@@ -368,7 +369,7 @@ class Soak:
         tree, begun = self.rng.choice(self.trees), time.monotonic()
         arguments = self.arguments_of_backup(tree, self.url())
         code, out, err = self.end(self.start(arguments), arguments)
-        self.committed(tree, code, out + err)
+        self.committed(tree, code, out, err)
         self.lasts = 0.7 * self.lasts + 0.3 * (time.monotonic() - begun)
         self.whole = True
 
@@ -408,7 +409,7 @@ class Soak:
             self.whole = False
             self.adopt([tree])
             return
-        self.committed(tree, code, out + err)
+        self.committed(tree, code, out, err)
         self.whole = True
 
     def two_backups(self):
@@ -420,7 +421,7 @@ class Soak:
         for n, (process, a) in enumerate(zip(processes, arguments)):
             code, out, err = self.end(process, a)
             if n != victim or code == 0:
-                self.committed(self.trees[n], code, out + err)
+                self.committed(self.trees[n], code, out, err)
             elif code != -9:
                 raise Wrong(f'{a}: exit code {code}\n{err}')
         self.adopt(self.trees)
@@ -473,7 +474,7 @@ class Soak:
             self.counts['prune refused for now'] += 1
         if beside:
             code, out, err = self.end(backup, beside[1])
-            self.committed(beside[0], code, out + err)
+            self.committed(beside[0], code, out, err)
             self.whole = True
         self.forgotten.clear()  # some of their content may be gone
 
@@ -556,8 +557,8 @@ def main():
                 said = time.monotonic()
                 print(f'{int((said - begun) / 60)} min: {soak.figures()}', flush=True)
         soak.finish()
-    except Wrong as wrong:
-        failed = wrong
+    except Exception as wrong:
+        failed = wrong if isinstance(wrong, Wrong) else traceback.format_exc()
     finally:
         soak.server.stop()
     print(f'seed {args.seed}, {(time.monotonic() - begun) / 60:.1f} min: {soak.figures()}')

@@ -80,7 +80,7 @@ std::string in_every_order(const std::vector<SegmentOf>& segments,
     do {
         Index index;
         index.listed_packs.emplace();
-        for (auto& p : listed) (*index.listed_packs)[p.name] = p.size;
+        for (auto& p : listed) (*index.listed_packs)[p.name] = {p.size, 0};
         std::string path;
         for (size_t i : order) {
             index.apply(segments[i].records, segments[i].seq);
@@ -199,8 +199,8 @@ TEST_CASE("index: nothing relies on a pack that is absent, has another size or i
     auto good = pack_of(1, {{1}}), absent = pack_of(2, {{2}}), resized = pack_of(3, {{3}}),
          doomed = pack_of(4, {{4}});
     Index index;
-    index.listed_packs = std::map<Hash, uint64_t>{
-        {good.name, good.size}, {resized.name, resized.size - 1}, {doomed.name, doomed.size}};
+    index.listed_packs = std::map<Hash, Index::Listed>{
+        {good.name, {good.size, 0}}, {resized.name, {resized.size - 1, 0}}, {doomed.name, {doomed.size, 0}}};
     index.apply(
         joined({pack_added(good), pack_added(absent), pack_added(resized), pack_added(doomed)}), 1);
     CHECK(index.rely_on(chunk_id(4)));
@@ -228,7 +228,7 @@ TEST_CASE("index: nothing relies on a pack that is absent, has another size or i
 TEST_CASE("index: a chunk with another place is relied on there") {
     auto old = pack_of(1, {{1, 2}}), newer = pack_of(2, {{1}});
     Index index;
-    index.listed_packs = std::map<Hash, uint64_t>{{old.name, old.size}, {newer.name, newer.size}};
+    index.listed_packs = std::map<Hash, Index::Listed>{{old.name, {old.size, 0}}, {newer.name, {newer.size, 0}}};
     index.apply(pack_added(old), 1);
     index.apply(pack_added(newer), 2);
     index.apply(condemned_record(newer.name), 3);
@@ -243,7 +243,7 @@ TEST_CASE("index: a chunk with another place is relied on there") {
 TEST_CASE("index: frames lie one behind the other in a pack, chunks in a frame") {
     auto p = pack_of(1, {{1, 2, 3}, {5}, {4}});
     Index index;
-    index.listed_packs = std::map<Hash, uint64_t>{{p.name, p.size}};
+    index.listed_packs = std::map<Hash, Index::Listed>{{p.name, {p.size, 0}}};
     index.apply(pack_added(p), 1);
     auto place = [&](uint64_t c) { return index.places(chunk_id(c)).at(0); };
     CHECK(place(1).offset == 0);

@@ -287,14 +287,7 @@ TEST_CASE("chunks: what a chunk's id says is the last word on what it holds") {
     auto store_as = [&](View content, uint32_t length) {
         Sealer sealer(kPackLabel, repo->keys.pack);
         sealer.add({Kind::data, 0, {{id, length}}}, frame_of(content));
-        auto object = sealer.finish();
-        store.create(object_name("packs", object.name), object.bytes);
-        PackInfo p;
-        p.name = object.name;
-        p.salt = object.salt;
-        p.size = object.bytes.size();
-        p.table = object.table;
-        write_segment(*repo, pack_added(p));
+        write_segment(*repo, pack_added(put_pack(*repo, sealer)));
     };
     store_as(other, 100);
     CHECK_THROWS_AS(read_chunk(*open_repository(store), id), Corrupt);

@@ -123,13 +123,7 @@ TEST_CASE("check: an index that has other chunks in a pack than the pack's own t
         IdHasher hasher(repo->keys.id);
         Sealer sealer(kPackLabel, repo->keys.pack);
         sealer.add({Kind::data, 0, {{hasher(one), 100}, {hasher(two), 100}}}, frame_of(joined({one, two})));
-        auto object = sealer.finish();
-        store.create(object_name("packs", object.name), object.bytes);
-        PackInfo p;
-        p.name = object.name;
-        p.salt = object.salt;
-        p.size = object.bytes.size();
-        p.table = object.table;
+        auto p = put_pack(*repo, sealer);
         change(p.table[0].chunks);
         write_segment(*repo, pack_added(p));
         auto again = open_repository(store);

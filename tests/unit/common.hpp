@@ -403,6 +403,12 @@ OpenRepository open_repository(Store& store) { return OpenRepository(store); }
 void write_segment(Repository& repo, View records) {
     repo.commit([&] { return Bytes(records.begin(), records.end()); });
 }
+/// Stores what was sealed as a pack. Returns what the index would say of it.
+PackInfo put_pack(Repository& repo, Sealer& sealer) {
+    auto object = sealer.finish();
+    repo.store.create(object_name("packs", object.name), object.bytes);
+    return {.name = object.name, .salt = object.salt, .size = object.bytes.size(), .table = object.table};
+}
 /// What is superseded by now goes, as the first run does when some time has passed.
 void tidy_index(TestStore& store) {
     auto repo = open_repository(store);
