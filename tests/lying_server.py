@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""An SFTP server (version 3, reading only) that tells the truth but for one kind of lie.
+"""An SFTP server (version 3, which makes new files and changes none) that tells the truth but for one kind of lie.
 
     lying_server.py FILE             for sshd's Subsystem; FILE holds the name of the lie, or nothing
 
@@ -9,10 +9,11 @@ import os
 import random
 import struct
 import sys
+import time
 
-INIT, VERSION, OPEN, CLOSE, READ, LSTAT, FSTAT, OPENDIR, READDIR, REALPATH, STAT = 1, 2, 3, 4, 5, 7, 8, 11, 12, 16, 17
+INIT, VERSION, OPEN, CLOSE, READ, WRITE, LSTAT, FSTAT, OPENDIR, READDIR, REALPATH, STAT, EXTENDED = 1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 16, 17, 200
 STATUS, HANDLE, DATA, NAME, ATTRS = 101, 102, 103, 104, 105
-OK, EOF, NO_SUCH_FILE, PERMISSION_DENIED, FAILURE, UNSUPPORTED = 0, 1, 2, 3, 4, 8
+OK, EOF, NO_SUCH_FILE, FAILURE, UNSUPPORTED = 0, 1, 2, 4, 8
 
 
 def string(value):
@@ -63,8 +64,9 @@ class Server:
 
     def list(self, number, path):
         in_packs = os.path.basename(path) == b'packs'
-        if in_packs and self.lie in ('endless-names', 'endless-long-names'):
-            name = b'x' if self.lie == 'endless-names' else b'f' * 73
+        endless = {'endless-names': b'x', 'endless-dots': b'.', 'endless-long-names': b'f' * 73}
+        if in_packs and self.lie in endless:
+            name = endless[self.lie]
             many = (string(name) + string(b'') + struct.pack('>I', 0)) * 1000
             self.reply(number, NAME, struct.pack('>I', 1000) + many)
             return
@@ -132,10 +134,20 @@ class Server:
             elif kind == OPEN:
                 path = text()
                 if struct.unpack_from('>I', body)[0] != 1:
-                    self.status(number, PERMISSION_DENIED)
-                    return
+                    open(path, 'xb').close()
                 os.stat(path)
                 self.handle(number, path)
+            elif kind == WRITE:
+                path = self.handles[text()]
+                offset, = struct.unpack_from('>Q', body)
+                body = body[8:]
+                with open(path, 'r+b') as file:
+                    file.seek(offset)
+                    file.write(text())
+                self.status(number, OK)
+            elif kind == EXTENDED and self.lie == 'slow-to-say-no':
+                time.sleep(1)
+                self.status(number, UNSUPPORTED)
             elif kind == READ:
                 path = self.handles[text()]
                 self.read(number, path, *struct.unpack('>QI', body))

@@ -84,11 +84,20 @@ TEST_CASE("lies: whatever a server answers, what is restored is right, or an exi
 }
 
 TEST_CASE("lies: names without end are listened to up to a limit") {
-    check_lies({{"endless-names", {kDamaged}, "holds more than"}});
+    check_lies({{"endless-names", {kDamaged}, "holds more than"}, {"endless-dots", {kDamaged}, "holds more than"}});
 }
 
 TEST_CASE("lies: however long the names are that have no end, they take bounded memory") {
     check_lies({{"endless-long-names", {kDamaged}, "holds more than"}});
+}
+
+TEST_CASE("lies: that it cannot make durable may come as the answer for several objects at once") {
+    if (!have_program("python3")) return skipped("a server that lies: needs python3");
+    const Liar liar;
+    liar.tell("slow-to-say-no");
+    write_random_file(liar.site.src / "large", 48 << 20, 1); // three packs
+    CHECK_EXIT(liar.nfreeze({"backup", liar.site.src, liar.site.url}), 0);
+    CHECK_EXIT(liar.nfreeze({"check", "--read-data", liar.site.url}), 0);
 }
 
 TEST_CASE("lies: an answer that makes no sense counts as a lost connection") {
