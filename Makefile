@@ -13,6 +13,7 @@
 # make reproducible  build all of that once more elsewhere and compare: it has to be the same
 # make chroots    try build/nfreeze in Debian 12, 13 and the oldest that the mirror has, made by debootstrap (as root)
 # make aarch64    build/aarch64/nfreeze for 64-bit ARM, from Debian's packages for arm64, and try it under qemu
+# make s3         try a repository in S3, behind rclone: on s3rver, which npm fetches
 # make clean      remove what was built; make distclean: the fetched source of libssh2 as well
 
 STATIC ?= 1
@@ -111,6 +112,14 @@ bench-plot:
 chroots: deps-chroots all
 	NFREEZE=build/nfreeze tests/chroots.sh
 
+# npm has the server for this test, Debian has none.
+s3: deps-test
+	command -v npm >/dev/null || third_party/install-packages.sh s3
+	npm install --silent --no-audit --no-fund --prefix build/s3 s3rver@3.7.1
+	$(CONFIGURE)
+	$(BUILD) nfreeze_tests
+	build/nfreeze_tests -tc='destinations: S3*'
+
 aarch64: deps-aarch64 all
 	cmake -S . -B build/aarch64 -DCMAKE_TOOLCHAIN_FILE=third_party/aarch64.cmake --log-level=NOTICE
 	cmake --build build/aarch64 --parallel $(JOBS) --target nfreeze
@@ -156,5 +165,5 @@ distclean:
 	rm -rf build
 
 .PHONY: all demo test ci asan tsan fuzz valgrind lint cov soak torture bench bench-plot \
-    deps deps-demo deps-test deps-ci deps-bench deps-chroots deps-aarch64 install deb reproducible chroots aarch64 \
+    deps deps-demo deps-test deps-ci deps-bench deps-chroots deps-aarch64 install deb reproducible chroots aarch64 s3 \
     clean distclean

@@ -6076,8 +6076,8 @@ struct Sample {
     std::vector<const PackInfo*> of(Repository& repo) const {
         std::set<Hash> old;
         if (newer != INT64_MAX)
-            for (auto& [name, pack] : *repo.index.listed_packs)
-                if (repo.server_time() - pack.mtime > newer) old.insert(name);
+            for (auto& p : repo.store.list("packs"))
+                if (auto name = parse_hash(p.name); name && repo.server_time() - std::clamp<int64_t>(p.mtime, 0, kTimeMax) > newer) old.insert(*name);
         std::vector<const PackInfo*> chosen;
         uint64_t all = 0;
         for (auto& p : repo.index.packs()) {

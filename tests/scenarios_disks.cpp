@@ -535,6 +535,27 @@ TEST_CASE("destinations: FTP behind rclone serves a repository's whole life") {
     check_life_of_a_repository(site);
 }
 
+TEST_CASE("destinations: S3 behind rclone serves a repository's whole life") {
+    const fs::path s3rver = fs::path(nfreeze_binary()).parent_path() / "s3/node_modules/.bin/s3rver";
+    if (!have_program("rclone") || !fs::exists(s3rver)) return skipped("S3: needs rclone and s3rver, which `make s3` gets");
+    TempDir files;
+    const std::string port = std::to_string(free_port());
+    RunOptions options;
+    options.timeout = std::chrono::hours(1);
+    Child s3({s3rver, "--directory", files.path(), "--address", "127.0.0.1", "--port", port, "--silent", "--configure-bucket", "backups"}, options);
+    options.env = {{"RCLONE_CONFIG_SPACE_TYPE", "s3"},
+                   {"RCLONE_CONFIG_SPACE_PROVIDER", "Other"},
+                   {"RCLONE_CONFIG_SPACE_ACCESS_KEY_ID", "S3RVER"},
+                   {"RCLONE_CONFIG_SPACE_SECRET_ACCESS_KEY", "S3RVER"},
+                   {"RCLONE_CONFIG_SPACE_ENDPOINT", "http://127.0.0.1:" + port}};
+    REQUIRE(wait_until([&] { return run({"rclone", "lsd", "space:backups"}, options).code == 0 || !s3.running(); }, milliseconds(20'000)));
+    REQUIRE_MESSAGE(s3.running(), s3.errors_so_far());
+    const RcloneServer server("space:backups", {"--vfs-cache-mode", "full", "--vfs-write-back", "0s"}, options.env);
+    Site site;
+    server.serve(site, files / "backups");
+    check_life_of_a_repository(site);
+}
+
 TEST_CASE("destinations: FTP space that is full ends a backup with 1, and what was confirmed is stored") {
     if (!have_ftp()) return;
     if (!can_have_small_disks()) return skipped("a small disk: needs the right to mount, and nsenter");

@@ -87,7 +87,7 @@ TEST_CASE("lies: names without end are listened to up to a limit") {
     check_lies({{"endless-names", {kDamaged}, "holds more than"}, {"endless-dots", {kDamaged}, "holds more than"}});
 }
 
-TEST_CASE("lies: however long the names are that have no end, they take bounded memory") {
+TEST_CASE("lies: names without end are listened to in bounded memory, however long they are") {
     check_lies({{"endless-long-names", {kDamaged}, "holds more than"}});
 }
 

@@ -470,7 +470,7 @@ TEST_CASE("networks: SIGINT and SIGTERM end a run within 5 s, whatever the serve
     child.kill(SIGTERM);
     const Result result = child.wait();
     CHECK_EXIT(result, 130);
-    CHECK(Clock::now() - again < milliseconds(500));
+    CHECK(Clock::now() - again < milliseconds(1500)); // most of it is what a sanitizer does at the end
 }
 
 TEST_CASE("networks: SIGHUP ends a run as SIGINT does: what was sent is kept") {

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs the Debian packages that are missing for a purpose, and says which.
 #
-#     third_party/install-packages.sh build|demo|test|ci|bench|chroots|aarch64
+#     third_party/install-packages.sh build|demo|test|ci|s3|bench|chroots|aarch64
 #
 # Where all is there already, nothing is done and no network is needed. Where there is no apt-get,
 # what is needed is printed, and the build goes on and finds out for itself.
@@ -16,6 +16,7 @@ build) packages=$build ;;
 demo) packages="$build openssh-server openssh-client" ;;
 test) packages=$test ;;
 ci) packages="$test clang clang-tidy libclang-rt-dev valgrind" ;;
+s3) packages="nodejs npm" ;;
 bench) packages="$build openssh-server openssh-client python3 restic borgbackup rclone" ;;
 chroots) packages="$build openssh-server openssh-client debootstrap" ;;
 aarch64)
@@ -25,7 +26,7 @@ aarch64)
         packages="$packages $package$of"
     done ;;
 *)
-    echo "usage: $0 build|demo|test|ci|bench|chroots|aarch64" >&2
+    echo "usage: $0 build|demo|test|ci|s3|bench|chroots|aarch64" >&2
     exit 2 ;;
 esac
 

@@ -80,8 +80,8 @@ TEST_CASE("chunks: what goes in comes out, in the same run and the next") {
         CHECK(store.names("index").size() == 2); // nothing new
         uint64_t stored = 0;
         for (auto& [name, bytes] : store.objects) stored += bytes.size();
-        CHECK(store.work.stored >= stored - 4096); // but for what init wrote
-        CHECK(store.work.stored <= stored);
+        CHECK(repo->store.work.stored >= stored - 4096); // but for what init wrote
+        CHECK(repo->store.work.stored <= stored);
         for (auto& name : store.names("packs")) {
             auto& bytes = store.objects.at(name);
             CHECK(name == object_name("packs", sha256(bytes))); // I1

@@ -303,10 +303,9 @@ TEST_CASE("faults: a checkpoint that fails while a file is read ends the run; th
     support::TempDir dir;
     for (int i = 0; i < 6; ++i) support::write_random_file(dir / text("src/", i), 6 * MiB, uint64_t(i)); // two packs on the way
     TestStore store = new_repository();
-    bool refused = false;
+    std::atomic<bool> refused = false;
     store.on_create = [&](const std::string& name) {
-        bool now = name.starts_with("index/") && !refused;
-        refused |= now;
+        bool now = name.starts_with("index/") && !refused.exchange(true);
         if (now) for (int i = 0; i < 1000 && store.names("packs").empty(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
         return now ? TestStore::Fault::refused : TestStore::Fault::none;
     };
