@@ -113,9 +113,9 @@
 //   for a symlink, its target (string); for a device, varint st_rdev as Linux has it; for a file, varint
 //   size, if it has holes, varint number, each varint distance from the end of the one before and varint
 //   length; varint number of chunks, their ids; if there are several, 8 bytes XXH3-64 (seed 0) of the
-//   content without holes. A record has 4096 ids at most: if it is continued, the next is a continuation of
-//   flags, path, number and ids, and more of them may follow. "The record before" is the last in this chunk
-//   that is no continuation; for the first, 0.
+//   content without holes. A record has 4096 ids at most: if it is continued, which only a file's may be,
+//   the next is a continuation of flags, path, number and ids, which may be continued in turn; there is none
+//   behind what is not. "The record before" is the last in this chunk that is no continuation; for the first, 0.
 //
 // INVARIANTS, cited where they are kept
 //   I1  An object is whole exactly when its bytes hash to its name.
@@ -1413,6 +1413,7 @@ struct SshOptions {
 std::string ask(const std::string& question, bool echo) {
     Fd tty(::open("/dev/tty", O_RDWR | O_CLOEXEC));
     if (!tty) throw Error(text("cannot ask \"", question, "\": there is no terminal"));
+    say("", true);
     write_full(tty.get(), as_bytes(question), "the terminal");
     struct termios before;
     bool changed = !echo && tcgetattr(tty.get(), &before) == 0;
@@ -1990,16 +1991,19 @@ class SftpStore : public Store {
         std::unique_ptr<Session> session_;
     };
 
-    /// Runs a call that may be repeated on another connection if one is lost.
+    /// Runs a call that may be repeated on another connection if one is lost: with growing pauses unless
+    /// something came through meanwhile.
     template <class F> auto with_session(F f) {
         auto give_up = Clock::now() + retry_for;
         for (int failed = 0;; ++failed) {
+            uint64_t before = work.up + work.down;
             try {
                 Lease lease(*this);
                 return f(*lease);
             } catch (const ConnectionLost&) {
                 if (Clock::now() > give_up) throw;
             }
+            if (work.up + work.down > before) failed = 0;
             if (failed > 0) pause_for(backoff(failed));
         }
     }
@@ -7195,13 +7199,17 @@ struct Job {
     void open_store() {
         auto address = parse_address(repo_name);
         if (int given = args.number("port", 0, 1, 65535)) address.port = given;
+        if (address.remote() && progress_style() == Progress::redrawn) say("connecting to " + show(address.host), true);
         store = ::open_store(address, args);
+        say("", true);
+    }
+    Progress::Style progress_style() const {
+        return args.flag("progress") ? (json() ? Progress::objects : Progress::lines)
+               : isatty(2) && !quiet() && !json() && !args.flag("verbose") ? Progress::redrawn : Progress::silent;
     }
     void open(bool list_packs = true, bool to_repair = false) {
         open_store();
-        auto style = args.flag("progress") ? (json() ? Progress::objects : Progress::lines)
-                     : isatty(2) && !quiet() && !json() && !args.flag("verbose") ? Progress::redrawn : Progress::silent;
-        progress.emplace(*store, style);
+        progress.emplace(*store, progress_style());
         try {
             repo = Repository::open(*store, [&] { return get_passphrase(args, false); }, list_packs, to_repair);
         } catch (const NotThere& e) {
