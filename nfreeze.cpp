@@ -1661,6 +1661,12 @@ public:
     uint64_t moved() const { return moved_; } // bytes of content, for recycling
     void count(size_t bytes) { moved_ += bytes; }
     bool broken() const { return broken_; }
+    /// Whether the server ended the session while it was idle: it is broken then.
+    bool ended() {
+        pollfd p{socket_.get(), POLLIN, 0};
+        if (poll(&p, 1, 0) > 0) broken_ |= libssh2_channel_wait_eof(libssh2_sftp_get_channel(sftp_)) != LIBSSH2_ERROR_EAGAIN;
+        return broken_;
+    }
 
     /// Closes what was only read, without waiting for the answer: that is collected later, which saves
     /// a round trip. Only the request must be out before anything else is sent.
@@ -2008,17 +2014,23 @@ class SftpStore : public Store {
         }
     }
 
+    /// One that is idle and was not ended meanwhile, or else a new one: a create() that meets a dead one would not
+    /// know what became of the object.
     std::unique_ptr<Session> acquire() {
-        std::unique_lock lock(mutex_);
-        changed_.wait(lock, [&] { return !idle_.empty() || open_ < limit_; });
-        if (idle_.empty()) {
-            ++open_;
+        for (;;) {
+            std::unique_lock lock(mutex_);
+            changed_.wait(lock, [&] { return !idle_.empty() || open_ < limit_; });
+            if (idle_.empty()) {
+                ++open_;
+                lock.unlock();
+                return connect();
+            }
+            auto session = std::move(idle_.back());
+            idle_.pop_back();
             lock.unlock();
-            return connect();
+            if (!session->ended()) return session;
+            give_back(std::move(session));
         }
-        auto session = std::move(idle_.back());
-        idle_.pop_back();
-        return session;
     }
 
     /// A new connection, counted in open_ already. If others are up, a refusal lowers the limit and

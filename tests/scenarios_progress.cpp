@@ -45,6 +45,9 @@ TEST_CASE("limits: an upload and a download take as long as they may, and all ar
     CHECK_EXIT(site.nfreeze({"backup", "--limit-upload", "0", site.src, site.url}), 2);
 }
 
+TEST_SUITE_END();
+TEST_SUITE_BEGIN("progress");
+
 TEST_CASE("progress: lines or objects once a second where they are asked for, else nothing") {
     Limited site;
     const Result silent = site.nfreeze(site.limited_backup());
