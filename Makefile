@@ -22,7 +22,7 @@ DIR ?= /usr/include
 FUZZ_SECONDS ?= 10
 SOAK ?= 30
 JOBS ?= $(shell nproc)
-TEST_JOBS ?= $(shell expr $(JOBS) \* 3)
+TEST_JOBS ?= $(shell expr $(JOBS) \* 2 + 1)
 
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory

@@ -7132,7 +7132,7 @@ private:
         uint64_t moved = work_.up + work_.down, fresh = moved - std::exchange(moved_, moved), done = work_.done + work_.files;
         double rate = double(fresh) / seconds;
         rate_ = rate_ > 0 ? 0.7 * rate_ + 0.3 * rate : rate;
-        if (fresh > 0 || done != std::exchange(done_, done)) last_moved_ = now;
+        if (std::exchange(done_, done) != done || fresh > 0) last_moved_ = now;
     }
     uint64_t sent() const { return std::max(work_.up.load(), work_.stored.load()); } // nothing goes over a line to a local repository
     std::string phase() const {

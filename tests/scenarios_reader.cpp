@@ -2,6 +2,7 @@
 // that alone, in another language, and must make of every repository what the program makes of it.
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 
 #include "support.hpp"
@@ -151,7 +152,8 @@ TEST_CASE("reader: a byte flipped in any object is noticed, and a file that need
     for (const fs::path& object : files_below(site.dir / "whole")) {
         const fs::path name = fs::relative(object, site.dir / "whole");
         CAPTURE(name.string());
-        flip_byte(site.repo / name, fs::file_size(object) / 2);
+        const std::uintmax_t at = std::min<std::uintmax_t>(fs::file_size(object) / 2, 100'000); // in the first frame, which "large" fills
+        flip_byte(site.repo / name, at);
         const Result result = reader(site, {"check", site.repo});
         CHECK_EXIT(result, 1);
         CHECK_NAMES(result.err, name.string());
@@ -160,7 +162,7 @@ TEST_CASE("reader: a byte flipped in any object is noticed, and a file that need
             CHECK_FALSE(fs::exists(site.dest / "large"));
             CHECK_MESSAGE(read_file(site.dest / "small") == "some text\n", "it is in another frame");
         }
-        flip_byte(site.repo / name, fs::file_size(object) / 2); // back again
+        flip_byte(site.repo / name, at); // back again
     }
     check_whole_to_reader(site);
 }

@@ -294,10 +294,10 @@ Agent::Agent(const fs::path& key) {
     RunOptions options;
     options.timeout = std::chrono::hours(1);
     child_ = std::make_unique<Child>(Strings{"ssh-agent", "-D", "-a", socket()}, options);
-    REQUIRE(wait_until([&] { return fs::exists(socket()); }, milliseconds(5000)));
     RunOptions with_agent;
     with_agent.env = {{"SSH_AUTH_SOCK", socket()}};
-    must_run({"ssh-add", "-q", key}, with_agent);
+    // The socket is there before anybody listens to it.
+    REQUIRE(wait_until([&] { return run({"ssh-add", "-q", key}, with_agent).code == 0; }, milliseconds(5000)));
 }
 
 // ---- Site ------------------------------------------------------------------------------------
