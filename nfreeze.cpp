@@ -1249,6 +1249,11 @@ struct Work {
         begun = Clock::now();
         phase = what;
     }
+    /// A file of so many bytes.
+    void did(uint64_t bytes) {
+        ++files;
+        done += bytes;
+    }
     /// Until the next begins, the terminal is somebody else's.
     void pause() {
         phase = nullptr;
@@ -4880,8 +4885,7 @@ private:
         }
         ++result_.snapshot.counts.files;
         result_.snapshot.counts.bytes += e.size;
-        ++repo_.store.work.files;
-        if (unchanged) repo_.store.work.done += e.size;
+        repo_.store.work.did(unchanged ? e.size : 0); // what is read was counted as it came
         if (e.link_group) remember_link(e, st);
         count_change(e, before);
         tree_->add(e);
@@ -5343,10 +5347,9 @@ private:
         }
         if (same) {
             bool elsewhere = e.link_group && !first_links_.try_emplace({e.link_group, e.inode}, e).second;
-            if (elsewhere && options_.overwrite && !options_.dry_run && place_link(dir, e, &st)) return true;
+            if (elsewhere && options_.overwrite && place_link(dir, e, &st)) return true;
             ++result_->in_place;
-            ++repo_.store.work.files;
-            repo_.store.work.done += e.size;
+            repo_.store.work.did(e.size);
             if (!options_.dry_run) set_metadata(fd.get(), dir.fd.get(), name, e);
             return true;
         }
@@ -5419,13 +5422,13 @@ private:
             Fd there;
             if (fstatat(at.get(), last_name(path).c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0) return false;
             if ((here && here->st_dev == st.st_dev && here->st_ino == st.st_ino) || !is_same(at.get(), last_name(path), st, e, there)) return false;
+            if (options_.dry_run) return would_restore(e), true;
             Temporary temporary(dir.fd.get());
             if (linkat(at.get(), last_name(path).c_str(), dir.fd.get(), temporary.name.c_str(), 0) != 0) return false;
             publish(temporary, dir, e);
         } catch (const Error&) { return false; }
         ++result_->restored;
-        ++repo_.store.work.files;
-        repo_.store.work.done += e.size;
+        repo_.store.work.did(e.size);
         tell_new(e);
         return true;
     }
@@ -5479,7 +5482,7 @@ private:
         try {
             write_file(dir, e, used);
             ++result_->restored;
-            ++repo_.store.work.files;
+            repo_.store.work.did(0); // its bytes were counted as they came
             result_->bytes += e.size;
             tell_new(e);
         } catch (const Corrupt& error) {
@@ -6142,8 +6145,8 @@ public:
             };
             while (auto* e = tree.next()) {
                 stop_if_asked();
+                repo_.store.work.did(0);
                 // A file that continues in another part must be read with that.
-                ++repo_.store.work.files;
                 if (!entry(*e) || e->chunks.size() > kIdsPerRecord) again.insert(since.begin(), since.end());
                 since.erase(since.begin(), since.end() - 1);
             }
@@ -6398,7 +6401,10 @@ public:
             pack.size = listed.size;
             ++result_.read;
             repo_.store.work.expected += pack.size;
-            wire_.push([this, pack, is_known = known != nullptr] { read(pack, is_known); });
+            wire_.push([this, pack, is_known = known != nullptr] {
+                read(pack, is_known);
+                repo_.store.work.done += pack.size;
+            });
         }
         wire_.drain();
         packer_.flush();
@@ -6409,7 +6415,6 @@ public:
 private:
     void read(PackInfo pack, bool known) {
         stop_if_asked();
-        repo_.store.work.done += pack.size; // or will be
         std::vector<Bytes> snapshots;
         auto look = [&](const FrameInfo& f, const Chunk&, View bytes) {
             if (f.kind == Kind::snapshot) snapshots.emplace_back(bytes.begin(), bytes.end());
@@ -6556,17 +6561,16 @@ public:
     /// Does it: condemns, and deletes what was condemned a grace period ago. Returns what was deleted.
     Sum run() {
         try {
-            repo_.store.work.begin("copying what is needed");
             Writer records;
             for (auto& name : chosen_) {
                 repo_.index.condemn(name, Index::kJustNow);
                 put_since(records, Record::pack_condemned, name);
             }
-            packer_.checkpoint(records.view());
+            copy(records.view());
             if (chosen_.empty()) repo_.commit([] { return Bytes(); }); // so that the server says what time it is
             for (int round = 0; look(); ++round) {
                 if (round == kRounds) throw Error("others condemn what is copied as fast as it is copied; nothing was deleted");
-                packer_.checkpoint({});
+                copy({});
             }
         } catch (const Interrupted&) {
             packer_.salvage();
@@ -6576,6 +6580,11 @@ public:
     }
 
 private:
+    /// What the snapshots need of condemned packs is stored anew (I5), and these records are committed.
+    void copy(View records) {
+        repo_.store.work.begin("copying what is needed");
+        packer_.checkpoint(records);
+    }
     /// Looks at the repository until it stands still, and marks what the snapshots need. Returns whether
     /// some of that must be copied first.
     bool look() {
@@ -6589,7 +6598,7 @@ private:
         if (!repo_.damage.empty() || !repo_.doubts.empty())
             throw Error("cannot tell what is needed while a part of the index is not there or not whole; nothing was changed. If "
                         "something else is running, try again later; if a run was interrupted, a backup settles it; else see: nfreeze help repair", Exit::damaged);
-        if (repo_.index.listed_packs) repo_.index.listed_packs->clear(); // the two lists may be long
+        if (repo_.index.listed_packs) repo_.index.listed_packs->clear(); // a server may list a million names: one list at a time
         repo_.index.see(repo_.store.list("packs"));
         now_ = std::max(repo_.server_time(), now_ns() / 1'000'000'000);
         IdHasher hasher(repo_.keys.id);

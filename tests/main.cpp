@@ -63,7 +63,8 @@ void take_over_environment(const support::fs::path& home) {
     }
     for (const std::string& name : names)
         if ((name.starts_with("NFREEZE_") && !name.starts_with("NFREEZE_TEST_")) ||
-            name.starts_with("SSH_") || name.starts_with("AWS_") || name.starts_with("RCLONE_") || name == "DISPLAY" || name == "RSYNC_RSH")
+            name.starts_with("SSH_") || name.starts_with("AWS_") || name.starts_with("RCLONE_") || name == "DISPLAY" ||
+            name == "RSYNC_RSH")
             unsetenv(name.c_str());
     setenv("HOME", home.c_str(), 1);
     setenv("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", 1);

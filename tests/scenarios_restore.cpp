@@ -654,6 +654,10 @@ TEST_CASE("restore: two files here that are one in the snapshot are put together
     }
     if (read_file(site.dest / "a") == "same") site.restore_or_fail();
     CHECK(fs::hard_link_count(site.dest / "a") == 1);
+    const Result look = site.restore({"--overwrite", "-n"});
+    CHECK_EXIT(look, 0);
+    CHECK_NAMES(look.out, read_file(site.dest / "a") == "same" ? "would restore b\n" : "would restore a\n");
+    CHECK(fs::hard_link_count(site.dest / "a") == 1);
     CHECK_EXIT(site.restore({"--overwrite"}), 0);
     CHECK(compare(site.src, site.dest) == "");
 }

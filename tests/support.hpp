@@ -38,6 +38,8 @@ void skipped(const std::string& reason);
 
 // NFREEZE_TEST_SLOW is set: what takes long is tested as well.
 [[nodiscard]] bool slow_tests();
+// How many times as long as it should something may take: more than once only under sanitizers.
+int slowness();
 [[nodiscard]] bool is_root();
 [[nodiscard]] bool have_program(const std::string& name);
 // Whether this process may give its children private mount points (root with CAP_SYS_ADMIN).

@@ -190,6 +190,7 @@ std::string clipped(const std::string& text) {
 } // namespace
 
 bool slow_tests() { return std::getenv("NFREEZE_TEST_SLOW") != nullptr; }
+int slowness() { return std::getenv("TSAN_OPTIONS") != nullptr ? 5 : 1; } // tests/sanitized.sh sets it for all sanitizers
 
 bool is_root() { return geteuid() == 0; }
 

@@ -906,7 +906,7 @@ TEST_CASE("tree: one that is scattered over many frames is read within the budge
     auto list = list_of(*repo, s);
     REQUIRE(list.size() >= 30); // each in a frame of 512 KiB: more than the read-ahead
     size_t read = 0;
-    CHECK(in_child(90, [&] {
+    CHECK(in_child(20 * unsigned(support::slowness()), [&] {
               read = read_tree(*repo, s).entries.size();
               if (read != entries.size()) throw Error("entries are missing");
           }) == "");
