@@ -343,6 +343,7 @@ struct Error : std::runtime_error {
     explicit Error(const std::string& what, Exit code = Exit::failed)
         : std::runtime_error(what), exit(code) {}
     Exit exit;
+    bool no_room = false; // a disk of this machine is full, or a quota reached
 };
 struct Usage : Error {
     explicit Usage(const std::string& what) : Error(what, Exit::usage) {}
@@ -425,7 +426,9 @@ std::string unshow(std::string_view s) {
 std::string in_quotes(std::string_view name) { return "'" + show(name) + "'"; }
 
 Error system_error(const std::string& tried, std::string_view on, int code = errno) {
-    return Error(text("cannot ", tried, " ", in_quotes(on), ": ", std::strerror(code)));
+    Error e(text("cannot ", tried, " ", in_quotes(on), ": ", std::strerror(code)));
+    e.no_room = code == ENOSPC || code == EDQUOT;
+    return e;
 }
 
 /// Whether `f` does not fail. A lost connection, damage and a signal are thrown.
@@ -5245,6 +5248,7 @@ private:
         if (!up->blocked && up->fd) {
             auto name = last_name(path);
             created = !options_.dry_run && mkdirat(up->fd.get(), name.c_str(), 0700) == 0;
+            int refused = errno;
             dir->fd = Fd(openat(up->fd.get(), name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
             bool other = !dir->fd && (errno == ENOTDIR || errno == ELOOP);
             if (other && options_.overwrite && !options_.dry_run && unlinkat(up->fd.get(), name.c_str(), 0) == 0 &&
@@ -5254,8 +5258,10 @@ private:
             }
             if (!dir->fd && !(options_.dry_run && (errno == ENOENT || (other && options_.overwrite)))) {
                 dir->blocked = true;
+                auto error = system_error("create or open the directory", path, errno == ENOENT ? refused : errno);
+                if (ends_all(error)) throw error;
                 if (other) keep(path, "is no directory here");
-                else fail(system_error("create or open the directory", path));
+                else fail(error);
             }
         }
         if (e && !dir->blocked && (created || whole)) dir->entry = *e;
@@ -5312,7 +5318,7 @@ private:
             ++result_->damaged;
             say(text("cannot restore ", in_quotes(e.path), ": ", error.what()));
         } catch (const Error& error) {
-            if (error.exit != Exit::failed) throw;
+            if (ends_all(error)) throw;
             fail(error);
         }
     }
@@ -5489,7 +5495,7 @@ private:
             ++result_->damaged;
             say(text("cannot restore ", in_quotes(e.path), ": ", error.what()));
         } catch (const Error& error) {
-            if (error.exit != Exit::failed) {
+            if (ends_all(error)) {
                 {
                     std::lock_guard lock(words_mutex_);
                     if (!lost_ && error.exit != Exit::interrupted) lost_ = std::current_exception();
@@ -5624,6 +5630,8 @@ private:
         ++result_->kept;
         say(text(in_quotes(path), " ", why, ": it is kept"));
     }
+    /// Whether more than one file cannot be restored. On a full disk all that follows would be fetched for nothing.
+    static bool ends_all(const Error& e) { return e.exit != Exit::failed || e.no_room; }
     void fail(const Error& e) {
         ++result_->failed;
         say(e.what());
@@ -8031,7 +8039,7 @@ int main(int argc, char** argv) {
         say("interrupted; what was sent is kept, and the next run goes on from there");
         return int(Exit::interrupted);
     } catch (const Error& e) {
-        say(e.what());
+        say(text(e.what(), e.no_room ? "; make room, and run it again" : ""));
         return int(e.exit);
     } catch (const std::bad_alloc&) {
         say("out of memory");
