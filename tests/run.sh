@@ -12,12 +12,17 @@ tests=${1:?the test executable}
 shift
 jobs=${JOBS:-$(($(nproc) + 1))}
 logs=$(mktemp -d)
-# A fifth of what the tests take is memory that is given out page by page: large pages are given out faster.
+# Keys of servers and users, made once.
+NFREEZE_TEST_KEYS=$(mktemp -d)
+chmod 755 "$NFREEZE_TEST_KEYS"
+export NFREEZE_TEST_KEYS
+# A fifth of what the tests take is memory that is given out page by page: large pages are given out faster,
+# but what "alone" measures is memory as it is elsewhere.
 export GLIBC_TUNABLES=${GLIBC_TUNABLES-glibc.malloc.hugetlb=1}
 # sshd insists on it; whichever process made it would take it away from the others.
 made=
 if [ "$(id -u)" = 0 ] && [ ! -d /run/sshd ]; then mkdir /run/sshd && made=1; fi
-trap 'rm -rf "$logs"; [ -z "$made" ] || rmdir /run/sshd 2>/dev/null || true' EXIT
+trap 'rm -rf "$logs" "$NFREEZE_TEST_KEYS"; [ -z "$made" ] || rmdir /run/sshd 2>/dev/null || true' EXIT
 trap 'exit 130' INT TERM
 
 count() { "$tests" --count "$@" | sed -n 's/.*passing the current filters: //p'; }
@@ -55,7 +60,7 @@ for ((next = 1, first = 1; next <= slow || first <= many; ++next, first += size)
     if [ "$first" -le "$many" ]; then begin "$first" "$@" -tse="alone,$waiting" --first="$first" --last=$((first + size - 1)); fi
 done
 wait
-if [ "$alone" -gt 0 ]; then part alone -ts=alone "$@"; fi
+if [ "$alone" -gt 0 ]; then GLIBC_TUNABLES='' part alone -ts=alone "$@"; fi
 
 # The sums of what the parts report, and what none of them reports. (The runner's own count of test
 # cases includes those outside of a range.)

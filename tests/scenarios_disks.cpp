@@ -167,6 +167,43 @@ TEST_CASE("disks: the server's is full, whichever object is being written: what 
     }
 }
 
+TEST_CASE("disks: forget and prune on a full one say so and lose nothing, and with room they complete") {
+    if (!can_have_small_disks()) return skipped("a small disk of its own: needs root, mount namespaces and nsenter");
+    for (const std::string kind : {"local", "sftp"}) {
+        CAPTURE(kind);
+        const Crowded c(kind, "size=32m");
+        write_random_file(c.site->src / "stays", 3 * MiB, 1);
+        write_random_file(c.site->src / "goes", 6 * MiB, 2);
+        c.must({"init", c.site->url});
+        c.must({"backup", c.site->src, c.site->url});
+        fs::remove(c.site->src / "goes");
+        c.must({"backup", "--allow-shrink", c.site->src, c.site->url});
+        const Strings forget{"forget", "--keep-last", "1", "--yes", c.site->url};
+        const Strings prune{"prune", "--now", "--max-unused", "0%", "--yes", c.site->url};
+        c.disk.leave(0);
+        check_full(c.nfreeze(forget));
+        c.check_restores(c.site->src); // on a full disk
+        c.disk.make_room();
+        c.must(forget);
+        copy_tree(c.disk.inside("repo"), c.site->dir / "before");
+        const std::uint64_t free = c.disk.free();
+        for (const std::uint64_t bytes : {0 * KiB, 64 * KiB, 3 * MiB + 64 * KiB}) { // nothing, a part of what is copied, all but the segment
+            CAPTURE(bytes);
+            remove_tree(c.disk.inside("repo"));
+            copy_tree(c.site->dir / "before", c.disk.inside("repo"));
+            c.disk.leave(bytes);
+            const Result full = c.nfreeze(prune);
+            if (bytes < 3 * MiB) check_full(full);
+            c.check_restores(c.site->src);
+            c.disk.make_room();
+            c.must(prune);
+            c.check_whole();
+            c.check_restores(c.site->src);
+            CHECK(c.disk.free() > free + 5 * MiB);
+        }
+    }
+}
+
 TEST_CASE("disks: init on a full one says so, and works when there is room") {
     if (!can_have_small_disks()) return skipped("a small disk of its own: needs root, mount namespaces and nsenter");
     for (const std::string kind : {"local", "sftp"})

@@ -5,6 +5,7 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <pwd.h>
+#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -29,14 +30,28 @@ namespace {
 
 // ---- Keys ------------------------------------------------------------------------------------
 
-// Made at the first use and kept for the process: an RSA key takes a while to find.
-const fs::path& key_dir() {
+// Made at the first use and kept for the process, or for all that tests/run.sh starts: an RSA key takes
+// a while to find.
+fs::path key_dir() {
+    if (const char* shared = std::getenv("NFREEZE_TEST_KEYS")) return shared;
     static const TempDir dir;
     return dir.path();
 }
 
+// Of a directory, against other processes.
+struct Lock {
+    explicit Lock(const fs::path& dir) : fd(open(dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
+        if (fd < 0 || flock(fd, LOCK_EX) != 0) throw std::runtime_error("test harness: cannot lock " + dir.string());
+    }
+    ~Lock() { close(fd); }
+    Lock(const Lock&) = delete;
+    Lock& operator=(const Lock&) = delete;
+    const int fd;
+};
+
 fs::path make_key(const std::string& name, const std::string& kind, const std::string& secret) {
     const fs::path file = key_dir() / name;
+    const Lock lock(key_dir());
     if (fs::exists(file)) return file;
     Strings argv{"ssh-keygen", "-q", "-t", kind, "-N", secret, "-C", "test", "-f", file};
     if (kind == "rsa") argv.insert(argv.end(), {"-b", "2048"});

@@ -1002,6 +1002,27 @@ TEST_CASE("prune: packs that no segment names are condemned when they are an hou
     CHECK(faults_in(store, {s.id}) == "");
 }
 
+TEST_CASE("prune: of more than 100,000 packs that no segment names the first go in one run, the others in the next") {
+    TestStore store = new_repository();
+    store.clock = now_ns() / 1'000'000'000;
+    auto s = store_snapshot(store, 1, {{"a", {noise(1000, 1)}}});
+    size_t before = store.names("packs").size();
+    for (uint64_t i = 0; i < 100'050; ++i) store.put(text("packs/", hex(sha256(as_bytes(text(i))))), {});
+    store.clock += kSettled;
+    write_segment(*open_repository(store), {});
+    CHECK(plan_of(store).condemn.packs == 100'000);
+    CHECK(prune(store).packs == 0);
+    CHECK(plan_of(store).condemn.packs == 50);
+    store.clock += kGrace;
+    CHECK(prune(store).packs == 100'000);
+    CHECK(store.names("packs").size() == before + 50);
+    store.clock += kGrace;
+    CHECK(prune(store).packs == 50);
+    CHECK(store.names("packs").size() == before);
+    CHECK(plan_of(store).empty());
+    CHECK(faults_in(store, {s.id}) == "");
+}
+
 TEST_CASE("prune: an upload that lasted longer than others wait is named in time, or sent again") {
     TestStore store = new_repository();
     auto repo = open_repository(store);
