@@ -1327,7 +1327,9 @@ public:
             struct statvfs there;
             bool known = statvfs(root_.c_str(), &there) == 0;
             ::unlink(path(name).c_str());
-            throw Error(e.what() + (known ? space_left(there.f_bavail * there.f_frsize, data.size()) : ""));
+            auto room = known ? space_left(there.f_bavail * there.f_frsize, data.size()) : "";
+            if (room.empty()) throw; // a quota, for one
+            throw Error(e.what() + room);
         }
     }
     void remove(const std::string& name) override {

@@ -131,7 +131,8 @@ TEST_CASE("secrets: a run can't be looked into, its arguments and what it starts
     const std::string status = read_file(process / "status");
     const std::size_t locked = status.find("VmLck:");
     REQUIRE(locked != std::string::npos);
-    CHECK(std::atoi(status.c_str() + locked + 6) > 0); // KiB that are never swapped out
+    if (slowness() == 1) // sanitizers lock nothing
+        CHECK(std::atoi(status.c_str() + locked + 6) > 0); // KiB that are never swapped out
     CHECK_NOT_NAMED(read_file(process / "cmdline"), passphrase);
     CHECK_EXIT(run.wait(), 0);
     const std::string seen = read_file(site.dir / "seen");

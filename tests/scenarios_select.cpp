@@ -424,7 +424,7 @@ TEST_CASE("copy-links: several links to one file, and those to what is no file")
 
 TEST_CASE("select: a second dump of a database that hardly changed costs no more than restic's") {
     if (!have_program("restic")) return skipped("comparing dumps with restic's: there is no restic");
-    const Site site(Site::Kind::local);
+    const TempDir dumps;
     // 60 MB of rows, as a dump of an SQL database has them: numbers, words, a hash that nobody can compress.
     Random random(42);
     const Strings words{"alpha", "bravo", "customer", "delivered", "pending", "Main Street", "invoice", "refund", "Berlin", "Lyon"};
@@ -448,33 +448,37 @@ TEST_CASE("select: a second dump of a database that hardly changed costs no more
         for (const auto& each : rows) all += each;
         write_file(to, all);
     };
-    dump(site.dir / "first.sql");
+    dump(dumps / "first.sql");
     for (int i = 0; i < 50; ++i) {
         const std::size_t which = random.below(rows.size());
         rows[which] = row(which);
     }
-    dump(site.dir / "second.sql");
-    site.init_or_fail();
-    RunOptions restic = site.options;
-    restic.env.insert_or_assign("RESTIC_PASSWORD", "x");
-    restic.env.insert_or_assign("RESTIC_REPOSITORY", (site.dir / "restic").string());
-    restic.timeout = milliseconds(120'000);
-    must_run({"restic", "-q", "init"}, restic);
-    std::uint64_t ours[2], theirs[2];
-    int i = 0;
-    for (const char* name : {"first.sql", "second.sql"}) {
-        const std::string file = (site.dir / name).string();
-        const std::uint64_t before = site.repository_bytes(), before_theirs = bytes_below(site.dir / "restic");
-        const Result result = run({"sh", "-c", "exec \"$1\" backup --stdin-name dump.sql \"$2\" < \"$3\"", "sh", nfreeze_binary(), site.url, file}, site.options);
-        REQUIRE_EXIT(result, 0);
-        must_run({"sh", "-c", "exec restic -q backup --stdin --stdin-filename dump.sql < \"$1\"", "sh", file}, restic);
-        ours[i] = site.repository_bytes() - before;
-        theirs[i++] = bytes_below(site.dir / "restic") - before_theirs;
+    dump(dumps / "second.sql");
+    // Where the cuts fall is chance, with both. One time in some fifty that decides: then all of up to three trials.
+    std::uint64_t ours[2] = {}, theirs[2] = {};
+    for (int trial = 0; trial == 0 || (trial < 3 && ours[1] > theirs[1]); ++trial) {
+        const Site site(Site::Kind::local);
+        site.init_or_fail();
+        RunOptions restic = site.options;
+        restic.env.insert_or_assign("RESTIC_PASSWORD", "x");
+        restic.env.insert_or_assign("RESTIC_REPOSITORY", (site.dir / "restic").string());
+        restic.timeout = milliseconds(120'000);
+        must_run({"restic", "-q", "init"}, restic);
+        int i = 0;
+        for (const char* name : {"first.sql", "second.sql"}) {
+            const std::string file = (dumps / name).string();
+            const std::uint64_t before = site.repository_bytes(), before_theirs = bytes_below(site.dir / "restic");
+            const Result result = run({"sh", "-c", "exec \"$1\" backup --stdin-name dump.sql \"$2\" < \"$3\"", "sh", nfreeze_binary(), site.url, file}, site.options);
+            REQUIRE_EXIT(result, 0);
+            must_run({"sh", "-c", "exec restic -q backup --stdin --stdin-filename dump.sql < \"$1\"", "sh", file}, restic);
+            ours[i] += site.repository_bytes() - before;
+            theirs[i++] += bytes_below(site.dir / "restic") - before_theirs;
+        }
+        const Result cat = site.nfreeze({"cat", site.url, "dump.sql"});
+        CHECK((cat.out == read_file(dumps / "second.sql")));
     }
     INFO("first dump: nfreeze " << ours[0] << ", restic " << theirs[0] << "; second: nfreeze " << ours[1] << ", restic " << theirs[1]);
     CHECK(ours[1] <= theirs[1]);
-    const Result cat = site.nfreeze({"cat", site.url, "dump.sql"});
-    CHECK((cat.out == read_file(site.dir / "second.sql")));
 }
 
 TEST_SUITE_END();
