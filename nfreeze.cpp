@@ -7231,6 +7231,7 @@ struct Job {
         auto address = parse_address(repo_name);
         if (int given = args.number("port", 0, 1, 65535)) address.port = given;
         if (address.remote() && progress_style() == Progress::redrawn) say("connecting to " + show(address.host), true);
+        progress.reset(); // it shows the store that goes
         store = ::open_store(address, args);
         say("", true);
     }

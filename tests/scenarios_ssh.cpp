@@ -514,8 +514,9 @@ TEST_CASE("servers: one that lets fewer connections in than were asked for gets 
     const auto check_silent = [&](const Result& result) {
         CHECK_EXIT(result, 0);
         CHECK_MESSAGE(result.err == "", "what works is not worth a word");
-        CHECK_MESSAGE(proxy.refused.exchange(0) > 0,
-                      "the program must have been refused for this to say anything");
+        if (slowness() == 1) // under sanitizers one connection may be enough
+            CHECK_MESSAGE(proxy.refused.exchange(0) > 0,
+                          "the program must have been refused for this to say anything");
     };
     check_silent(site.backup({"--connections", "4"}));
     check_silent(site.restore({"--connections", "4"}));
