@@ -48,8 +48,10 @@ class SmallDisk {
         if (have > bytes) write_file(inside("filler"), std::string(have - bytes, '\0'));
     }
     void make_room() const { fs::remove(inside("filler")); }
+    // A server may end a little after its client, with files still open.
     void remount(const std::string& options) const {
-        must_run({"nsenter", "--mount=/proc/" + std::to_string(pid_) + "/ns/mnt", "mount", "-o", "remount," + options, path()});
+        const Strings mount{"nsenter", "--mount=/proc/" + std::to_string(pid_) + "/ns/mnt", "mount", "-o", "remount," + options, path()};
+        REQUIRE(wait_until([&] { return support::run(mount).code == 0; }, milliseconds(10'000)));
     }
     Result run(const Strings& arguments, const RunOptions& options) const {
         Strings argv{"nsenter", "--mount=/proc/" + std::to_string(pid_) + "/ns/mnt", "--", nfreeze_binary()};
