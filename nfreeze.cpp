@@ -5250,7 +5250,7 @@ private:
         if (!up->blocked && up->fd) {
             auto name = last_name(path);
             created = !options_.dry_run && mkdirat(up->fd.get(), name.c_str(), 0700) == 0;
-            int refused = errno;
+            int refused = errno; // why it was not made, where there is nothing to open
             dir->fd = Fd(openat(up->fd.get(), name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
             bool other = !dir->fd && (errno == ENOTDIR || errno == ELOOP);
             if (other && options_.overwrite && !options_.dry_run && unlinkat(up->fd.get(), name.c_str(), 0) == 0 &&

@@ -75,7 +75,7 @@ TEST_CASE(
     Proxy proxy(server.port());
     Site site(server, proxy.port());
     site.options.env["NFREEZE_CHECKPOINT_SECONDS"] = "1";
-    make_random_tree(site.src, seed, 30, 50'000);
+    make_random_tree(site.src, seed, 30, 200'000);
     site.init_or_fail();
     site.backup_or_fail();
     copy_tree(site.src, site.dir / "last");

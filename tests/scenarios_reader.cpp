@@ -71,8 +71,8 @@ void write_content_with_holes(const fs::path& path) {
 
 // Many records of a tree, and so several chunks and an index segment that later ones do not merge with.
 void write_many_files(const fs::path& dir) {
-    for (int i = 0; i < 600; ++i)
-        write_file(dir / std::to_string(i % 10) / ("file number " + std::to_string(i) + std::string(200, ' ')),
+    for (int i = 0; i < 1500; ++i)
+        write_file(dir / std::to_string(i % 10) / ("file number " + std::to_string(i)),
                    random_bytes(static_cast<std::size_t>(i % 300), static_cast<std::uint64_t>(i)));
 }
 
