@@ -206,6 +206,60 @@ TEST_CASE("disks: forget and prune on a full one say so and lose nothing, and wi
     }
 }
 
+TEST_CASE("disks: a quota is reached on the server, where there is room for others: what was there is whole, and with a larger one the next run completes") {
+    const auto program = sftp_server();
+    if (!program) return skipped("a quota: there is no sftp-server but sshd's own");
+    const TempDir place;
+    // The server's processes may be somebody else's.
+    const auto allow = [quota = place / "quota"](std::int64_t bytes) {
+        write_file(quota, std::string(reinterpret_cast<const char*>(&bytes), sizeof bytes));
+        chmod(quota.c_str(), 0666);
+    };
+    const auto left = [&] {
+        std::int64_t bytes = 0;
+        read_file(place / "quota").copy(reinterpret_cast<char*>(&bytes), sizeof bytes);
+        return bytes;
+    };
+    Sshd::Options options;
+    options.config = {"Subsystem sftp env LD_PRELOAD=" NFREEZE_QUOTA " NFREEZE_TEST_QUOTA=" + (place / "quota").string() + " " + program->string()};
+    Sshd server(options);
+    const Site site(server);
+    constexpr std::int64_t plenty = 1 << 30;
+    allow(plenty);
+    write_file(site.src / "first", random_bytes(100'000, 1));
+    site.init_or_fail();
+    site.backup_or_fail();
+    copy_tree(site.src, site.dir / "first");
+    copy_tree(site.repo, site.dir / "before");
+    write_random_file(site.src / "large", 17 * MiB, 2); // two packs of data
+    allow(plenty);
+    site.backup_or_fail();
+    const std::int64_t grown = plenty - left();
+    REQUIRE(grown > std::int64_t(17 * MiB));
+    // Each of the packs and, in the last KiB, the segment is what finds no room.
+    for (const std::int64_t bytes : {std::int64_t(0), std::int64_t(10 * MiB), grown - std::int64_t(MiB), grown - 8 * 1024, grown - 1}) {
+        CAPTURE(bytes);
+        remove_tree(site.repo);
+        copy_tree(site.dir / "before", site.repo);
+        allow(bytes);
+        const Result full = site.backup();
+        CHECK_EXIT(full, 1);
+        CHECK_MESSAGE(lines_of(full.err).size() == 1, full.err);
+        CHECK_NAMES(full.err, "over quota");
+        CHECK_NOT_NAMED(full.err, "are free"); // which is no help
+        remove_tree(site.dest);
+        site.restore_or_fail();
+        CHECK(compare(site.dir / "first", site.dest) == "");
+        allow(plenty);
+        site.backup_or_fail();
+        remove_tree(site.dest);
+        site.restore_or_fail();
+        CHECK(compare(site.src, site.dest) == "");
+        const Result check = site.nfreeze({"check", "--read-data", site.url});
+        CHECK_EXIT(check, 0);
+    }
+}
+
 TEST_CASE("disks: init on a full one says so, and works when there is room") {
     if (!can_have_small_disks()) return skipped("a small disk of its own: needs root, mount namespaces and nsenter");
     for (const std::string kind : {"local", "sftp"})
@@ -464,9 +518,9 @@ TEST_SUITE_BEGIN("servers");
 TEST_CASE("servers: OpenSSH's, as a program of its own, and behind a changed root") {
     Sshd::Options options;
     SUBCASE("sftp-server") {
-        const char* program = "/usr/lib/openssh/sftp-server";
-        if (!fs::exists(program)) return skipped(std::string("there is no ") + program);
-        options.config = {std::string("Subsystem sftp ") + program};
+        const auto program = sftp_server();
+        if (!program) return skipped("there is no sftp-server but sshd's own");
+        options.config = {"Subsystem sftp " + program->string()};
         Sshd server(options);
         check_life_of_a_repository(Site(server));
     }

@@ -30,15 +30,8 @@ fs::path roomy() {
 
 // ---- Round trips and requests ------------------------------------------------------------------
 
-// OpenSSH's server as a program of its own: only that one writes its log where it is told to.
-std::optional<fs::path> sftp_server() {
-    for (const char* path : {"/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-server",
-                             "/usr/lib/ssh/sftp-server", "/usr/libexec/sftp-server"})
-        if (fs::exists(path)) return path;
-    return {};
-}
-
-// sshd starts a script for each session, by which the server logs all requests. The script itself
+// sshd starts a script for each session, by which the server logs all requests: only as a program of its own does it
+// write its log where it is told to. The script itself
 // says when the server has begun and ended: one that is killed, by SIGPIPE when the client goes
 // before it has all its answers, says nothing.
 Sshd::Options with_log(const fs::path& program, const fs::path& dir) {

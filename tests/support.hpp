@@ -231,6 +231,9 @@ class Sshd {
     std::unique_ptr<Child> child_;
 };
 
+// OpenSSH's SFTP server as a program of its own, where there is one.
+[[nodiscard]] std::optional<fs::path> sftp_server();
+
 // A server on which nothing can be changed or removed, for an account that is not root: one line of
 // sshd_config.
 [[nodiscard]] Sshd::Options append_only();

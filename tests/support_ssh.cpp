@@ -232,6 +232,13 @@ void Sshd::write_config(const Options& options) {
     forget_transcript();
 }
 
+std::optional<fs::path> sftp_server() {
+    for (const char* path : {"/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-server",
+                             "/usr/lib/ssh/sftp-server", "/usr/libexec/sftp-server"})
+        if (fs::exists(path)) return path;
+    return {};
+}
+
 pid_t Sshd::pid() const { return child_ ? child_->pid() : -1; }
 
 bool Sshd::try_start() {
