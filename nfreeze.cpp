@@ -1176,13 +1176,13 @@ bool compressible(View raw) {
 struct FramePlain {
     Bytes head, body;
 };
-/// Takes the bytes of `raw` away if they do not shrink: then they are stored as they are.
+/// If the bytes of `raw` do not shrink they are stored as they are, and taken: it is empty then.
 FramePlain compress(Bytes& raw) {
     auto shrunk = compressible(raw) ? shrink(raw) : std::nullopt;
     Writer head;
     head.u8(uint8_t(shrunk ? Codec::zstd : Codec::stored));
     head.varint(raw.size());
-    return {head.take(), shrunk ? Bytes(shrunk->begin(), shrunk->end()) : std::move(raw)};
+    return {head.take(), shrunk ? Bytes(shrunk->begin(), shrunk->end()) : std::exchange(raw, {})};
 }
 
 /// The inverse; at most `max` bytes, whatever the frame says; throws Corrupt.
