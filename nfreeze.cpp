@@ -1478,14 +1478,16 @@ std::string unbase64(const std::string& s) {
 // Our own reader of known_hosts: libssh2's knows neither patterns nor @revoked and stops at the
 // first line it does not understand.
 
+/// "*" is any characters, "?" one. Where it goes on wrongly, the last "*" takes one more: earlier ones need not.
 bool glob_match(std::string_view pattern, std::string_view s) {
-    if (pattern.empty()) return s.empty();
-    if (pattern[0] == '*') {
-        for (size_t skip = 0; skip <= s.size(); ++skip)
-            if (glob_match(pattern.substr(1), s.substr(skip))) return true;
-        return false;
+    auto star = pattern.npos;
+    for (size_t p = 0, i = 0, taken = 0;;) { // `taken`: up to where by that star
+        if (p < pattern.size() && pattern[p] == '*') star = p++, taken = i;
+        else if (i == s.size()) return p == pattern.size();
+        else if (p < pattern.size() && (pattern[p] == '?' || pattern[p] == s[i])) ++p, ++i;
+        else if (star != pattern.npos) p = star + 1, i = ++taken;
+        else return false;
     }
-    return !s.empty() && (pattern[0] == '?' || pattern[0] == s[0]) && glob_match(pattern.substr(1), s.substr(1));
 }
 
 /// Whether the host field of a known_hosts line means `host` ("name" or "[name]:port").
@@ -3833,13 +3835,19 @@ public:
         });
     }
 
-    /// After an interruption: gives up what is not sent, keeps what is. Packs alone rely on nothing.
-    void salvage() {
+    /// After an interruption, or where the server refuses something, as when it is full: gives up what is not sent,
+    /// keeps what is. Packs alone rely on nothing.
+    void salvage(const Error& why) {
+        if (why.exit != Exit::interrupted && why.exit != Exit::failed) return;
         crunch_.abandon();
         wire_.abandon();
         g_stop_by = (Clock::now() + kCheckpointGrace).time_since_epoch().count();
         collect();
-        if (records_.size() > 0) commit([] { return View(); });
+        try {
+            if (records_.size() > 0) commit([] { return View(); });
+        } catch (const Error&) {
+            if (why.exit == Exit::interrupted) throw; // else the first error tells more
+        }
     }
 
 private:
@@ -4564,12 +4572,28 @@ private:
         bool negated = false, only_directories = false;
         std::vector<std::string> names; // "**": any number of directories, or, at the end, all in one
     };
-    static bool match(std::span<const std::string> names, std::string_view path) {
-        if (names.empty() || path.empty()) return names.empty() && path.empty();
-        size_t slash = std::min(path.find('/'), path.size());
-        auto rest = path.substr(std::min(slash + 1, path.size()));
-        if (names[0] == "**") return names.size() == 1 || match(names.subspan(1), path) || (!rest.empty() && match(names, rest));
-        return fnmatch(names[0].c_str(), std::string(path.substr(0, slash)).c_str(), 0) == 0 && match(names.subspan(1), rest);
+    /// As glob_match(), name by name.
+    static bool match(const std::vector<std::string>& names, std::string_view path) {
+        auto split = [](std::string_view p) {
+            size_t slash = std::min(p.find('/'), p.size());
+            return std::pair(std::string(p.substr(0, slash)), p.substr(std::min(slash + 1, p.size())));
+        };
+        size_t stars = names.size();
+        std::string_view behind; // what those stars did not take
+        for (size_t n = 0;;) {
+            if (path.empty()) return n == names.size();
+            auto [first, rest] = split(path);
+            if (n < names.size() && names[n] == "**") {
+                if (n + 1 == names.size()) return true;
+                stars = n++, behind = path;
+            } else if (n < names.size() && fnmatch(names[n].c_str(), first.c_str(), 0) == 0) {
+                ++n, path = rest;
+            } else if (stars < names.size()) {
+                n = stars + 1, path = behind = split(behind).second;
+            } else {
+                return false;
+            }
+        }
     }
     std::vector<Pattern> patterns_;
 };
@@ -4644,7 +4668,7 @@ public:
     }
 
     /// Backs `source` up, a directory or one file, or, if given, a stream that goes by that name;
-    /// `record` brings host, user, tags and so on. On Interrupted what was sent is kept.
+    /// `record` brings host, user, tags and so on. Where it is interrupted, or the server full, what was sent is kept.
     BackupResult run(const std::string& source, Snapshot record, const Stream* stream = nullptr) {
         result_.snapshot = std::move(record);
         auto& s = result_.snapshot;
@@ -4668,8 +4692,8 @@ public:
             Writer added;
             if (commit) put_record(added, Record::snapshot_added, encode_snapshot(s));
             packer_.checkpoint(added.view()); // I3: only now
-        } catch (const Interrupted&) {
-            packer_.salvage();
+        } catch (const Error& e) {
+            packer_.salvage(e);
             throw;
         }
         repo_.remove_superseded();
@@ -6582,8 +6606,8 @@ public:
                 if (round == kRounds) throw Error("others condemn what is copied as fast as it is copied; nothing was deleted");
                 copy({});
             }
-        } catch (const Interrupted&) {
-            packer_.salvage();
+        } catch (const Error& e) {
+            packer_.salvage(e);
             throw;
         }
         return remove_due();

@@ -243,7 +243,7 @@ TEST_CASE("networks: a server that stays away longer than --retry-for, or says n
         large.proxy.upstream_rate = large.proxy.downstream_rate = 16 * mib;
         for (const bool backup : {true, false}) {
             CAPTURE(backup);
-            Child child(large.arguments(backup, {"--retry-for", "1", "--timeout", "1"}), large.site.options);
+            Child child(large.arguments(backup, {"--retry-for", "1", "--timeout", "2"}), large.site.options);
             large.wait_for(child, 6 * mib);
             (mute ? large.proxy.stalled : large.proxy.away) = true;
             const auto gone = Clock::now();

@@ -442,7 +442,6 @@ void fuzz_restore(View data) {
 void fuzz_known_hosts(View data) {
     const auto all = first_line(data);
     const std::string &host = all.first, &content = all.second;
-    if (host.size() > 40 || std::ranges::count(content, '*') > 20) return; // patterns take their time
     std::istringstream lines(content);
     for (std::string line; std::getline(lines, line);) host_field_matches(line, host);
     if (content.size() % 16 != 0) return; // what follows makes room for the largest file, each time
@@ -456,7 +455,6 @@ void fuzz_known_hosts(View data) {
 /// The first line is the path that is asked about.
 void fuzz_patterns(View data) {
     auto [path, lines] = first_line(data);
-    if (std::ranges::count(lines, '*') > 20) return;
     Patterns patterns;
     std::istringstream in(lines);
     for (std::string line; std::getline(in, line);) patterns.add(line);

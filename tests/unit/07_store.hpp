@@ -140,6 +140,11 @@ TEST_CASE("known hosts: patterns") {
     CHECK(glob_match("a*b*c", "aXXbYYc"));
     CHECK(glob_match("**", "x"));
     CHECK(glob_match("[h]", "[h]")); // brackets are no pattern here
+    CHECK(glob_match("*ab*ab", "aabXabYab"));
+    CHECK(glob_match("a*?b?", "aXXbbX"));
+    CHECK_FALSE(glob_match("*ab*ab", "aabXabY"));
+    CHECK_FALSE(glob_match("a*b*a", "abaab"));
+    CHECK_FALSE(glob_match("a*?b", "ab"));
     CHECK_FALSE(glob_match("", "x"));
     CHECK_FALSE(glob_match("host", "hos"));
     CHECK_FALSE(glob_match("hos", "host"));
@@ -148,6 +153,14 @@ TEST_CASE("known hosts: patterns") {
     CHECK_FALSE(glob_match("*.example.com", "example.com"));
     CHECK_FALSE(glob_match("a*b*c", "aXXcYYb"));
     CHECK_FALSE(glob_match("h", "H"));
+}
+
+TEST_CASE("known hosts: a pattern of many asterisks takes no longer than one that is read once") { // else: years
+    std::string stars;
+    for (int i = 0; i < 1000; ++i) stars += "*a";
+    CHECK(glob_match(stars, std::string(1000, 'a')));
+    CHECK_FALSE(glob_match(stars, std::string(999, 'a')));
+    CHECK_FALSE(glob_match(stars + "b", std::string(5000, 'a')));
 }
 
 TEST_CASE("known hosts: the field of a line that names hosts") {

@@ -639,7 +639,10 @@ TEST_CASE("chunks: what another run stored meanwhile costs at most a second copy
     CHECK(c->index.places(ids[0]).size() == 2);
 }
 
-TEST_CASE("chunks: an interrupted run keeps what is durable and gives up the rest") {
+TEST_CASE("chunks: a run that is interrupted, or that the server refuses something, keeps what is durable and gives up the rest") {
+    std::unique_ptr<Error> why;
+    SUBCASE("interrupted") { why = std::make_unique<Interrupted>(); }
+    SUBCASE("refused") { why = std::make_unique<Error>("full"); }
     TestStore store = new_repository();
     std::vector<Bytes> chunks;
     for (uint64_t i = 0; i < 40; ++i) chunks.push_back(noise(MiB, i));
@@ -648,7 +651,7 @@ TEST_CASE("chunks: an interrupted run keeps what is durable and gives up the res
         auto repo = open_repository(store);
         Packer packer(*repo, 1, kCheckpoint);
         for (auto& c : chunks) ids.push_back(packer.put(Kind::data, c));
-        packer.salvage();
+        packer.salvage(*why);
         g_stop_by = 0;
     }
     auto repo = open_repository(store);

@@ -231,6 +231,17 @@ TEST_CASE("patterns: asterisks and brackets mean what is documented where git de
     CHECK_FALSE(excludes("[a/b]c", "ac"));
 }
 
+TEST_CASE("patterns: one of many asterisks takes no longer than a path is long") { // else: years
+    std::string path = "a", deep, wide = "*";
+    for (int i = 0; i < 500; ++i) path += "/a";
+    for (int i = 0; i < 200; ++i) deep += "**/a/";
+    for (int i = 0; i < 100; ++i) wide += "a*";
+    CHECK(parsed_patterns(deep + "a").exclude(path, false));
+    CHECK_FALSE(parsed_patterns(deep + "b").exclude(path, false));
+    CHECK(parsed_patterns(wide).exclude(std::string(250, 'a'), false));
+    CHECK_FALSE(parsed_patterns(wide + "b").exclude(std::string(250, 'a'), false));
+}
+
 TEST_CASE("patterns: what ends a line") {
     auto excludes = [](const char* pattern, const char* path) {
         return parsed_patterns(pattern).exclude(path, true);
