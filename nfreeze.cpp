@@ -6285,13 +6285,14 @@ private:
         for (auto* p : packs) {
             stop_if_asked();
             wire_.push([this, p] {
+                Bytes bytes;
                 try {
-                    auto own = open_pack(repo_, *p, read_pack(repo_, *p), [](auto&, auto&, auto) {});
+                    bytes = read_pack(repo_, *p);
+                    auto own = open_pack(repo_, *p, bytes, [](auto&, auto&, auto) {});
                     if (!is_listed(*p, own)) wrong(object_name("packs", p->name) + " is not as the index has it: move index/ away, then see: nfreeze help repair");
                 } catch (const Corrupt& e) {
                     wrong(e.what());
-                    std::lock_guard lock(mutex_);
-                    bad_.insert(p->name);
+                    mark(*p, bytes);
                 }
                 repo_.store.work.done += p->size;
             });
@@ -6299,6 +6300,17 @@ private:
         wire_.drain();
         result_->packs_read = packs.size();
         result_->bytes_read = sum;
+    }
+    /// Notes what does not open of a damaged pack.
+    void mark(const PackInfo& pack, View bytes) {
+        std::lock_guard lock(mutex_);
+        auto table = repo_.index.table_of(pack);
+        std::set<ChunkId> good;
+        open_frames(repo_, table, pack.salt, bytes, [&](auto&, auto& c, View) { good.insert(c.id); });
+        for (auto& f : table)
+            for (auto& c : f.chunks)
+                for (auto& p : repo_.index.places(c.id))
+                    if (!good.contains(c.id) && &repo_.index.pack(repo_.index.frame(p.frame)) == &pack) bad_.insert(p.frame);
     }
     /// Whether the index has just the chunks of a pack's own table, where they are.
     bool is_listed(const PackInfo& pack, const Table& own) {
@@ -6342,8 +6354,7 @@ private:
 
     /// Whether a chunk has a place that is not known to be bad.
     bool is_there(const ChunkId& id) {
-        auto is_good = [&](auto& p) { return !bad_.contains(repo_.index.pack(repo_.index.frame(p.frame)).name); };
-        return std::ranges::any_of(repo_.index.places(id), is_good);
+        return std::ranges::any_of(repo_.index.places(id), [&](auto& p) { return !bad_.contains(p.frame); });
     }
 
     /// Names the files of a snapshot that cannot be restored.
@@ -6362,7 +6373,7 @@ private:
     Repository& repo_;
     CheckResult* result_ = nullptr;
     std::mutex mutex_;
-    std::set<Hash> bad_; // packs
+    std::set<uint32_t> bad_; // frames
     std::vector<size_t> listed_; // how many chunks, for each pack
     uint64_t wanted_files_ = 0, files_seen_ = 0;
     std::vector<std::pair<Entry, std::string>> chosen_files_; // with the snapshot, in words

@@ -88,6 +88,30 @@ TEST_CASE("check: reading files goes on behind those that are damaged") {
     CHECK(lines_of(result.err).size() > 10);
 }
 
+TEST_CASE("check: of a damaged pack, the files are named that cannot be restored, and no others") {
+    const Site site(Site::Kind::local);
+    for (std::uint64_t i = 0; i < 100; ++i) write_random_file(site.src / ("file" + std::to_string(i)), 100'000, i);
+    site.init_or_fail();
+    site.backup_or_fail();
+    const auto packs = packs_of(site);
+    flip_byte(*std::ranges::max_element(packs, {}, [](auto& pack) { return fs::file_size(pack); }), 5'000'000);
+    const Result check = site.nfreeze({"check", "--read-data", site.url});
+    CHECK_EXIT(check, 5);
+    const Result restore = site.restore();
+    CHECK_EXIT(restore, 5);
+    int lost = 0;
+    for (int i = 0; i < 100; ++i) {
+        const std::string name = "file" + std::to_string(i);
+        CAPTURE(name);
+        const bool is_there = fs::exists(site.dest / name);
+        CHECK(contains(check.err, "'" + name + "'") == !is_there);
+        lost += !is_there;
+    }
+    CHECK(lost >= 1);
+    CHECK(lost <= 50);
+    CHECK_NAMES(check.out, "errors: " + std::to_string(lost + 1)); // and the pack
+}
+
 TEST_CASE("check: each file that lost a part is named, with each snapshot that has it") {
     const Site site(Site::Kind::local);
     write_random_file(site.src / "first", 20 * MiB, 1);
