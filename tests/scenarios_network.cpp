@@ -303,8 +303,8 @@ TEST_CASE("networks: a run on which nothing moves for five seconds says what it 
 TEST_CASE("networks: connections that end while a backup waits for its input cost no object") {
     Large large(8);
     large.site.options.env["NFREEZE_CHECKPOINT_SECONDS"] = "3600";
-    large.proxy.idle_ms = 1000;
-    const std::string input = "head -c 24M /dev/urandom; sleep 3; head -c 24M /dev/urandom";
+    large.proxy.idle_ms = 2500; // a busy disk may take a second to make a pack durable
+    const std::string input = "head -c 24M /dev/urandom; sleep 5; head -c 24M /dev/urandom";
     CHECK_EXIT(large.site.nfreeze({"backup", "--connections", "1", "--stdin-name", "x", "--stdin-from-command", large.site.url, "--", "sh", "-c", input}), 0);
     CHECK(large.proxy.accepted > 1);
     // One whose fate nobody knew would have been sent again in two halves.
