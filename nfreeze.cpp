@@ -344,6 +344,7 @@ struct Error : std::runtime_error {
         : std::runtime_error(what), exit(code) {}
     Exit exit;
     bool no_room = false; // a disk of this machine is full, or a quota reached
+    bool undone = false;  // an object was refused, and nothing of it is left in the repository
 };
 struct Usage : Error {
     explicit Usage(const std::string& what) : Error(what, Exit::usage) {}
@@ -1323,13 +1324,15 @@ public:
             write_full(fd.get(), data, path(name));
             if (fsync(fd.get()) != 0 || !fd.close()) throw system_error("write", path(name));
             sync_directory(path(name.substr(0, name.find('/'))));
-        } catch (const Error& e) {
+        } catch (Error& e) {
+            e.undone = ::unlink(path(name).c_str()) == 0;
             struct statvfs there;
             bool known = statvfs(root_.c_str(), &there) == 0;
-            ::unlink(path(name).c_str());
             auto room = known ? space_left(there.f_bavail * there.f_frsize, data.size()) : "";
             if (room.empty()) throw; // a quota, for one
-            throw Error(e.what() + room);
+            Error full(e.what() + room);
+            full.undone = e.undone;
+            throw full;
         }
     }
     void remove(const std::string& name) override {
@@ -1656,8 +1659,10 @@ public:
         broken_ = false;
         auto until_sftp = std::exchange(timeout_, options_.timeout);
         log_in(memory);
-        timeout_ = until_sftp; // libssh2 does not notice a subsystem that ends at once
+        timeout_ = until_sftp;
+        no_sftp_ = true;
         sftp_ = pointer_call("start SFTP", [&] { return libssh2_sftp_init(session_.get()); });
+        no_sftp_ = false;
         timeout_ = options_.timeout;
     }
     ~Session() {
@@ -1712,10 +1717,11 @@ private:
     /// libssh2's way to the socket. Where the server ends the session in the middle of an answer, libssh2 asks for the
     /// rest again and again, without a pause, until its own time-out; after so many times the connection is lost.
     static ssize_t receive(libssh2_socket_t socket, void* into, size_t size, int flags, void** abstract) {
-        auto& in_vain = static_cast<Session*>(*abstract)->in_vain_;
+        auto& session = *static_cast<Session*>(*abstract);
         ssize_t n = recv(socket, into, size, flags);
-        if (n >= 0) in_vain = 0;
-        else if (errno == EAGAIN || errno == EINTR) return ++in_vain > 1000 ? -ECONNRESET : -EAGAIN;
+        session.heard_ |= n > 0;
+        if (n >= 0) session.in_vain_ = 0;
+        else if (errno == EAGAIN || errno == EINTR) return ++session.in_vain_ > 1000 ? -ECONNRESET : -EAGAIN;
         return n >= 0 ? n : -errno;
     }
 
@@ -1768,7 +1774,9 @@ private:
             if (n < 0 && errno != EINTR) throw system_error("wait for", "the network");
             if (Clock::now() <= deadline) continue;
             broken_ = true;
-            throw Unreachable(text("cannot ", tried, " on ", show(options_.host), ": nothing moved for ", timeout_.count(), " s"));
+            auto why = text("cannot ", tried, " on ", show(options_.host), ": nothing moved for ", timeout_.count(), " s");
+            if (heard_ && !no_sftp_) throw ConnectionLost(why);
+            throw Unreachable(why);
         }
     }
 
@@ -1985,6 +1993,8 @@ private:
     std::vector<LIBSSH2_SFTP_HANDLE*> closing_; // freed by libssh2 when their answers come
     const char* password_ = "";    // owned by LoginMemory, of use while logging in only
     uint64_t moved_ = 0;
+    bool heard_ = false;   // whether the server ever said anything
+    bool no_sftp_ = false; // whether it may be that it has none: libssh2 does not notice a subsystem that ends at once
     int in_vain_ = 0; // reads from the socket that got nothing, since something else happened
     std::chrono::seconds timeout_;
     bool broken_ = false; // libssh2's state is undefined after a failure: nothing may be sent any more
@@ -2172,12 +2182,18 @@ public:
             throw Uncertain(lost.what());
         } catch (const Error& refused) { // full, or forbidden: what was begun is taken away, if we may
             if (refused.exit != Exit::failed) throw;
-            std::string why = refused.what();
+            bool undone = false;
             try {
-                why += space_left(free_space(), data.size());
                 remove(name);
-            } catch (const Error&) {}
-            throw Error(why);
+                undone = true;
+            } catch (const NotThere&) { undone = true; } catch (const Error&) {}
+            std::string room;
+            try {
+                room = space_left(free_space(), data.size());
+            } catch (const Error&) {} // not every server tells
+            Error e(refused.what() + room);
+            e.undone = undone;
+            throw e;
         }
     }
 
@@ -3835,10 +3851,10 @@ public:
         });
     }
 
-    /// After an interruption, or where the server refuses something, as when it is full: gives up what is not sent,
-    /// keeps what is. Packs alone rely on nothing.
+    /// After an interruption, or where an object was refused, as by a full disk: gives up what is not sent, keeps what
+    /// is. Packs alone rely on nothing. Where the refused object is still there, so would be a segment.
     void salvage(const Error& why) {
-        if (why.exit != Exit::interrupted && why.exit != Exit::failed) return;
+        if (why.exit != Exit::interrupted && !why.undone) return;
         crunch_.abandon();
         wire_.abandon();
         g_stop_by = (Clock::now() + kCheckpointGrace).time_since_epoch().count();

@@ -159,7 +159,7 @@ TEST_CASE("disks: the server's is full, whichever object is being written: what 
             const Result full = c.backup();
             check_full(full);
             CHECK_NAMES(full.err, "KiB are free");
-            c.check_restores(c.site->dir / "first", kind == "append-only"); // on a full disk
+            c.check_restores(c.site->dir / "first", kind == "append-only" && bytes >= grown - 16 * KiB); // on a full disk
             c.disk.make_room();
             const Result again = c.backup();
             REQUIRE_EXIT(again, 0);

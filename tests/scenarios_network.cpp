@@ -180,6 +180,21 @@ TEST_CASE("networks: a connection that ends on one side only, or on which nothin
     }
 }
 
+TEST_CASE("networks: a first connection that stalls when the server has said something is tried again") {
+    Line line(shared_sshd());
+    line.rewind();
+    line.proxy.fault = Proxy::Fault::stalled;
+    for (const int after : {100, 800, 1200}) { // while keys are agreed on, and at the login
+        CAPTURE(after);
+        line.calm();
+        line.proxy.cut_after = after;
+        const Result snapshots = line.site.nfreeze({"snapshots", "--timeout", "2", line.site.url});
+        CHECK_EXIT(snapshots, 0);
+        CHECK(line.proxy.cuts == 1);
+        CHECK_NAMES(snapshots.err, "nothing moved for 2 s; trying again");
+    }
+}
+
 TEST_CASE("networks: what arrives in pieces of any size is put together") {
     Line line(shared_sshd());
     for (const int size : {1, 7, 61}) {
