@@ -1294,6 +1294,14 @@ std::string space_left(uint64_t free, size_t wanted) {
     return free < wanted + MiB ? text("; ", free / KiB, " KiB are free there: make room, the next run goes on from here") : "";
 }
 
+/// The error of an object that was refused, with `room` as space_left() has it.
+Error refused(const Error& e, bool undone, const std::string& room) {
+    Error out(e.what() + room, e.exit);
+    out.no_room = e.no_room && room.empty(); // by a quota, for one
+    out.undone = undone;
+    return out;
+}
+
 /// A directory on this machine.
 class LocalStore : public Store {
 public:
@@ -1324,15 +1332,11 @@ public:
             write_full(fd.get(), data, path(name));
             if (fsync(fd.get()) != 0 || !fd.close()) throw system_error("write", path(name));
             sync_directory(path(name.substr(0, name.find('/'))));
-        } catch (Error& e) {
-            e.undone = ::unlink(path(name).c_str()) == 0;
+        } catch (const Error& e) {
+            bool undone = ::unlink(path(name).c_str()) == 0;
             struct statvfs there;
             bool known = statvfs(root_.c_str(), &there) == 0;
-            auto room = known ? space_left(there.f_bavail * there.f_frsize, data.size()) : "";
-            if (room.empty()) throw; // a quota, for one
-            Error full(e.what() + room);
-            full.undone = e.undone;
-            throw full;
+            throw refused(e, undone, known ? space_left(there.f_bavail * there.f_frsize, data.size()) : "");
         }
     }
     void remove(const std::string& name) override {
@@ -1481,16 +1485,21 @@ std::string unbase64(const std::string& s) {
 // Our own reader of known_hosts: libssh2's knows neither patterns nor @revoked and stops at the
 // first line it does not understand.
 
-/// "*" is any characters, "?" one. Where it goes on wrongly, the last "*" takes one more: earlier ones need not.
-bool glob_match(std::string_view pattern, std::string_view s) {
-    auto star = pattern.npos;
-    for (size_t p = 0, i = 0, taken = 0;;) { // `taken`: up to where by that star
-        if (p < pattern.size() && pattern[p] == '*') star = p++, taken = i;
-        else if (i == s.size()) return p == pattern.size();
-        else if (p < pattern.size() && (pattern[p] == '?' || pattern[p] == s[i])) ++p, ++i;
-        else if (star != pattern.npos) p = star + 1, i = ++taken;
+/// Whether a pattern of `n` parts fits all of `m` things: `any(p)`, whether a part takes any number of them; `one(p, i)`,
+/// whether another takes that one. Where it goes on wrongly, the last of the former takes one more: earlier ones need not.
+template <class Any, class One> bool fits(size_t n, size_t m, Any any, One one) {
+    size_t last = n;
+    for (size_t p = 0, i = 0, taken = 0;;) { // `taken`: up to where by `last`
+        if (p < n && any(p)) last = p++, taken = i;
+        else if (i == m) return p == n;
+        else if (p < n && one(p, i)) ++p, ++i;
+        else if (last < n) p = last + 1, i = ++taken;
         else return false;
     }
+}
+bool glob_match(std::string_view pattern, std::string_view s) {
+    return fits(pattern.size(), s.size(), [&](size_t p) { return pattern[p] == '*'; },
+                [&](size_t p, size_t i) { return pattern[p] == '?' || pattern[p] == s[i]; });
 }
 
 /// Whether the host field of a known_hosts line means `host` ("name" or "[name]:port").
@@ -2180,8 +2189,8 @@ public:
             if (!sync(s, handle)) handle.close();
         } catch (const ConnectionLost& lost) {
             throw Uncertain(lost.what());
-        } catch (const Error& refused) { // full, or forbidden: what was begun is taken away, if we may
-            if (refused.exit != Exit::failed) throw;
+        } catch (const Error& e) { // full, or forbidden: what was begun is taken away, if we may
+            if (e.exit != Exit::failed) throw;
             bool undone = false;
             try {
                 remove(name);
@@ -2191,9 +2200,7 @@ public:
             try {
                 room = space_left(free_space(), data.size());
             } catch (const Error&) {} // not every server tells
-            Error e(refused.what() + room);
-            e.undone = undone;
-            throw e;
+            throw refused(e, undone, room);
         }
     }
 
@@ -4572,44 +4579,33 @@ public:
         if (line.starts_with('/')) line.erase(0, 1);
         if (line.empty()) return;
         if (!anchored) p.names.push_back("**"); // at any depth
-        std::istringstream names(line + "/"); // so that an empty name at the end counts
-        for (std::string name; std::getline(names, name, '/');) p.names.push_back(name);
+        std::ranges::move(split(line + "/"), std::back_inserter(p.names)); // so that an empty name at the end counts
+        if (p.names.back() == "**") p.names.insert(p.names.end() - 1, "*"); // all that is in a directory, but not that
         patterns_.push_back(std::move(p));
     }
     /// Whether this path is left out; what is in a directory that is left out is not asked for.
     bool exclude(std::string_view path, bool directory) const {
+        if (patterns_.empty()) return false;
+        auto path_names = split(path);
+        auto matches = [&](const std::vector<std::string>& names) {
+            return fits(names.size(), path_names.size(), [&](size_t p) { return names[p] == "**"; },
+                        [&](size_t p, size_t i) { return fnmatch(names[p].c_str(), path_names[i].c_str(), 0) == 0; });
+        };
         for (auto p = patterns_.rbegin(); p != patterns_.rend(); ++p)
-            if ((directory || !p->only_directories) && match(p->names, path)) return !p->negated;
+            if ((directory || !p->only_directories) && matches(p->names)) return !p->negated;
         return false;
     }
 
 private:
     struct Pattern {
         bool negated = false, only_directories = false;
-        std::vector<std::string> names; // "**": any number of directories, or, at the end, all in one
+        std::vector<std::string> names; // "**": any number of them
     };
-    /// As glob_match(), name by name.
-    static bool match(const std::vector<std::string>& names, std::string_view path) {
-        auto split = [](std::string_view p) {
-            size_t slash = std::min(p.find('/'), p.size());
-            return std::pair(std::string(p.substr(0, slash)), p.substr(std::min(slash + 1, p.size())));
-        };
-        size_t stars = names.size();
-        std::string_view behind; // what those stars did not take
-        for (size_t n = 0;;) {
-            if (path.empty()) return n == names.size();
-            auto [first, rest] = split(path);
-            if (n < names.size() && names[n] == "**") {
-                if (n + 1 == names.size()) return true;
-                stars = n++, behind = path;
-            } else if (n < names.size() && fnmatch(names[n].c_str(), first.c_str(), 0) == 0) {
-                ++n, path = rest;
-            } else if (stars < names.size()) {
-                n = stars + 1, path = behind = split(behind).second;
-            } else {
-                return false;
-            }
-        }
+    static std::vector<std::string> split(std::string_view path) {
+        std::vector<std::string> names;
+        for (size_t slash; !path.empty(); path.remove_prefix(std::min(slash + 1, path.size())))
+            names.emplace_back(path.substr(0, slash = std::min(path.find('/'), path.size())));
+        return names;
     }
     std::vector<Pattern> patterns_;
 };
