@@ -325,8 +325,12 @@ class Soak:
         self.proxy.rate = self.rng.choice([0, 0, 4_000_000])
         return self.rng.choice([self.repo, self.remote])
 
+    def codes(self):
+        """What may be said beside a right result: half a segment of a run that was killed counts as damage until the next backup."""
+        return (0,) if self.whole else (0, 5)
+
     def listed(self):
-        out = self.ok(['snapshots', '--json', self.repo], codes=(0, 5) if not self.whole else (0,))
+        out = self.ok(['snapshots', '--json', self.repo], self.codes())
         return {s['id']: s for s in map(json.loads, out.splitlines())}
 
     def compare_list(self):
@@ -430,7 +434,7 @@ class Soak:
         if len(self.live) < 3:
             return
         ids = self.rng.sample(sorted(self.live), self.rng.randrange(1, len(self.live) // 2 + 1))
-        self.ok(['forget', '--yes', self.url(), *ids])
+        self.ok(['forget', '--yes', self.url(), *ids], self.codes())
         for id in ids:
             self.forgotten[id] = self.live.pop(id)
 
@@ -438,7 +442,7 @@ class Soak:
         if not self.forgotten:
             return
         id = self.rng.choice(sorted(self.forgotten))
-        self.ok(['forget', '--undo', '--yes', self.url(), id])
+        self.ok(['forget', '--undo', '--yes', self.url(), id], self.codes())
         fresh = set(self.listed()) - set(self.live)  # it comes back under another id
         if len(fresh) != 1:
             raise Wrong(f'{id} was taken back, and new in the list are {fresh}')
@@ -479,7 +483,7 @@ class Soak:
         self.forgotten.clear()  # some of their content may be gone
 
     def check(self):
-        if not self.whole:  # half a segment of a run that was killed counts as damage until the next backup
+        if not self.whole:
             self.backup()
         self.ok(['check', *self.rng.choice([[], ['--read-data'], ['--read-data=20%']]), self.url()])
 
@@ -496,7 +500,7 @@ class Soak:
             self.strike(process, signal.SIGKILL)
             self.whole = whole
             self.end(process, arguments)
-        codes = (0, 5) if not self.whole else (0,)
+        codes = self.codes()
         code, out, err = self.end(self.start(arguments), arguments)
         if code == 3 and 'is a directory here: it is kept' in err:  # by design: it goes into a new place
             shutil.rmtree(self.dest)
