@@ -143,6 +143,8 @@ template <class F> std::string in_child(unsigned seconds, F f) {
     int ends[2];
     if (pipe(ends) != 0) return "no pipe";
     Fd from(ends[0]), to(ends[1]);
+    std::cout.flush(); // else the child may say it again, wherever its output goes
+    std::fflush(nullptr);
     pid_t child = fork();
     if (child < 0) return "no child";
     if (child == 0) {
