@@ -1294,10 +1294,11 @@ std::string space_left(uint64_t free, size_t wanted) {
     return free < wanted + MiB ? text("; ", free / KiB, " KiB are free there: make room, the next run goes on from here") : "";
 }
 
-/// The error of an object that was refused, with `room` as space_left() has it.
+/// The error of an object that was refused, with `room` as space_left() has it. Where that is silent, as at a quota,
+/// no_room still says that there is none.
 Error refused(const Error& e, bool undone, const std::string& room) {
     Error out(e.what() + room, e.exit);
-    out.no_room = e.no_room && room.empty(); // by a quota, for one
+    out.no_room = e.no_room && room.empty();
     out.undone = undone;
     return out;
 }
@@ -1602,7 +1603,7 @@ void check_host_key(const SshOptions& o, const std::vector<KnownKey>& known, con
 // libssh2 runs non-blocking under our own poll: its blocking mode can neither be interrupted
 // nor tell a slow transfer from a stalled one. A session belongs to one thread at a time.
 
-/// No server answers: the network, the name or the port may be wrong.
+/// No server answers, or none with SFTP: the network, the name or the port may be wrong.
 struct Unreachable : ConnectionLost {
     using ConnectionLost::ConnectionLost;
 };
@@ -2002,7 +2003,7 @@ private:
     std::vector<LIBSSH2_SFTP_HANDLE*> closing_; // freed by libssh2 when their answers come
     const char* password_ = "";    // owned by LoginMemory, of use while logging in only
     uint64_t moved_ = 0;
-    bool heard_ = false;   // whether the server ever said anything
+    bool heard_ = false; // whether the server ever said anything
     bool no_sftp_ = false; // whether it may be that it has none: libssh2 does not notice a subsystem that ends at once
     int in_vain_ = 0; // reads from the socket that got nothing, since something else happened
     std::chrono::seconds timeout_;
@@ -3859,7 +3860,7 @@ public:
     }
 
     /// After an interruption, or where an object was refused, as by a full disk: gives up what is not sent, keeps what
-    /// is. Packs alone rely on nothing. Where the refused object is still there, so would be a segment.
+    /// is durable (I2). Packs alone rely on nothing. Where the refused object is still there, so would be a segment.
     void salvage(const Error& why) {
         if (why.exit != Exit::interrupted && !why.undone) return;
         crunch_.abandon();
@@ -6313,7 +6314,7 @@ private:
         result_->packs_read = packs.size();
         result_->bytes_read = sum;
     }
-    /// Notes what does not open of a damaged pack.
+    /// Notes what does not open (I1) of a damaged pack. Looks at the whole index.
     void mark(const PackInfo& pack, View bytes) {
         std::lock_guard lock(mutex_);
         auto table = repo_.index.table_of(pack);

@@ -30,10 +30,9 @@ fs::path roomy() {
 
 // ---- Round trips and requests ------------------------------------------------------------------
 
-// sshd starts a script for each session, by which the server logs all requests: only as a program of its own does it
-// write its log where it is told to. The script itself
-// says when the server has begun and ended: one that is killed, by SIGPIPE when the client goes
-// before it has all its answers, says nothing.
+// sshd starts a script for each session, by which the server logs all requests: only as a program of its
+// own does it write its log where it is told to. The script itself says when the server has begun and
+// ended: one that is killed, by SIGPIPE when the client goes before it has all its answers, says nothing.
 Sshd::Options with_log(const fs::path& program, const fs::path& dir) {
     const fs::path script = dir / "sftp-server";
     const std::string log = (dir / "log").string();

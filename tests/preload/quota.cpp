@@ -1,4 +1,4 @@
-// A quota for a program whose writes it stands before (LD_PRELOAD): as much may be written to files as the number
+// A quota for OpenSSH's sftp-server, before whose only way to write it stands (LD_PRELOAD): as much may be written to files as the number
 // says that lies, as eight bytes of this machine's order, in the file that NFREEZE_TEST_QUOTA names. It goes down with
 // each write, of all processes together, and nothing gives it back.
 #include <dlfcn.h>
@@ -38,9 +38,4 @@ bool allows(int fd, size_t size) {
 extern "C" ssize_t write(int fd, const void* data, size_t size) {
     static const auto real = reinterpret_cast<ssize_t (*)(int, const void*, size_t)>(dlsym(RTLD_NEXT, "write"));
     return allows(fd, size) ? real(fd, data, size) : -1;
-}
-
-extern "C" ssize_t pwrite(int fd, const void* data, size_t size, off_t at) {
-    static const auto real = reinterpret_cast<ssize_t (*)(int, const void*, size_t, off_t)>(dlsym(RTLD_NEXT, "pwrite"));
-    return allows(fd, size) ? real(fd, data, size, at) : -1;
 }

@@ -155,7 +155,7 @@ TEST_CASE("known hosts: patterns") {
     CHECK_FALSE(glob_match("h", "H"));
 }
 
-TEST_CASE("known hosts: a pattern of many asterisks takes no longer than one that is read once") { // else: years
+TEST_CASE("known hosts: a pattern of many asterisks is answered at once") { // else: years
     std::string stars;
     for (int i = 0; i < 1000; ++i) stars += "*a";
     CHECK(glob_match(stars, std::string(1000, 'a')));
