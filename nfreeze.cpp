@@ -291,12 +291,12 @@ constexpr size_t kTreePacks = 16;        // a tree that lies in more packs is wr
 constexpr size_t kPathMax = MiB, kNameMax = 4096, kXattrMax = MiB;
 constexpr size_t kListMax = 1'000'000;   // names in one directory of the repository: 16 TB of packs
 constexpr int64_t kTimeMax = int64_t(1) << 40; // seconds since 1970 that a server may name
+constexpr int64_t kTimeMin = 946'684'800; // the year 2000: a server that names an earlier one does not know the time
 constexpr size_t kTagsMax = 4096;        // of a snapshot
 constexpr size_t kOwnersMax = 1'000'000; // users and groups that own something in it
 constexpr size_t kXattrsMax = 65536;     // of a file; Linux lists 64 KiB of names
 constexpr size_t kTreeListMax = 32 * MiB; // the list of a tree: some 300,000 chunks, 75 million files
 constexpr size_t kSegmentsMax = 200'000; // names in index/: hourly runs leave 88,000 in 10 years where none may be removed
-constexpr size_t kDoubtsMax = 1000;      // segments that are not whole
 constexpr size_t kKeysMax = 16;          // key objects that are tried, each costs a scrypt
 constexpr size_t kKeyFileMax = 64 * KiB; // a password file, a private key
 
@@ -442,6 +442,18 @@ template <class F> bool succeeds(F f) {
     }
     return true;
 }
+
+/// Things of one sort that are told in one line: how many, and the first of them by name.
+struct Some {
+    size_t count = 0;
+    std::string names;
+    void add(const std::string& name) {
+        if (++count <= 2) names += (count == 1 ? "" : ", ") + name;
+    }
+    std::string words(std::string_view one, std::string_view many) const {
+        return count == 1 ? text(names, one) : text(count, many, " (", names, count > 2 ? ", ...)" : ")");
+    }
+};
 
 /// One line of --json: an object with its fields in their order. What is no printable UTF-8 is written as
 /// in all that the program prints, \xNN.
@@ -2833,6 +2845,73 @@ PackInfo decode_pack(Reader& in) {
     return p;
 }
 
+/// A record of a segment. Which fields count depends on its type.
+struct IndexRecord {
+    Record type;
+    PackInfo pack;
+    Snapshot snapshot;
+    Hash name{};       // of a pack
+    ShortName id{};    // of a snapshot or a segment
+    int64_t since = 0; // seconds, by the server's clock; 0: not said
+};
+
+/// Throws Corrupt or, for an unknown type, Error.
+IndexRecord decode_record(Reader& in) {
+    IndexRecord r;
+    r.type = Record(in.u8());
+    Reader body(in.bytes(kSegmentMax), "a segment's record");
+    switch (r.type) {
+    case Record::pack_added: r.pack = decode_pack(body); break;
+    case Record::pack_condemned:
+    case Record::pack_deleted: r.name = body.array<32>(); break;
+    case Record::snapshot_added: r.snapshot = decode_snapshot(body.raw(body.left())); break;
+    case Record::snapshot_forgotten:
+    case Record::segment_superseded:
+    case Record::segment_parent:
+    case Record::segment_torn: r.id = body.array<16>(); break;
+    default: throw Error(text("the index has a record of type ", int(r.type), ": get a newer nfreeze"));
+    }
+    if (r.type == Record::pack_condemned || r.type == Record::segment_superseded) r.since = int64_t(std::min<uint64_t>(body.u64(), kTimeMax));
+    body.end();
+    return r;
+}
+
+/// Records, each of them once however often it is added: what segments of clients that ran side by side say alike does
+/// not grow when it is merged.
+class RecordSet {
+public:
+    /// Adds the whole records that `records` begins with; returns how many bytes they take. Throws Corrupt where more
+    /// would be held than a segment may have.
+    size_t add(View records) {
+        Reader in(records, "a segment");
+        size_t whole = 0;
+        for (;; whole = records.size() - in.left()) {
+            try {
+                in.u8();
+                in.bytes(kSegmentMax);
+            } catch (const Corrupt&) { return whole; } // it ends in the middle of one
+            add_one(records.subspan(whole, records.size() - in.left() - whole));
+        }
+    }
+    void add(Record type, View body) {
+        Writer one;
+        put_record(one, type, body);
+        add_one(one.view());
+    }
+    View view() const { return out_.view(); }
+    size_t size() const { return out_.size(); }
+    Bytes take() { return out_.take(); }
+
+private:
+    void add_one(View record) {
+        if (!known_.insert(short_name(sha256(record))).second) return;
+        if (out_.size() + record.size() > kSegmentMax) throw Corrupt("a segment would hold more than any may");
+        out_.raw(record);
+    }
+    Writer out_;
+    std::set<ShortName> known_; // hashes
+};
+
 /// The union of all segments that were read: a set that only grows, so that the order of
 /// applying them does not matter.
 class Index {
@@ -2850,44 +2929,32 @@ public:
     std::set<ShortName> parents, torn;
     static constexpr int64_t kJustNow = INT64_MAX; // by this run, later than any time stamp it has seen
 
-    /// Adds the records of a segment with this time stamp; throws Corrupt or, for an unknown record, Error.
-    void apply(View records, uint32_t seq, int64_t mtime = kJustNow) {
+    /// Adds the records of a segment with this time stamp: all of them, or none where one is malformed. Returns the
+    /// share of packs and snapshots that were not known. Throws Corrupt or, for an unknown record, Error.
+    double apply(View records, uint32_t seq, int64_t mtime = kJustNow) {
+        size_t before = snapshots.size() + packs_.size(), all = 0;
+        for (Reader in(records, "a segment"); !in.empty();) decode_record(in);
         for (Reader in(records, "a segment"); !in.empty();) {
-            auto type = Record(in.u8());
-            Reader body(in.bytes(kSegmentMax), "a segment's record");
-            switch (type) {
-            case Record::pack_added: {
-                auto pack = decode_pack(body);
-                pack.present = is_listed(pack);
-                pack.seq = seq;
-                add_pack(std::move(pack), {});
-                continue;
-            }
-            case Record::pack_condemned: {
-                auto name = body.array<32>();
-                auto since = int64_t(std::min<uint64_t>(body.u64(), kTimeMax));
-                condemn(name, since ? since : mtime);
+            auto r = decode_record(in);
+            auto since = r.since ? r.since : mtime;
+            if (since < kTimeMin) since = kJustNow; // nobody knows: never long enough ago
+            all += r.type == Record::pack_added || r.type == Record::snapshot_added;
+            switch (r.type) {
+            case Record::pack_added:
+                r.pack.present = is_listed(r.pack);
+                r.pack.seq = seq;
+                add_pack(std::move(r.pack), {});
                 break;
+            case Record::pack_condemned: condemn(r.name, since); break;
+            case Record::pack_deleted: remove(r.name); break;
+            case Record::snapshot_added: snapshots.emplace(r.snapshot.id, std::move(r.snapshot)); break;
+            case Record::snapshot_forgotten: forgotten.insert(r.id); break;
+            case Record::segment_superseded: note_since(superseded, r.id, since); break;
+            case Record::segment_parent: parents.insert(r.id); break;
+            case Record::segment_torn: torn.insert(r.id); break;
             }
-            case Record::pack_deleted: remove(body.array<32>()); break;
-            case Record::snapshot_added: {
-                auto s = decode_snapshot(body.raw(body.left()));
-                snapshots.emplace(s.id, std::move(s));
-                break;
-            }
-            case Record::snapshot_forgotten: forgotten.insert(body.array<16>()); break;
-            case Record::segment_superseded: {
-                auto name = body.array<16>();
-                auto since = int64_t(std::min<uint64_t>(body.u64(), kTimeMax));
-                note_since(superseded, name, since ? since : mtime);
-                break;
-            }
-            case Record::segment_parent: parents.insert(body.array<16>()); break;
-            case Record::segment_torn: torn.insert(body.array<16>()); break;
-            default: throw Error(text("the index has a record of type ", int(type), ": get a newer nfreeze"));
-            }
-            body.end();
         }
+        return all == 0 ? 1 : double(snapshots.size() + packs_.size() - before) / double(all);
     }
 
     /// A frame that is being filled: its chunks count as present from now on.
@@ -3318,6 +3385,9 @@ private:
         enum State : uint8_t { unread, whole, broken } state = unread;
         int64_t mtime = 0; // seconds, by the server's clock; 0 until it was listed
         bool was_whole = false; // a broken one that is no upload which was cut: its end is there
+        bool authentic = false; // whole (I1) and ours
+        std::string trouble;    // of a broken one that is
+        double fresh = 1;       // the share of it that newer ones do not have
         bool superseded_at_start = false;
         std::optional<Bytes> records; // kept for merging if not larger than kKeepRecords
         std::string file() const { return text("index/", std::hex, std::setw(8), std::setfill('0'), seq, "-", hex(name)); }
@@ -3350,24 +3420,36 @@ private:
 
     /// Returns false if nobody knows whether it was written.
     bool write_segment(View additions, Clock::time_point begun, bool merge_all) {
-        auto merged = choose_merge(additions.size(), merge_all);
-        Writer out;
+        RecordSet out;
         std::set<ShortName> gone;
-        for (auto* s : merged) {
-            copy_records(out, *s);
-            gone.insert(short_name(s->name));
+        try {
+            for (auto* s : choose_merge(additions.size(), merge_all)) {
+                merge_records(out, *s);
+                gone.insert(short_name(s->name));
+            }
+            add_news(out, gone, additions);
+        } catch (const Corrupt&) { // too much for one segment: then it is written without them
+            out = {};
+            gone = {};
+            add_news(out, gone, additions);
         }
-        for (auto& name : gone) put_since(out, Record::segment_superseded, name);
-        for (auto& [key, s] : segments_) {
-            auto shortened = short_name(s.name);
-            if (live(s) && !gone.contains(shortened)) put_record(out, Record::segment_parent, shortened);
-            if (s.state == Segment::broken && !s.was_whole && !index.torn.contains(shortened)) put_record(out, Record::segment_torn, shortened);
-        }
-        for (auto& name : uncertain_) put_record(out, Record::segment_torn, name);
-        out.raw(additions);
         if (!send_segment(out, begun)) return false;
         for (auto& name : gone) index.superseded.emplace(name, Index::kJustNow);
         return true;
+    }
+
+    /// What a segment says beside what it merges: `gone`, which it takes the place of, and what this run adds.
+    void add_news(RecordSet& out, const std::set<ShortName>& gone, View additions) {
+        Writer news;
+        for (auto& name : gone) put_since(news, Record::segment_superseded, name);
+        for (auto& [key, s] : segments_) {
+            auto shortened = short_name(s.name);
+            if (live(s) && !gone.contains(shortened)) put_record(news, Record::segment_parent, shortened);
+            if (s.state == Segment::broken && !s.was_whole && !index.torn.contains(shortened)) put_record(news, Record::segment_torn, shortened);
+        }
+        for (auto& name : uncertain_) put_record(news, Record::segment_torn, name);
+        out.add(news.view());
+        out.add(additions);
     }
 
     bool live(const Segment& s) const { return s.state == Segment::whole && !index.superseded.contains(short_name(s.name)); }
@@ -3391,13 +3473,17 @@ private:
         doubts.clear();
         for (auto& p : missing_parents())
             note(damage, text("index segment ", hex(p), " was lost or is withheld by the server: what it listed is unknown"));
+        Some torn;
         for (auto& [key, s] : segments_) {
             auto shortened = short_name(s.name);
             bool known = index.superseded.contains(shortened) || index.torn.contains(shortened) || index.parents.contains(shortened);
             if (s.state != Segment::broken || known) continue;
-            if (s.was_whole) note(damage, s.file() + " is damaged: what it listed is unknown");
-            else note(doubts, text(s.file(), " is not whole: an interrupted upload, or damage; the next backup notes it"));
+            if (s.was_whole) note(damage, s.file() + (s.trouble.empty() ? " is damaged: what it listed is unknown" : ": " + s.trouble));
+            else torn.add(s.file());
         }
+        if (torn.count > 0)
+            note(doubts, torn.words(" is not whole: an interrupted upload, or damage; the next backup notes it",
+                                    " objects of the index are not whole: interrupted uploads, or damage; the next backup notes them"));
     }
     /// Returns whether every listed segment was still there.
     bool read_listed(const std::vector<ObjectInfo>& listing) {
@@ -3409,7 +3495,7 @@ private:
             if (segments_.size() > kSegmentsMax) throw Corrupt(text("index/ holds more than ", kSegmentsMax, " names"));
             auto& s = segments_[{*name, seq}];
             s.mtime = std::clamp<int64_t>(o.mtime, 0, kTimeMax);
-            if (s.state == Segment::whole || (s.state == Segment::broken && s.size == o.size)) continue;
+            if (s.state == Segment::whole || (s.state != Segment::unread && s.size == o.size)) continue;
             s.name = *name;
             s.seq = seq;
             s.size = o.size;
@@ -3417,20 +3503,19 @@ private:
         }
         std::ranges::sort(fresh, std::greater{}, [](auto* s) { return s->seq; });
         bool all_there = true;
-        size_t broken = 0;
         for (auto* s : fresh) {
             if (index.superseded.contains(short_name(s->name))) continue;
             try {
                 auto records = load_records(*s);
-                index.apply(records, s->seq, s->mtime);
+                s->fresh = index.apply(records, s->seq, s->mtime);
                 s->state = Segment::whole;
                 highest_seq_ = std::max(highest_seq_, s->seq);
                 if (records.size() <= kKeepRecords) s->records = std::move(records);
             } catch (const NotThere&) {
                 all_there = false;
-            } catch (const Corrupt&) {
+            } catch (const Corrupt& e) {
                 s->state = Segment::broken;
-                if (++broken > kDoubtsMax) throw Corrupt(text("more than ", kDoubtsMax, " segments in index/ are damaged or none of ours"));
+                if (s->authentic) s->trouble = text("what it says makes no sense (", e.what(), ") and counts for nothing");
             }
         }
         return all_there;
@@ -3449,23 +3534,35 @@ private:
             throw Corrupt(s.file() + " is not whole");
         }
         auto object = open_object(label, keys.index, bytes, s.file());
+        s.authentic = s.was_whole = true;
         bytes = {}; // a segment may be large: it is in memory once
-        Bytes records;
+        RecordSet records; // merges of side by side clients once wrote the same again and again
+        Bytes rest;
         for (auto& frame : object.frames) {
             auto raw = decompress(std::exchange(frame, {}), kFrameMax);
-            if (records.size() + raw.size() > kSegmentMax) throw Corrupt(s.file() + " holds more than any segment");
-            if (records.empty()) records = std::move(raw);
-            else records.insert(records.end(), raw.begin(), raw.end());
+            rest.insert(rest.end(), raw.begin(), raw.end());
+            if (rest.size() > kSegmentMax) throw Corrupt("a record larger than any segment");
+            rest.erase(rest.begin(), rest.begin() + long(records.add(rest)));
         }
-        return records;
+        if (!rest.empty()) throw Corrupt("its last record ends early");
+        return records.take();
     }
 
     /// The trailing live segments, oldest first, each at most twice as large as all after it: so
-    /// that there are O(log n) segments and each record is merged O(log n) times.
+    /// that there are O(log n) segments and each record is merged O(log n) times. Clients that run side by side would all
+    /// merge the same: the more what is live repeats itself, the fewer of them do.
     std::vector<Segment*> choose_merge(size_t size, bool all_that_fit) {
         std::vector<Segment*> all, chosen;
-        for (auto& [key, s] : segments_)
-            if (live(s)) all.push_back(&s);
+        double repeats = 0, fresh = 0; // bytes
+        for (auto& [key, s] : segments_) {
+            if (!live(s)) continue;
+            all.push_back(&s);
+            fresh += s.fresh * double(s.size);
+            repeats += (1 - s.fresh) * double(s.size);
+        }
+        std::array<uint8_t, 1> chance;
+        fill_random(chance);
+        if (!all_that_fit && chance[0] >= 256 * fresh / (fresh + repeats)) return {};
         std::ranges::sort(all, std::greater{}, [](auto* s) { return s->seq; });
         size_t sum = std::max<size_t>(size, 4 * KiB);
         for (auto* s : all) {
@@ -3477,9 +3574,9 @@ private:
         return chosen;
     }
 
-    /// Copies a segment's records but for parents that are superseded by now, packs that were deleted
+    /// Adds a segment's records but for parents that are superseded by now, packs that were deleted
     /// (their names are carried on) and forgotten snapshots of which nothing is left.
-    void copy_records(Writer& out, Segment& s) {
+    void merge_records(RecordSet& out, Segment& s) {
         Bytes loaded;
         if (!s.records) loaded = load_records(s);
         for (Reader in(s.records ? *s.records : loaded, "a segment"); !in.empty();) {
@@ -3497,16 +3594,20 @@ private:
                     std::ranges::all_of(decode_snapshot(body).tree, [&](auto& id) { return index.is_gone(id); }))
                     continue;
             }
-            if (type == Record::pack_condemned || type == Record::segment_superseded) {
-                auto since = int64_t(Reader(body.last(8), "a time").u64());
-                put_since(out, type, body.first(body.size() - 8), since ? since : s.mtime);
-            } else {
-                put_record(out, type, body);
-            }
+            // The oldest time that is known, so that clients which merge side by side write the same.
+            if (type == Record::pack_condemned) add_since(out, type, index.condemned, Reader(body, "a pack's record").array<32>());
+            else if (type == Record::segment_superseded) add_since(out, type, index.superseded, Reader(body, "a segment's name").array<16>());
+            else out.add(type, body);
         }
     }
+    template <class Name> static void add_since(RecordSet& out, Record type, const std::map<Name, int64_t>& times, const Name& name) {
+        auto since = times.at(name);
+        Writer record;
+        put_since(record, type, name, since == Index::kJustNow ? 0 : since);
+        out.add(record.view());
+    }
 
-    bool send_segment(Writer& records, Clock::time_point begun) {
+    bool send_segment(RecordSet& records, Clock::time_point begun) {
         Segment done;
         done.seq = highest_seq_ + 1;
         Label label = kSegmentLabel;
