@@ -309,12 +309,14 @@ constexpr uint32_t kScryptR = 8, kScryptP = 1, kScryptPMax = 4;
 // Transport (section 7).
 constexpr int kConnections = 6, kConnectionsMax = 16;
 constexpr int kTimeout = 60;        // seconds without a byte moved; --timeout
-constexpr int kConnectTimeout = 15; // the same at most, until SFTP has begun
+constexpr int kConnectTimeout = 15; // the same at most, for each address that is tried
 constexpr int kRetryFor = 15 * 60;  // seconds of reconnecting before giving up; --retry-for
-constexpr int kFirstTries = 4;      // of the first connection, which may be to the wrong place
+constexpr int kFirstTries = 4;      // of the first connection, which may be to the wrong place, unless --retry-for is given
+constexpr int kPasswordTries = 3;   // of a password that is typed
 constexpr uint64_t kSessionBytes = 800 * MiB; // then a new session: rekeying mid-write can deadlock
 constexpr size_t kWriteWindow = 80 * 30000;  // libssh2 cuts writes into 30,000-byte packets
 constexpr size_t kReadBlock = 4 * MiB;
+constexpr size_t kOneRead = 30000 / 4; // libssh2 asks ahead for four times as much: no more than one packet
 
 constexpr auto kCheckpoint = std::chrono::seconds(30);
 constexpr int64_t kSettled = 3600; // seconds: what is so old nobody is still busy with
@@ -360,6 +362,11 @@ struct ConnectionLost : Error {
 /// A named object or directory does not exist.
 struct NotThere : Error {
     explicit NotThere(const std::string& what) : Error(what) {}
+};
+/// An SFTP server said no, in words of its own for which servers do not agree on a code.
+struct Refused : Error {
+    Refused(const std::string& what, bool maybe_later) : Error(what), vague(maybe_later) {}
+    bool vague; // not for lack of rights: another form of the request, or a later one, may do
 };
 struct Interrupted : Error {
     Interrupted() : Error("interrupted", Exit::interrupted) {}
@@ -720,9 +727,11 @@ public:
     }
     ~Command() {
         output = Fd();
-        if (pid_ <= 0) return;
-        kill(pid_, SIGTERM);
-        waitpid(pid_, nullptr, 0);
+        for (int number : {SIGTERM, SIGKILL}) { // some ignore the first
+            if (pid_ > 0) kill(pid_, number);
+            for (auto until = Clock::now() + std::chrono::seconds(2); pid_ > 0 && Clock::now() < until && !ended(nullptr);)
+                std::this_thread::sleep_for(std::chrono::milliseconds(5));
+        }
     }
     Command(const Command&) = delete;
     Command& operator=(const Command&) = delete;
@@ -730,24 +739,94 @@ public:
     /// Throws Error unless it ended well.
     void wait() {
         int status = 0;
-        while (waitpid(pid_, &status, 0) < 0 && errno == EINTR) stop_if_asked();
-        pid_ = 0;
+        for (output = Fd(); !ended(&status);) pause_for(std::chrono::milliseconds(5));
         if (status != 0)
             throw Error(text(in_quotes(name_), WIFEXITED(status) ? " failed with status " : " was ended by signal ",
                              WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status), ": nothing was changed"));
     }
-    /// All that it prints, `max` bytes at most; throws like wait().
+    /// All that it prints; throws like wait(), and where that is more than `max` bytes.
     std::string all_output(size_t max) {
-        std::string out(max, '\0');
+        std::string out(max + 1, '\0');
         out.resize(read_stream(output.get(), {reinterpret_cast<uint8_t*>(out.data()), out.size()}, name_));
+        if (out.size() > max) throw Error(text(in_quotes(name_), " prints more than ", max, " bytes: nothing was changed"));
         wait();
         return out;
     }
+    /// What it connected to and hands over in place of its output (ssh's ProxyUseFdpass); throws Error.
+    Fd passed_descriptor() {
+        char byte = 0;
+        iovec data{&byte, 1};
+        alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
+        msghdr message{};
+        message.msg_iov = &data;
+        message.msg_iovlen = 1;
+        message.msg_control = control.data();
+        message.msg_controllen = control.size();
+        for (pollfd p{output.get(), POLLIN, 0}; poll(&p, 1, 250) <= 0;) stop_if_asked();
+        auto n = recvmsg(output.get(), &message, MSG_CMSG_CLOEXEC);
+        auto* header = n > 0 ? CMSG_FIRSTHDR(&message) : nullptr;
+        if (!header || header->cmsg_type != SCM_RIGHTS || header->cmsg_len != CMSG_LEN(sizeof(int))) throw Error(text(in_quotes(name_), " passed no connection on"));
+        int fd = -1;
+        std::memcpy(&fd, CMSG_DATA(header), sizeof fd);
+        return Fd(fd);
+    }
 
 private:
+    bool ended(int* status) {
+        auto pid = waitpid(pid_, status, WNOHANG);
+        if (pid == 0 || (pid < 0 && errno == EINTR)) return false;
+        pid_ = 0;
+        return true;
+    }
     std::string name_;
     pid_t pid_ = 0;
 };
+
+/// An entry of one of the system's databases, by the getent that is there: its libraries know directories and names of
+/// which a static program knows nothing. Lines; none where there is no such entry, or no getent.
+std::vector<std::string> getent(const std::string& database, const std::string& key) {
+    std::vector<std::string> lines;
+    try {
+        if (key.empty() || key.starts_with('-')) return lines;
+        std::istringstream out(Command({"getent", database, key}, "getent").all_output(MiB));
+        for (std::string line; std::getline(out, line);) lines.push_back(line);
+    } catch (const Interrupted&) {
+        throw;
+    } catch (const Error&) {}
+    return lines;
+}
+/// Field number `at` of such a line, as of /etc/passwd.
+std::optional<std::string> account(const std::string& database, const std::string& key, int at) {
+    auto lines = getent(database, key);
+    if (lines.empty()) return {};
+    std::istringstream fields(lines[0]);
+    std::string field;
+    while (at-- >= 0)
+        if (!std::getline(fields, field, ':')) return {};
+    return field;
+}
+std::optional<uint32_t> numeric(const std::optional<std::string>& digits) {
+    uint32_t n = 0;
+    if (!digits || std::from_chars(digits->data(), digits->data() + digits->size(), n).ptr != digits->data() + digits->size()) return {};
+    return n;
+}
+/// Accounts: first what /etc has, then whatever else the system knows. An empty name: nobody knows it.
+std::string name_of_user(uid_t id) {
+    auto* p = getpwuid(id);
+    return p ? p->pw_name : account("passwd", text(id), 0).value_or("");
+}
+std::string name_of_group(gid_t id) {
+    auto* g = getgrgid(id);
+    return g ? g->gr_name : account("group", text(id), 0).value_or("");
+}
+std::optional<uint32_t> user_of_name(const std::string& name) {
+    auto* p = getpwnam(name.c_str());
+    return p ? std::optional(p->pw_uid) : numeric(account("passwd", name, 2));
+}
+std::optional<uint32_t> group_of_name(const std::string& name) {
+    auto* g = getgrnam(name.c_str());
+    return g ? std::optional(g->gr_gid) : numeric(account("group", name, 2));
+}
 
 /// Runs tasks in the order they were pushed, on a fixed number of threads. push() waits while all of
 /// these are busy and `queue_max` tasks are waiting. The first exception of a task is thrown by the
@@ -1395,6 +1474,9 @@ Address parse_address(const std::string& given) {
     Address a;
     std::string_view s = given;
     bool url = s.starts_with("sftp://");
+    auto scheme = s.substr(0, std::min(s.find("://"), s.size()));
+    if ((!url && scheme.size() < s.size() && scheme.find_first_of("/.@") == s.npos) || s.starts_with("sftp:") != url)
+        throw Usage(text("a repository is given as user@host:path, sftp://user@host:port/path, or a local directory, not as ", s.substr(0, s.find(':') + 1), "..."));
     if (url) s.remove_prefix(7);
     size_t slash = s.find('/'), bracket = s.starts_with('[') || s.find("@[") < slash ? s.find(']') : 0;
     size_t colon = bracket == s.npos ? s.npos : s.find(':', bracket);
@@ -1406,6 +1488,7 @@ Address parse_address(const std::string& given) {
     a.path = std::string(url ? (slash == s.npos ? "" : s.substr(slash + 1)) : s.substr(colon + 1));
     if (size_t at = login.rfind('@'); at != login.npos) {
         a.user = std::string(login.substr(0, at));
+        if (url && a.user.find(':') != a.user.npos) throw Usage("a password in an address could be seen by others: set NFREEZE_SSH_PASSWORD, or be asked for it");
         login.remove_prefix(at + 1);
     }
     if (size_t c = login.rfind(':'); url && c != login.npos && login.find(']', c) == login.npos) {
@@ -1418,7 +1501,9 @@ Address parse_address(const std::string& given) {
     if (login.starts_with('[') && login.ends_with(']')) login = login.substr(1, login.size() - 2);
     a.host = std::string(login);
     if (a.host.empty() || a.host.starts_with('-')) throw Usage(text("there is no host name in ", in_quotes(given)));
-    if (a.path.starts_with("~/")) a.path.erase(0, 2);
+    if (a.path == "~") a.path = "";
+    else if (a.path.starts_with("~/")) a.path.erase(0, 2);
+    else if (a.path.starts_with('~')) throw Usage(text("of ", in_quotes(given), ", only the server knows where that user's files are: give the whole path"));
     return a;
 }
 
@@ -1432,10 +1517,13 @@ struct SshOptions {
     std::string agent;                    // its socket; empty: as SSH_AUTH_SOCK says; "none"
     bool only_identities = false;         // the agent's other keys are not tried
     std::vector<std::string> proxy;       // a command that connects to the server, in place of a socket
+    bool proxy_passes = false;            // it hands the connection over
     std::string pinned;                   // "SHA256:..." or empty
-    bool accept_new = false;
+    bool accept_new = false, ask_unknown = true; // of a host key that nobody knows
+    bool try_keys = true, try_passwords = true;
     int connections = kConnections;
     std::chrono::seconds timeout{kTimeout}, retry_for{kRetryFor};
+    bool patient = false; // the first connection is tried for retry_for, too
     uint64_t upload_limit = 0, download_limit = 0; // bytes a second; 0: none
 };
 
@@ -1538,24 +1626,24 @@ bool host_field_matches(const std::string& field, const std::string& host) {
 
 struct KnownKey {
     std::string type, blob; // "ssh-ed25519", the raw key
-    bool revoked;
+    bool revoked, authority; // it signs others' keys, which libssh2 does not look at
 };
 
 /// All keys that the files know for this host, revoked ones for any host included. Lines that
-/// cannot be understood and certificate authorities are passed over.
+/// cannot be understood are passed over.
 std::vector<KnownKey> known_keys(const std::vector<std::string>& files, const std::string& host) {
     std::vector<KnownKey> keys;
     for (auto& file : files) {
-        if (access(file.c_str(), F_OK) != 0) continue;
+        if (access(file.c_str(), R_OK) != 0) continue;
         std::istringstream lines(read_small_file(file, 16 * MiB));
         for (std::string line; std::getline(lines, line);) {
             std::istringstream words(line);
             std::string marker, field, type, key;
             if (line.starts_with('@')) words >> marker;
-            if (!(words >> field >> type >> key) || field.starts_with('#') || marker == "@cert-authority") continue;
+            if (!(words >> field >> type >> key) || field.starts_with('#')) continue;
             if (!host_field_matches(field, host)) continue;
             key = unbase64(key);
-            if (key.size() > 4 && key.substr(4).starts_with(type)) keys.push_back({type, key, marker == "@revoked"});
+            if (key.size() > 4 && key.substr(4).starts_with(type)) keys.push_back({type, key, marker == "@revoked", marker == "@cert-authority"});
         }
     }
     return keys;
@@ -1587,8 +1675,10 @@ void check_host_key(const SshOptions& o, const std::vector<KnownKey>& known, con
                     const std::string& blob, std::string& accepted) {
     std::string print = "SHA256:" + base64(sha256(as_bytes(blob)), false);
     auto refuse = [&](const std::string& why) { throw Error(text(why, " (", type, " ", print, ")"), Exit::network); };
-    bool any = false, same = false;
+    bool any = false, same = false, authority = false;
     for (auto& k : known) {
+        authority |= k.authority;
+        if (k.authority) continue;
         if (k.revoked && k.blob == blob) refuse(text("the key of ", show(o.host), " is marked as revoked"));
         any |= !k.revoked;
         same |= k.blob == blob;
@@ -1600,9 +1690,9 @@ void check_host_key(const SshOptions& o, const std::vector<KnownKey>& known, con
                     "set up anew; if you know that it was, remove its old key with: ssh-keygen -R '", known_host_name(o), "'"));
     if (accepted == blob) return;
     if (!o.accept_new) {
-        if (!have_terminal())
-            refuse(text("the key of ", known_host_name(o), " is not known: compare this fingerprint with the server's and "
-                        "give it as --host-key, or connect once with ssh"));
+        if (!have_terminal() || !o.ask_unknown)
+            refuse(text("the key of ", known_host_name(o), " is not known", authority ? " (its certificate and the @cert-authority in known_hosts cannot be used here)" : "",
+                        ": compare this fingerprint with the server's and give it as --host-key, or connect once with ssh"));
         auto answer = ask(text("The authenticity of host '", known_host_name(o), "' can't be established.\n", type,
                                " key fingerprint is ", print, ".\nAre you sure you want to continue connecting (yes/no)? "), true);
         if (answer != "yes" && answer != print) refuse("the host key was not accepted");
@@ -1625,7 +1715,7 @@ struct Unreachable : ConnectionLost {
 struct LoginMemory {
     std::string accepted_host_key;          // blob
     std::string pinned_type;                // of the key that --host-key names
-    std::string method;                     // that worked: "agent", "password", a key file
+    std::vector<std::string> steps;         // that worked, in their order: "agent key N", "password", a key file
     std::map<std::string, std::shared_ptr<const Secret>> secrets; // passphrases of key files, the password
 };
 
@@ -1651,7 +1741,7 @@ public:
     /// Connects and logs in; throws ConnectionLost when the network failed, Error (exit 6) when the
     /// server or the user said no.
     Session(const SshOptions& options, LoginMemory& memory)
-        : options_(options), timeout_(std::min(options.timeout, std::chrono::seconds(kConnectTimeout))) {
+        : options_(options), timeout_(options.timeout) {
         auto known = known_keys(options_.known_hosts, known_host_name(options_));
         // A pinned key may be of any of the server's types: each is asked for alone, until it is found.
         auto types = options_.pinned.empty() ? std::vector{host_key_order(known)} : host_key_types();
@@ -1660,7 +1750,9 @@ public:
         bool mismatch = false;
         for (auto& type : types) {
             session_.reset(); // before its socket goes
+            auto patience = std::exchange(timeout_, std::min(options.timeout, std::chrono::seconds(kConnectTimeout)));
             connect_socket();
+            timeout_ = patience;
             session_.reset(libssh2_session_init_ex(nullptr, nullptr, nullptr, this));
             if (!session_) throw std::bad_alloc();
             libssh2_session_set_blocking(session_.get(), 0);
@@ -1679,13 +1771,14 @@ public:
         }
         if (refused) std::rethrow_exception(refused);
         broken_ = false;
-        auto until_sftp = std::exchange(timeout_, options_.timeout);
         log_in(memory);
-        timeout_ = until_sftp;
         no_sftp_ = true;
-        sftp_ = pointer_call("start SFTP", [&] { return libssh2_sftp_init(session_.get()); });
+        try {
+            sftp_ = pointer_call("start SFTP", [&] { return libssh2_sftp_init(session_.get()); });
+        } catch (const Unreachable&) {
+            throw;
+        } catch (const ConnectionLost& e) { throw Unreachable(e.what() + what_came_instead()); }
         no_sftp_ = false;
-        timeout_ = options_.timeout;
     }
     ~Session() {
         // The socket goes first: without it libssh2's own farewell cannot wait for the server.
@@ -1700,6 +1793,7 @@ public:
     uint64_t moved() const { return moved_; } // bytes of content, for recycling
     void count(size_t bytes) { moved_ += bytes; }
     bool broken() const { return broken_; }
+    bool confused() const { return confused_; } // what the server answered makes no sense to libssh2
     /// Whether the server ended the session while it was idle: it is broken then.
     bool ended() {
         pollfd p{socket_.get(), POLLIN, 0};
@@ -1742,6 +1836,7 @@ private:
         auto& session = *static_cast<Session*>(*abstract);
         ssize_t n = recv(socket, into, size, flags);
         session.heard_ |= n > 0;
+        if (n > 0 && session.greeting_.size() < 4 * KiB) session.greeting_.append(static_cast<char*>(into), size_t(n));
         if (n >= 0) session.in_vain_ = 0;
         else if (errno == EAGAIN || errno == EINTR) return ++session.in_vain_ > 1000 ? -ECONNRESET : -EAGAIN;
         return n >= 0 ? n : -errno;
@@ -1758,8 +1853,9 @@ private:
             auto why = text("cannot ", tried, " on ", show(options_.host), ": ",
                             status < std::size(said) ? said[status] : "an unknown error");
             if (status == LIBSSH2_FX_NO_SUCH_FILE || status == LIBSSH2_FX_NO_SUCH_PATH) throw NotThere(why);
-            throw Error(why);
+            throw Refused(why, status != LIBSSH2_FX_PERMISSION_DENIED && status < LIBSSH2_FX_FILE_ALREADY_EXISTS);
         }
+        confused_ = sftp_ && libssh2_session_last_errno(session_.get()) == LIBSSH2_ERROR_SFTP_PROTOCOL;
         char* message = nullptr;
         int length = 0, code = libssh2_session_last_error(session_.get(), &message, &length, 0);
         auto why = text("cannot ", tried, " on ", show(options_.host), ": ",
@@ -1805,27 +1901,48 @@ private:
     void connect_socket() {
         if (!options_.proxy.empty()) {
             proxy_.emplace(options_.proxy, "the proxy command", true);
-            socket_ = std::move(proxy_->output);
+            socket_ = options_.proxy_passes ? proxy_->passed_descriptor() : std::move(proxy_->output);
             if (fcntl(socket_.get(), F_SETFL, O_NONBLOCK) != 0) throw system_error("talk to", "the proxy command");
             return;
         }
+        std::string why;
+        for (auto& host : addresses())
+            if (connect_to(host, why)) return;
+        throw Unreachable(why);
+    }
+    /// The host as it was given, or the addresses that only the system's own resolver knows (mDNS, its own name).
+    std::vector<std::string> addresses() const {
+        addrinfo* found = nullptr;
+        int bad = getaddrinfo(options_.host.c_str(), nullptr, nullptr, &found);
+        if (found) freeaddrinfo(found);
+        std::vector<std::string> hosts;
+        if (!bad) return {options_.host};
+        for (auto& line : getent("ahosts", options_.host))
+            if (line.find(" STREAM") != line.npos) hosts.push_back(line.substr(0, line.find(' ')));
+        if (hosts.empty()) throw Unreachable(text("cannot find the host ", in_quotes(options_.host), ": ", gai_strerror(bad)));
+        return hosts;
+    }
+    bool connect_to(const std::string& host, std::string& why) {
         addrinfo hints{}, *found = nullptr;
         hints.ai_socktype = SOCK_STREAM;
-        int bad = getaddrinfo(options_.host.c_str(), std::to_string(options_.port).c_str(), &hints, &found);
-        if (bad) throw Unreachable(text("cannot find the host ", in_quotes(options_.host), ": ", gai_strerror(bad)));
+        int bad = getaddrinfo(host.c_str(), std::to_string(options_.port).c_str(), &hints, &found);
         std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> list(found, freeaddrinfo);
-        std::string why;
+        if (bad) why = text("cannot find the host ", in_quotes(host), ": ", gai_strerror(bad));
         for (auto* a = list.get(); a; a = a->ai_next) {
             socket_ = Fd(socket(a->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
             if (socket_ && (::connect(socket_.get(), a->ai_addr, a->ai_addrlen) == 0 || finish_connect())) {
-                int on = 1, stall_ms = int(std::chrono::milliseconds(options_.timeout).count());
-                setsockopt(socket_.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-                setsockopt(socket_.get(), IPPROTO_TCP, TCP_USER_TIMEOUT, &stall_ms, sizeof stall_ms);
-                return;
+                int stall_ms = int(std::chrono::milliseconds(options_.timeout).count());
+                auto set = [&](int level, int name, int value) { setsockopt(socket_.get(), level, name, &value, sizeof value); };
+                set(IPPROTO_TCP, TCP_NODELAY, 1);
+                set(IPPROTO_TCP, TCP_USER_TIMEOUT, stall_ms);
+                set(SOL_SOCKET, SO_KEEPALIVE, 1); // so that no router on the way forgets one that is idle
+                set(IPPROTO_TCP, TCP_KEEPIDLE, 45);
+                set(IPPROTO_TCP, TCP_KEEPINTVL, 15);
+                return true;
             }
-            why = std::strerror(errno);
+            why = text("cannot connect to ", show(options_.host), " port ", options_.port, ": ", std::strerror(errno));
         }
-        throw Unreachable(text("cannot connect to ", show(options_.host), " port ", options_.port, ": ", why));
+        return false;
     }
     bool finish_connect() {
         if (errno != EINPROGRESS) return false;
@@ -1848,7 +1965,7 @@ private:
         std::string first, rest;
         for (const auto& t : host_key_types()) {
             bool have = std::ranges::any_of(known, [&](auto& k) {
-                return !k.revoked && (k.type == t || (k.type == "ssh-rsa" && t.starts_with("rsa-")));
+                return !k.revoked && !k.authority && (k.type == t || (k.type == "ssh-rsa" && t.starts_with("rsa-")));
             });
             ((have ? first : rest) += t) += ',';
         }
@@ -1865,7 +1982,11 @@ private:
         static constexpr const char* macs = "hmac-sha2-256-etm@openssh.com,hmac-sha2-256,hmac-sha2-512-etm@openssh.com,hmac-sha2-512";
         for (int m : {LIBSSH2_METHOD_CRYPT_CS, LIBSSH2_METHOD_CRYPT_SC}) libssh2_session_method_pref(s, m, ciphers);
         for (int m : {LIBSSH2_METHOD_MAC_CS, LIBSSH2_METHOD_MAC_SC}) libssh2_session_method_pref(s, m, macs);
-        call("agree on encryption", [&] { return libssh2_session_handshake(s, socket_.get()); });
+        try {
+            call("agree on encryption", [&] { return libssh2_session_handshake(s, socket_.get()); });
+        } catch (const Unreachable&) {
+            throw;
+        } catch (const ConnectionLost& e) { throw ConnectionLost(e.what() + server_offers()); }
         size_t length = 0;
         int kind = 0;
         const char* key = libssh2_session_hostkey(s, &length, &kind);
@@ -1875,36 +1996,95 @@ private:
         check_host_key(options_, known, std::string(name).starts_with("rsa-") ? "ssh-rsa" : name, blob, memory.accepted_host_key);
     }
 
-    // -- logging in: agent, key files, password, in ssh's order --
+    /// What a server says that begins no SFTP, in words: its login shell may print something, the subsystem end at once.
+    std::string what_came_instead() {
+        if (broken_ && libssh2_session_last_errno(session_.get()) == LIBSSH2_ERROR_SOCKET_DISCONNECT) return "";
+        std::string said(200, '\0');
+        try {
+            auto* channel = pointer_call("look", [&] { return libssh2_channel_open_session(session_.get()); });
+            call("look", [&] { return libssh2_channel_subsystem(channel, "sftp"); });
+            timeout_ = std::min(timeout_, std::chrono::seconds(3));
+            int stream = SSH_EXTENDED_DATA_STDERR;
+            auto n = call("look", [&] {
+                stream = stream ? 0 : SSH_EXTENDED_DATA_STDERR; // whichever comes first
+                auto got = libssh2_channel_read_ex(channel, stream, said.data(), said.size());
+                return got == 0 && !libssh2_channel_eof(channel) ? LIBSSH2_ERROR_EAGAIN : got;
+            });
+            said.resize(size_t(n));
+        } catch (const Error&) { return ""; }
+        if (said.empty()) return "; its SFTP server ends at once: ask who runs it";
+        return text("; before any SFTP came ", in_quotes(said.substr(0, said.find_first_of("\r\n"))), ": the login shell there must print nothing");
+    }
 
-    void log_in(LoginMemory& memory) {
+    /// The algorithms that a server offers in its first packet, in words; empty where that is not to be understood.
+    std::string server_offers() const {
+        std::string said;
+        try {
+            auto banner = greeting_.find("SSH-"), end = greeting_.find('\n', banner);
+            Reader in(as_bytes(std::string_view(greeting_).substr(end == greeting_.npos ? greeting_.size() : end + 1)), "a greeting");
+            in.raw(5);
+            if (in.u8() != 20) return ""; // SSH_MSG_KEXINIT, then a cookie of 16 bytes
+            in.raw(16);
+            for (auto* what : {"; it offers key exchange by ", "; host keys ", "; ciphers ", "", "; MACs "}) {
+                auto size = in.raw(4);
+                auto names = in.raw(size_t(size[2]) << 8 | size[3]);
+                if (*what) said += what + show({reinterpret_cast<const char*>(names.data()), names.size()});
+            }
+        } catch (const Corrupt&) {}
+        return said;
+    }
+
+    // -- logging in: keys that are named, the agent's others, key files, password; as often as the server wants another --
+
+    /// Ways to log in that the server still accepts; empty once it asks for nothing more.
+    std::string ask_methods() {
         const char* offered = nullptr;
         while (!(offered = libssh2_userauth_list(session_.get(), options_.user.c_str(), unsigned(options_.user.size())))) {
-            if (libssh2_userauth_authenticated(session_.get())) return; // the server asks for nothing
+            if (libssh2_userauth_authenticated(session_.get())) return "";
             if (libssh2_session_last_errno(session_.get()) != LIBSSH2_ERROR_EAGAIN) fail("log in");
             wait("log in");
         }
-        std::string methods = offered, tried;
-        auto attempt = [&](const std::string& method, auto f) {
-            if (!memory.method.empty() && memory.method != method) return false;
-            tried += (tried.empty() ? "" : ", ") + method;
-            if (!f()) return false;
-            memory.method = method;
-            return true;
-        };
-        if (methods.find("publickey") != methods.npos) {
-            if (attempt("agent", [&] { return try_agent(); })) return;
-            for (auto& file : options_.identities)
-                if (access(file.c_str(), R_OK) == 0 && attempt(file, [&] { return try_key_file(file, memory); })) return;
-        }
-        if (methods.find("keyboard-interactive") != methods.npos || methods.find("password") != methods.npos)
-            if (attempt("password", [&] { return try_password(methods, memory); })) return;
-        throw Error(text("cannot log in to ", show(options_.host), " as ", in_quotes(options_.user), ": the server accepts ",
-                         show(methods), "; tried: ", show(tried), ". Give a key with -i, or start ssh-agent"), Exit::network);
+        return offered;
     }
 
-    /// Whether an attempt to log in succeeded; a refusal is no error, a lost connection is.
-    template <class F> bool accepted(F f) {
+    void log_in(LoginMemory& memory) {
+        std::vector<std::string> steps;
+        for (auto methods = ask_methods(); !methods.empty();) {
+            auto before = methods;
+            std::string step = take_step(methods, memory, steps);
+            if (libssh2_userauth_authenticated(session_.get())) methods.clear();
+            if (!step.empty()) steps.push_back(step);
+            if (step.empty() || steps.size() > 8)
+                throw Error(text("cannot log in to ", show(options_.host), " as ", in_quotes(options_.user), ": the server accepts ", show(before),
+                                 tried_.empty() ? "; nothing was tried. Give a key with -i, or start ssh-agent" : "; tried: " + show(tried_)), Exit::network);
+        }
+        memory.steps = steps;
+    }
+
+    /// One way to log in after the other, until one takes us a step further: its name. `methods` is then what the server
+    /// accepts next.
+    std::string take_step(std::string& methods, LoginMemory& memory, const std::vector<std::string>& taken) {
+        std::string step;
+        auto attempt = [&](const std::string& name, auto f) {
+            bool again = memory.steps.empty() ? std::ranges::count(taken, name) > 0 : taken.size() >= memory.steps.size() || memory.steps[taken.size()] != name;
+            if (!step.empty() || again) return;
+            maybe_partly_ = false;
+            bool good = f();
+            if (!good && maybe_partly_ && !libssh2_userauth_authenticated(session_.get())) {
+                auto next = ask_methods();
+                good = next != methods;
+                methods = next;
+            }
+            if (good) step = name;
+        };
+        if (options_.try_keys && methods.find("publickey") != methods.npos) try_keys(memory, attempt);
+        bool questions = methods.find("keyboard-interactive") != methods.npos, password = methods.find("password") != methods.npos;
+        if (options_.try_passwords && (password || questions)) attempt("password", [&] { return try_password(password, memory); });
+        return step;
+    }
+
+    /// Whether an attempt to log in succeeded; a refusal is no error, a lost connection is. `what` is named as tried.
+    template <class F> bool accepted(const std::string& what, F f) {
         for (;;) {
             int result = f();
             if (result == 0) return true;
@@ -1912,52 +2092,104 @@ private:
                 wait("log in");
                 continue;
             }
+            char* message = nullptr;
+            libssh2_session_last_error(session_.get(), &message, nullptr, 0);
+            bool unsent = result == LIBSSH2_ERROR_FILE || result == LIBSSH2_ERROR_KEYFILE_AUTH_FAILED || result == LIBSSH2_ERROR_METHOD_NOT_SUPPORTED;
+            const char* why = result == LIBSSH2_ERROR_PASSWORD_EXPIRED ? "it has expired: change it with ssh" : unsent ? message : "refused";
+            tried_ += text(tried_.empty() ? "" : ", ", what, " (", why ? why : "refused", ")");
             char c; // libssh2 calls it a refusal, too, when the connection breaks before the answer
             auto n = recv(socket_.get(), &c, 1, MSG_PEEK | MSG_DONTWAIT);
-            if (n == 0 || (n < 0 && errno != EAGAIN)) fail("log in");
+            bool ended = n == 0 || (n < 0 && errno != EAGAIN);
+            if (ended && heard_) throw Error(text("cannot log in to ", show(options_.host), " as ", in_quotes(options_.user), ": the server ended the connection, as it does after too many attempts; tried: ", show(tried_)), Exit::network);
+            if (ended) fail("log in");
+            // A key whose signature was asked for and not enough, or a password that was not: there may be more to do.
+            maybe_partly_ = result == LIBSSH2_ERROR_PUBLICKEY_UNVERIFIED || result == LIBSSH2_ERROR_AUTHENTICATION_FAILED;
             return false;
         }
     }
 
-    bool try_agent() {
-        std::unique_ptr<LIBSSH2_AGENT, decltype(&libssh2_agent_free)> agent(libssh2_agent_init(session_.get()), libssh2_agent_free);
-        if (options_.agent == "none" || !agent) return false;
-        if (!options_.agent.empty()) libssh2_agent_set_identity_path(agent.get(), options_.agent.c_str());
-        if (libssh2_agent_connect(agent.get()) != 0 || libssh2_agent_list_identities(agent.get()) != 0) return false;
-        libssh2_agent_publickey *previous = nullptr, *key = nullptr;
-        for (; libssh2_agent_get_identity(agent.get(), &key, previous) == 0; previous = key)
-            if (is_wanted({reinterpret_cast<char*>(key->blob), key->blob_len}) && accepted([&] { return libssh2_agent_userauth(agent.get(), options_.user.c_str(), key); })) return true;
-        return false;
+    struct AgentKey {
+        libssh2_agent_publickey* key;
+        std::string blob;
+    };
+    template <class Attempt> void try_keys(LoginMemory& memory, Attempt attempt) {
+        std::unique_ptr<LIBSSH2_AGENT, decltype(&libssh2_agent_free)> agent(options_.agent == "none" ? nullptr : libssh2_agent_init(session_.get()), libssh2_agent_free);
+        if (agent && !options_.agent.empty()) libssh2_agent_set_identity_path(agent.get(), options_.agent.c_str());
+        std::vector<AgentKey> keys;
+        if (agent && libssh2_agent_connect(agent.get()) == 0 && libssh2_agent_list_identities(agent.get()) == 0)
+            for (libssh2_agent_publickey *key = nullptr, *before = nullptr; libssh2_agent_get_identity(agent.get(), &key, before) == 0; before = key)
+                keys.push_back({key, {reinterpret_cast<char*>(key->blob), key->blob_len}});
+        auto by_agent = [&](const AgentKey& k) {
+            auto name = text("the agent's key ", k.key->comment ? k.key->comment : "");
+            attempt(name + base64(sha256(as_bytes(k.blob)), false), [&] {
+                return accepted(name, [&] { return libssh2_agent_userauth(agent.get(), options_.user.c_str(), k.key); });
+            });
+        };
+        std::vector<bool> named(keys.size());
+        for (auto& file : options_.identities)
+            for (size_t i = 0; i < keys.size(); ++i)
+                if (!named[i] && (keys[i].blob == public_part(file) || keys[i].blob == public_part(file + "-cert"))) named[i] = true, by_agent(keys[i]);
+        auto files = [&](bool usual) {
+            for (auto& file : options_.identities)
+                if (usual == is_usual(file) && !file.ends_with(".pub") && access(file.c_str(), F_OK) == 0) attempt(file, [&] { return try_key_file(file, memory); });
+        };
+        files(false);
+        for (size_t i = 0; i < keys.size() && !options_.only_identities; ++i)
+            if (!named[i]) by_agent(keys[i]);
+        files(true);
     }
-
-    /// Whether a key that the agent has may be tried: with IdentitiesOnly, those whose public part lies in a file.
-    bool is_wanted(std::string_view blob) const {
-        return !options_.only_identities || std::ranges::any_of(options_.identities, [&](auto& file) {
-            std::string type, key, path = file.ends_with(".pub") ? file : file + ".pub";
-            if (access(path.c_str(), R_OK) != 0) return false;
-            std::istringstream(read_small_file(path, kKeyFileMax)) >> type >> key;
-            return unbase64(key) == blob;
-        });
+    /// Whether a key file has one of the names that ssh looks for unasked: those come last.
+    static bool is_usual(const std::string& file) {
+        auto name = file.substr(file.rfind('/') + 1);
+        return name == "id_ed25519" || name == "id_ecdsa" || name == "id_rsa" || name == "id_dsa" || name == "id_ecdsa_sk" || name == "id_ed25519_sk" || name == "id_xmss";
+    }
+    /// The key in FILE.pub, or in FILE if it ends so; empty where there is none.
+    static std::string public_part(const std::string& file) {
+        std::string type, key, path = file.ends_with(".pub") ? file : file + ".pub";
+        if (access(path.c_str(), R_OK) != 0) return "";
+        std::istringstream(read_small_file(path, kKeyFileMax)) >> type >> key;
+        return unbase64(key);
     }
 
     bool try_key_file(const std::string& file, LoginMemory& memory) {
         auto with = [&](const char* passphrase) {
-            return accepted([&] {
-                return libssh2_userauth_publickey_fromfile_ex(session_.get(), options_.user.c_str(),
-                                                              unsigned(options_.user.size()), nullptr, file.c_str(), passphrase);
-            });
+            auto certificate = file + "-cert.pub";
+            for (bool certified : {true, false}) {
+                if (certified && access(certificate.c_str(), R_OK) != 0) continue;
+                if (accepted(certified ? certificate : file, [&] {
+                        return libssh2_userauth_publickey_fromfile_ex(session_.get(), options_.user.c_str(), unsigned(options_.user.size()),
+                                                                      certified ? certificate.c_str() : nullptr, file.c_str(), passphrase);
+                    }))
+                    return true;
+            }
+            return false;
         };
-        if (!key_is_encrypted(file)) return with(nullptr);
+        bool encrypted = false;
+        try {
+            encrypted = key_is_encrypted(file);
+        } catch (const Error& e) {
+            tried_ += text(tried_.empty() ? "" : ", ", e.what());
+            return false;
+        }
+        if (!encrypted) return with(nullptr);
         auto known = memory.secrets.find(file);
-        if (known == memory.secrets.end()) {
-            if (!have_terminal()) return false;
+        for (int attempt = 1; known == memory.secrets.end() && attempt <= kPasswordTries; ++attempt) {
+            if (!have_terminal()) {
+                tried_ += text(tried_.empty() ? "" : ", ", file, " (it has a passphrase, and there is no terminal to ask for it: use ssh-agent)");
+                return false;
+            }
             auto typed = ask(text("Enter passphrase for key '", show(file), "': "), false);
             known = memory.secrets.emplace(file, std::make_shared<Secret>(std::string_view(typed.c_str(), typed.size() + 1))).first;
             wipe(typed);
+            auto before = tried_;
+            if (with(known->second->chars())) return true;
+            if (maybe_partly_) return false; // it did open, and was refused or is not enough
+            memory.secrets.erase(known);
+            known = memory.secrets.end();
+            if (attempt < kPasswordTries) tried_ = before;
+            else tried_ = before + text(before.empty() ? "" : ", ", file, " (wrong passphrase)");
         }
-        bool good = with(known->second->chars());
-        if (!good) memory.secrets.erase(file);
-        return good;
+        return known != memory.secrets.end() && with(known->second->chars());
     }
     static bool key_is_encrypted(const std::string& file) {
         std::string key = read_small_file(file, kKeyFileMax);
@@ -1971,39 +2203,60 @@ private:
         return locked;
     }
 
-    bool try_password(const std::string& methods, LoginMemory& memory) {
-        auto known = memory.secrets.find("password");
-        if (known == memory.secrets.end()) {
+    /// `plain`: the server takes a password as such; else it asks questions, of which it may be one.
+    bool try_password(bool plain, LoginMemory& memory) {
+        const char* given = getenv("NFREEZE_SSH_PASSWORD");
+        memory_ = &memory;
+        auto *s = session_.get();
+        auto& user = options_.user;
+        for (int attempt = 1; attempt <= (given || !have_terminal() ? 1 : kPasswordTries); ++attempt) {
+            asked_ = false;
+            bool good = false;
+            if (plain) {
+                if (!password()) return false;
+                good = accepted("password", [&] { return libssh2_userauth_password_ex(s, user.c_str(), unsigned(user.size()), password(), unsigned(strlen(password())), nullptr); });
+            } else {
+                good = accepted("keyboard-interactive", [&] { return libssh2_userauth_keyboard_interactive_ex(s, user.c_str(), unsigned(user.size()), answer_questions); });
+            }
+            if (trouble_) std::rethrow_exception(std::exchange(trouble_, nullptr));
+            if (good) return true;
+            if (attempt == 1 && maybe_partly_) {
+                auto next = ask_methods();
+                if (next.find("password") == next.npos && next.find("keyboard-interactive") == next.npos) return false; // it was right, and is not enough
+            }
+            memory.secrets.erase("password");
+        }
+        return false;
+    }
+    /// The password of the account, from the environment or the terminal; null where there is neither. Owned by memory_.
+    const char* password() {
+        auto known = memory_->secrets.find("password");
+        if (known == memory_->secrets.end()) {
             std::string typed;
-            if (const char* given = getenv("NFREEZE_SSH_PASSWORD"))
-                typed = given;
-            else if (have_terminal())
-                typed = ask(text(show(options_.user), "@", show(options_.host), "'s password: "), false);
-            else
-                return false;
-            known = memory.secrets.emplace("password", std::make_shared<Secret>(std::string_view(typed.c_str(), typed.size() + 1))).first;
+            if (const char* given = getenv("NFREEZE_SSH_PASSWORD")) typed = given;
+            else if (have_terminal()) typed = ask(text(show(options_.user), "@", show(options_.host), "'s password: "), false);
+            else return nullptr;
+            known = memory_->secrets.emplace("password", std::make_shared<Secret>(std::string_view(typed.c_str(), typed.size() + 1))).first;
             wipe(typed);
         }
-        password_ = known->second->chars();
-        auto *s = session_.get();
-        auto &user = options_.user;
-        bool good = methods.find("password") != methods.npos && accepted([&] {
-            return libssh2_userauth_password_ex(s, user.c_str(), unsigned(user.size()), password_,
-                                                unsigned(strlen(password_)), nullptr);
-        });
-        good = good || (methods.find("keyboard-interactive") != methods.npos && accepted([&] {
-            return libssh2_userauth_keyboard_interactive_ex(s, user.c_str(), unsigned(user.size()), answer_with_password);
-        }));
-        if (!good) memory.secrets.erase("password");
-        return good;
+        return known->second->chars();
     }
-    /// Every question without echo is answered with the password. libssh2 frees the answers.
-    static void answer_with_password(const char*, int, const char*, int, int count, const LIBSSH2_USERAUTH_KBDINT_PROMPT* prompts,
-                                     LIBSSH2_USERAUTH_KBDINT_RESPONSE* answers, void** abstract) {
-        auto* self = static_cast<Session*>(*abstract);
+    /// The first question without echo that speaks of a password is answered with it, each other one by who sits at the
+    /// terminal. libssh2 frees the answers, and no exception may pass through it.
+    static void answer_questions(const char*, int, const char*, int, int count, const LIBSSH2_USERAUTH_KBDINT_PROMPT* prompts,
+                                 LIBSSH2_USERAUTH_KBDINT_RESPONSE* answers, void** abstract) {
+        auto& self = *static_cast<Session*>(*abstract);
         for (int i = 0; i < count; ++i) {
-            answers[i].text = strdup(prompts[i].echo ? "" : self->password_);
-            answers[i].length = unsigned(strlen(answers[i].text));
+            std::string question(reinterpret_cast<const char*>(prompts[i].text), prompts[i].length), answer;
+            try {
+                bool its_password = !prompts[i].echo && question.find("assword") != question.npos && !std::exchange(self.asked_, true);
+                const char* known = its_password ? self.password() : nullptr;
+                if (known) answer = known;
+                else if (have_terminal()) answer = ask(show(question), prompts[i].echo);
+            } catch (...) { self.trouble_ = std::current_exception(); }
+            answers[i].text = strdup(answer.c_str());
+            answers[i].length = unsigned(answer.size());
+            wipe(answer);
         }
     }
 
@@ -2013,10 +2266,16 @@ private:
     std::unique_ptr<LIBSSH2_SESSION, FreeSession> session_;
     LIBSSH2_SFTP* sftp_ = nullptr; // freed by the destructor, before session_
     std::vector<LIBSSH2_SFTP_HANDLE*> closing_; // freed by libssh2 when their answers come
-    const char* password_ = "";    // owned by LoginMemory, of use while logging in only
+    LoginMemory* memory_ = nullptr; // while logging in
+    std::string tried_;             // ways to log in, with what became of them
+    bool maybe_partly_ = false;     // the last way was refused, but may have been right and not enough
+    bool asked_ = false;            // the server has asked for the password
+    std::exception_ptr trouble_;    // of a question that could not be answered
     uint64_t moved_ = 0;
     bool heard_ = false; // whether the server ever said anything
-    bool no_sftp_ = false; // whether it may be that it has none: libssh2 does not notice a subsystem that ends at once
+    std::string greeting_; // the first it said, which is not encrypted
+    bool no_sftp_ = false; // whether it may be that it has none
+    bool confused_ = false;
     int in_vain_ = 0; // reads from the socket that got nothing, since something else happened
     std::chrono::seconds timeout_;
     bool broken_ = false; // libssh2's state is undefined after a failure: nothing may be sent any more
@@ -2052,6 +2311,7 @@ class SftpStore : public Store {
                 return f(*lease);
             } catch (const ConnectionLost&) {
                 if (Clock::now() > give_up) throw;
+                drop_idle(); // a router that forgot this one forgot the others, too
             }
             if (work.up + work.down > before) failed = 0;
             if (failed > 0) pause_for(backoff(failed));
@@ -2092,7 +2352,7 @@ class SftpStore : public Store {
             } catch (const Error& error) {
                 std::unique_lock lock(mutex_);
                 bool others = open_ > 1, hopeless = !dynamic_cast<const ConnectionLost*>(&error) || Clock::now() > give_up;
-                if (!reached_) hopeless |= failed + 1 >= kFirstTries || dynamic_cast<const Unreachable*>(&error);
+                if (!reached_ && !options_.patient) hopeless |= failed + 1 >= kFirstTries || dynamic_cast<const Unreachable*>(&error);
                 if (others || hopeless) --open_;
                 changed_.notify_all();
                 if (others && error.exit != Exit::interrupted) limit_ = open_;
@@ -2112,6 +2372,13 @@ class SftpStore : public Store {
         }
     }
 
+    void drop_idle() {
+        std::vector<std::unique_ptr<Session>> dropped;
+        std::lock_guard lock(mutex_);
+        dropped.swap(idle_);
+        open_ -= int(dropped.size());
+        changed_.notify_all();
+    }
     void give_back(std::unique_ptr<Session> session) {
         bool good = !session->broken() && session->moved() < kSessionBytes;
         if (!good) session.reset();
@@ -2136,8 +2403,10 @@ public:
     }
 
     std::vector<ObjectInfo> list(const std::string& dir) override {
-        return with_session([&](Session& s) {
-            Handle handle(s, path(dir), "list", 0, 0, LIBSSH2_SFTP_OPENDIR);
+        std::vector<std::string> unsized;
+        auto found = with_session([&](Session& s) {
+            unsized.clear();
+            auto handle = open_existing(s, path(dir), "list", 0, LIBSSH2_SFTP_OPENDIR);
             std::vector<ObjectInfo> found;
             std::array<char, 4096> name;
             LIBSSH2_SFTP_ATTRIBUTES attrs;
@@ -2149,42 +2418,57 @@ public:
                 if (n == 0) break;
                 if (++names > kListMax) throw Corrupt(text(show(path(dir)), " holds more than ", kListMax, " names"));
                 std::string_view found_name(name.data(), size_t(n));
-                if (found_name != "." && found_name != "..")
-                    found.push_back({std::string(found_name.substr(0, 128)), attrs.flags & LIBSSH2_SFTP_ATTR_SIZE ? attrs.filesize : 0,
-                                     attrs.flags & LIBSSH2_SFTP_ATTR_ACMODTIME ? int64_t(attrs.mtime) : 0});
+                if (found_name == "." || found_name == "..") continue;
+                found.push_back({std::string(found_name.substr(0, 128)), 0, 0});
+                if (!take_attributes(found.back(), attrs)) unsized.push_back(found.back().name);
             }
             return found;
         });
+        // Some servers list names alone: each is asked for.
+        for (auto& o : found) {
+            if (unsized.empty() || std::ranges::find(unsized, o.name) == unsized.end()) continue;
+            with_session([&](Session& s) {
+                LIBSSH2_SFTP_ATTRIBUTES attrs;
+                if (look_at(s, path(dir) + "/" + o.name, attrs)) take_attributes(o, attrs);
+            });
+        }
+        return found;
     }
 
     Bytes read(const std::string& name, uint64_t offset, size_t length) override {
-        return with_session([&](Session& s) {
-            Handle handle(s, path(name), "read", LIBSSH2_FXF_READ, 0, LIBSSH2_SFTP_OPENFILE);
-            libssh2_sftp_seek64(handle.get(), offset);
-            Bytes out(length);
-            for (size_t got = 0; got < length;) {
+        Bytes out(length);
+        size_t got = 0; // what came before a connection was lost need not come again
+        with_session([&](Session& s) {
+            auto handle = open_existing(s, path(name), "read", LIBSSH2_FXF_READ, LIBSSH2_SFTP_OPENFILE);
+            libssh2_sftp_seek64(handle.get(), offset + got);
+            while (got < length) {
                 // libssh2 asks ahead for four times the buffer's size: so that it asks for no more
-                // than what is wanted, the buffer is a quarter of the rest.
-                size_t block = download_.piece(std::min(kReadBlock, (length - got + 3) / 4));
-                auto n = s.call("read " + show(path(name)), [&] {
-                    return s.spoil_if_failed(libssh2_sftp_read(handle.get(), reinterpret_cast<char*>(&out[got]), block));
-                });
-                if (n == 0) throw Corrupt(text(show(path(name)), " is shorter than it was"));
-                got += size_t(n);
-                s.count(size_t(n));
-                work.down += size_t(n);
-                download_.moved(size_t(n));
+                // than what is wanted, the buffer is a quarter of the rest. A server that gives less than
+                // it is asked for is asked for one packet at a time: libssh2 loses its place where more are under way.
+                size_t block = download_.piece(std::min(reads_short_ ? kOneRead : kReadBlock, (length - got + 3) / 4));
+                try {
+                    auto n = s.call("read " + show(path(name)), [&] {
+                        return s.spoil_if_failed(libssh2_sftp_read(handle.get(), reinterpret_cast<char*>(&out[got]), block));
+                    });
+                    if (n == 0) throw Corrupt(text(show(path(name)), " is shorter than it was"));
+                    got += size_t(n);
+                    s.count(size_t(n));
+                    work.down += size_t(n);
+                    download_.moved(size_t(n));
+                } catch (const ConnectionLost&) {
+                    reads_short_ = reads_short_ || s.confused();
+                    throw;
+                }
             }
-            return out;
         });
+        return out;
     }
 
     void create(const std::string& name, View data) override {
         try {
             Lease lease(*this);
             Session& s = *lease;
-            Handle handle(s, path(name), "create", LIBSSH2_FXF_WRITE | LIBSSH2_FXF_CREAT | LIBSSH2_FXF_EXCL, 0400,
-                          LIBSSH2_SFTP_OPENFILE);
+            auto handle = open_new(s, path(name));
             // A window that slides over the whole object keeps the pipeline full: libssh2 sends what
             // is new in it and returns when the first packet is acknowledged.
             for (size_t done = 0; done < data.size();) {
@@ -2197,10 +2481,11 @@ public:
                 work.up += size_t(n);
                 upload_.moved(size_t(n));
             }
-            // What is on the disk can only be closed; where the server cannot say that it is, closing
-            // tells.
-            if (!sync(s, handle)) handle.close();
+            // Both answers count (I2): of some file systems, closing alone tells that nothing was kept.
+            sync(s, handle);
+            handle.close();
         } catch (const ConnectionLost& lost) {
+            drop_idle();
             throw Uncertain(lost.what());
         } catch (const Error& e) { // full, or forbidden: what was begun is taken away, if we may
             if (e.exit != Exit::failed) throw;
@@ -2220,24 +2505,24 @@ public:
     void remove(const std::string& name) override {
         with_session([&](Session& s) {
             auto p = path(name);
-            s.call("remove " + show(p), [&] { return libssh2_sftp_unlink_ex(s.sftp(), p.c_str(), unsigned(p.size())); });
+            auto unlink = [&] { s.call("remove " + show(p), [&] { return libssh2_sftp_unlink_ex(s.sftp(), p.c_str(), unsigned(p.size())); }); };
+            try {
+                unlink();
+            } catch (const Refused& refused) { // Windows removes nothing that is read-only
+                LIBSSH2_SFTP_ATTRIBUTES attrs;
+                if (!look_at(s, p, attrs)) throw NotThere(refused.what());
+                if (!succeeds([&] { change(s, p, LIBSSH2_SFTP_ATTR_PERMISSIONS, LIBSSH2_SFTP_S_IFREG | 0600); })) throw;
+                unlink();
+            }
         });
     }
 
     void truncate(const std::string& name) override {
         with_session([&](Session& s) {
             auto p = path(name);
-            auto change = [&](unsigned long what, unsigned long mode) { // the mode, or the size to 0
-                LIBSSH2_SFTP_ATTRIBUTES attrs{};
-                attrs.flags = what;
-                attrs.permissions = mode;
-                s.call("change " + show(p), [&] {
-                    return libssh2_sftp_stat_ex(s.sftp(), p.c_str(), unsigned(p.size()), LIBSSH2_SFTP_SETSTAT, &attrs);
-                });
-            };
             auto open = [&] { Handle(s, p, "truncate", LIBSSH2_FXF_WRITE | LIBSSH2_FXF_TRUNC, 0, LIBSSH2_SFTP_OPENFILE).close(); };
-            succeeds([&] { change(LIBSSH2_SFTP_ATTR_PERMISSIONS, LIBSSH2_SFTP_S_IFREG | 0600); });
-            if (!succeeds([&] { change(LIBSSH2_SFTP_ATTR_SIZE, 0); })) open();
+            succeeds([&] { change(s, p, LIBSSH2_SFTP_ATTR_PERMISSIONS, LIBSSH2_SFTP_S_IFREG | 0600); });
+            if (!succeeds([&] { change(s, p, LIBSSH2_SFTP_ATTR_SIZE, 0); })) open();
         });
     }
     void rename(const std::string& from, const std::string& to) override {
@@ -2266,8 +2551,8 @@ private:
                 return libssh2_sftp_open_ex(s.sftp(), path.c_str(), unsigned(path.size()), flags, mode, kind);
             });
         }
-        Handle(const Handle&) = delete;
-        Handle& operator=(const Handle&) = delete;
+        Handle(Handle&& other) noexcept : session_(other.session_), tried_(std::move(other.tried_)), handle_(std::exchange(other.handle_, nullptr)) {}
+        Handle& operator=(Handle&&) = delete;
         ~Handle() {
             try {
                 if (handle_) session_.broken() ? session_.drop(handle_) : session_.close_later(handle_);
@@ -2285,6 +2570,57 @@ private:
     };
 
     std::string path(const std::string& name) const { return name.empty() ? root_ : root_ + "/" + name; }
+
+    /// Whether there is something of this name, as far as the server tells.
+    static bool look_at(Session& s, const std::string& p, LIBSSH2_SFTP_ATTRIBUTES& attrs) {
+        return s.call("look at " + show(p), [&] {
+            int r = libssh2_sftp_stat_ex(s.sftp(), p.c_str(), unsigned(p.size()), LIBSSH2_SFTP_STAT, &attrs);
+            return r == LIBSSH2_ERROR_SFTP_PROTOCOL ? 1 : r;
+        }) == 0;
+    }
+    /// Returns whether the size is among them.
+    static bool take_attributes(ObjectInfo& o, const LIBSSH2_SFTP_ATTRIBUTES& attrs) {
+        if (attrs.flags & LIBSSH2_SFTP_ATTR_SIZE) o.size = attrs.filesize;
+        if (attrs.flags & LIBSSH2_SFTP_ATTR_ACMODTIME) o.mtime = int64_t(attrs.mtime);
+        return attrs.flags & LIBSSH2_SFTP_ATTR_SIZE;
+    }
+    /// Sets the mode, or the size to 0.
+    static void change(Session& s, const std::string& p, unsigned long what, unsigned long mode = 0) {
+        LIBSSH2_SFTP_ATTRIBUTES attrs{};
+        attrs.flags = what;
+        attrs.permissions = mode;
+        s.call("change " + show(p), [&] { return libssh2_sftp_stat_ex(s.sftp(), p.c_str(), unsigned(p.size()), LIBSSH2_SFTP_SETSTAT, &attrs); });
+    }
+    /// For some servers, that a name does not exist is a failure like any other: who looks is told (NotThere).
+    static Handle open_existing(Session& s, const std::string& p, const char* verb, unsigned long flags, int kind) {
+        try {
+            return Handle(s, p, verb, flags, 0, kind);
+        } catch (const Refused& refused) {
+            LIBSSH2_SFTP_ATTRIBUTES attrs;
+            if (look_at(s, p, attrs)) throw;
+            throw NotThere(refused.what());
+        }
+    }
+    /// Creates an object in one of the ways that servers understand, which is the same from then on. Where none will
+    /// do it may be that something there is locked for a moment.
+    Handle open_new(Session& s, const std::string& p) {
+        constexpr unsigned long forms[] = {LIBSSH2_FXF_EXCL, LIBSSH2_FXF_EXCL | LIBSSH2_FXF_TRUNC, LIBSSH2_FXF_TRUNC};
+        for (int round = 0;; ++round)
+            for (size_t form = form_;; ++form)
+                try {
+                    Handle handle(s, p, "create", LIBSSH2_FXF_WRITE | LIBSSH2_FXF_CREAT | forms[form], 0400, LIBSSH2_SFTP_OPENFILE);
+                    form_ = form;
+                    form_works_ = true;
+                    return handle;
+                } catch (const Refused& refused) {
+                    LIBSSH2_SFTP_ATTRIBUTES attrs;
+                    if (!refused.vague || (form == 0 && look_at(s, p, attrs))) throw;
+                    if (!form_works_ && form + 1 < std::size(forms)) continue;
+                    if (round == kLockedTries) throw;
+                    pause_for(backoff(round));
+                    break;
+                }
+    }
 
     /// Some servers resolve relative paths differently from call to call: ask once, then be absolute.
     void resolve_root(Session& s) {
@@ -2318,33 +2654,27 @@ private:
         };
         try {
             make();
-        } catch (const NotThere&) {
-            size_t slash = dir.rfind('/');
-            if (slash == dir.npos || slash == 0) throw;
-            make_path(s, dir.substr(0, slash));
-            make();
         } catch (const ConnectionLost&) {
             throw;
-        } catch (const Error&) { // it may exist already, which SFTP calls a failure like any other
+        } catch (const Error&) { // it exists already, or what leads to it does not: servers do not agree on how to say so
             LIBSSH2_SFTP_ATTRIBUTES attrs;
-            int there = s.call("look at " + show(dir), [&] {
-                int r = libssh2_sftp_stat_ex(s.sftp(), dir.c_str(), unsigned(dir.size()), LIBSSH2_SFTP_STAT, &attrs);
-                return r == LIBSSH2_ERROR_SFTP_PROTOCOL ? 1 : r;
-            });
-            if (there == 1) throw;
+            if (look_at(s, dir, attrs)) return;
+            size_t slash = dir.rfind('/');
+            if (slash == dir.npos || slash == 0 || look_at(s, dir.substr(0, slash), attrs)) throw;
+            make_path(s, dir.substr(0, slash));
+            make();
         }
     }
 
-    /// Makes what was written durable and returns true; returns false where the server does not offer
-    /// that, which is taken to be so if the very first try fails. A later failure is an error.
-    bool sync(Session& s, Handle& handle) {
-        if (sync_ == Sync::not_offered) return false;
+    /// Makes what was written durable where the server offers that, which is taken not to be so if the very first
+    /// try fails. A later failure is an error.
+    void sync(Session& s, Handle& handle) {
+        if (sync_ == Sync::not_offered) return;
         int refused = s.call("write to disk", [&] {
             int r = libssh2_sftp_fsync(handle.get());
             return r == LIBSSH2_ERROR_SFTP_PROTOCOL && sync_ != Sync::works ? 1 : r;
         });
         sync_ = refused ? Sync::not_offered : Sync::works;
-        return !refused;
     }
 
     SshOptions options_;
@@ -2359,6 +2689,10 @@ private:
     int open_ = 1, limit_; // the first is made by the constructor
     enum class Sync { untried, works, not_offered };
     std::atomic<Sync> sync_{Sync::untried};
+    static constexpr int kLockedTries = 3;
+    std::atomic<size_t> form_{0};        // in which objects are created
+    std::atomic<bool> form_works_{false}; // it did
+    std::atomic<bool> reads_short_{false}; // the server gives less than it is asked for
 };
 
 // ============================================================================
@@ -3227,6 +3561,7 @@ public:
     /// Returns the new object's name.
     static std::string add_key(Store& store, const Secret& master, const Secret& passphrase, ScryptCost cost, int64_t now, const std::string& label) {
         std::string name;
+        int failed = 0;
         for (auto begun = Clock::now(); name.empty();) {
             auto key = encode_key_object(master, passphrase, cost, now, label);
             try {
@@ -3234,6 +3569,7 @@ public:
                 name = object_name("keys", sha256(key));
             } catch (const Uncertain&) { // under a new name, then; the other one opens as well, if it is there
                 if (Clock::now() > begun + store.retry_for) throw;
+                pause_for(backoff(failed++));
             }
         }
         auto back = open_key_object(store.read(name, 0, kKeySize), passphrase);
@@ -3347,13 +3683,17 @@ public:
     /// then, and what the object holds must be sent under another. Throws once that has gone on for
     /// the store's retry_for since `begun`.
     bool create(const std::string& name, const SealedObject& object, Clock::time_point begun) {
+        uint64_t before = store.work.up;
         try {
             store.create(name, object.bytes);
             store.work.stored += object.bytes.size();
+            broken_off_ = 0;
             return true;
         } catch (const Uncertain&) {
             if (Clock::now() > begun + store.retry_for) throw;
         }
+        if (store.work.up > before) broken_off_ = 0; // it takes what it can: no pause
+        else if (broken_off_++ > 0) pause_for(backoff(broken_off_));
         return false;
     }
     /// Whether the object is gone now: a server need not let us.
@@ -3646,6 +3986,7 @@ private:
     std::set<ShortName> uncertain_; // segments that this run sent without learning whether they are there
     std::optional<Clock::duration> listed_; // when index/ was, by since_boot()
     std::set<std::string> told_;            // warnings
+    std::atomic<int> broken_off_{0};        // uploads one after the other of which nothing was taken
 };
 
 // ---- chunks out --------------------------------------------------------------------
@@ -4079,7 +4420,6 @@ private:
     /// connection that never lasts for a whole pack gets there, too.
     void send(const std::shared_ptr<Pack>& whole) {
         std::vector<std::shared_ptr<Pack>> left{whole};
-        int failed = 0;
         for (auto begun = Clock::now(); !left.empty();) {
             auto pack = std::move(left.back());
             left.pop_back();
@@ -4091,7 +4431,6 @@ private:
             }
             repo_.try_remove(object_name("packs", object.name)); // as far as it got
             auto frames = open_object(kPackLabel, repo_.keys.pack, object.bytes, "a pack just sealed").frames;
-            if (frames.size() < 2) pause_for(backoff(failed++));
             size_t middle = frames.size() / 2;
             for (auto [from, upto] : {std::pair(middle, frames.size()), std::pair(size_t(0), middle)}) {
                 if (from == upto) continue;
@@ -5049,8 +5388,8 @@ private:
         e.type = S_ISREG(st.st_mode) ? Type::file : S_ISDIR(st.st_mode) ? Type::directory : S_ISLNK(st.st_mode) ? Type::symlink
                  : S_ISFIFO(st.st_mode) ? Type::fifo : S_ISCHR(st.st_mode) ? Type::character : Type::block;
         take_stat(e, st);
-        name_owner(result_.snapshot.users, st.st_uid, [](uid_t id) { auto* p = getpwuid(id); return p ? p->pw_name : nullptr; });
-        name_owner(result_.snapshot.groups, st.st_gid, [](gid_t id) { auto* g = getgrgid(id); return g ? g->gr_name : nullptr; });
+        name_owner(result_.snapshot.users, st.st_uid, name_of_user);
+        name_owner(result_.snapshot.groups, st.st_gid, name_of_group);
         return e;
     }
     void take_stat(Entry& e, const struct stat& st) {
@@ -5074,8 +5413,7 @@ private:
     }
     template <class Id, class LookUp> static void name_owner(Names& names, Id id, LookUp look_up) {
         auto [at, fresh] = names.try_emplace(id);
-        if (!fresh) return;
-        if (const char* name = look_up(id)) at->second = name;
+        if (fresh) at->second = look_up(id);
     }
 
     /// I9, but for the chunks.
@@ -7161,13 +7499,18 @@ Secret get_passphrase(const Arguments& args, bool twice) {
 // ---- reaching the repository ----------------------------------------------------------
 
 std::string user_name() {
+    auto name = name_of_user(geteuid());
+    return name.empty() ? environment("USER") : name;
+}
+/// The home directory that the system knows; empty where it knows none.
+std::string registered_home() {
     auto* p = getpwuid(geteuid());
-    return p ? p->pw_name : environment("USER");
+    return p ? p->pw_dir : account("passwd", text(geteuid()), 5).value_or("");
 }
 std::string home_directory() {
     if (auto home = environment("HOME"); !home.empty()) return home;
-    auto* p = getpwuid(geteuid());
-    return p ? p->pw_dir : "/";
+    auto home = registered_home();
+    return home.empty() ? "/" : home;
 }
 std::string host_name() {
     char name[256] = "";
@@ -7178,12 +7521,11 @@ std::string host_name() {
 /// Fills in what ssh itself would use for this host, out of its own configuration (`config`: -F FILE). Where there
 /// is no ssh, nothing is changed.
 void ask_ssh(SshOptions& o, const std::string& config) {
-    auto alias = o.host, home = home_directory();
+    auto alias = o.host, home = home_directory(), known_home = registered_home();
     std::vector<std::string> with_config, words{"ssh", "-GT"};
-    auto* who = getpwuid(geteuid());
-    if (!who) return; // ssh refuses to serve nobody
+    if (known_home.empty()) return; // ssh refuses to serve nobody
     if (!config.empty()) with_config = {"-F", config};
-    else if (home != who->pw_dir) with_config = {"-F", access((home + "/.ssh/config").c_str(), R_OK) == 0 ? home + "/.ssh/config" : "none"}; // ssh does not look at HOME
+    else if (home != known_home) with_config = {"-F", access((home + "/.ssh/config").c_str(), R_OK) == 0 ? home + "/.ssh/config" : "none"}; // ssh does not look at HOME
     words.insert(words.end(), with_config.begin(), with_config.end());
     if (!o.user.empty()) words.insert(words.end(), {"-l", o.user});
     if (o.port) words.insert(words.end(), {"-p", std::to_string(o.port)});
@@ -7197,28 +7539,56 @@ void ask_ssh(SshOptions& o, const std::string& config) {
     o.host = one("hostname");
     o.user = one("user");
     o.port = std::atoi(one("port").c_str());
-    const std::map<char, std::string> tokens{{'d', home}, {'h', o.host}, {'l', host_name()}, {'n', alias}, {'p', std::to_string(o.port)}, {'r', o.user}, {'u', user_name()}};
+    auto port = std::to_string(o.port), here = host_name(), hops = one("proxyjump"), its_key = one("hostkeyalias");
+    if (hops == "none") hops.clear();
+    std::array<uint8_t, 20> of_all;
+    auto all = here + o.host + port + o.user + hops;
+    CryptoPP::SHA1().CalculateDigest(of_all.data(), as_bytes(all).data(), all.size());
+    const std::map<char, std::string> tokens{{'d', home}, {'h', o.host}, {'l', here}, {'n', alias}, {'p', port}, {'r', o.user}, {'u', user_name()}, {'L', here.substr(0, here.find('.'))},
+                                             {'i', text(geteuid())}, {'k', its_key.empty() ? alias : its_key}, {'C', hex(of_all)}, {'j', hops}};
     auto expand = [&](const std::string& from) {
         std::string to;
         for (size_t i = 0; i < from.size(); ++i) {
+            if (auto end = from.find('}', i); from.compare(i, 2, "${") == 0 && end != from.npos) {
+                to += environment(from.substr(i + 2, end - i - 2).c_str());
+                i = end;
+                continue;
+            }
             auto token = from[i] == '%' && i + 1 < from.size() ? tokens.find(from[++i]) : tokens.end(); // %% is %
             to += token == tokens.end() ? std::string(1, from[i]) : token->second;
         }
         return to.starts_with("~/") ? home + to.substr(1) : to;
     };
     for (auto [at, end] = said.equal_range("identityfile"); at != end; ++at) o.identities.push_back(expand(at->second));
-    auto files_of = [&](const char* key) {
-        std::istringstream files(one(key));
-        for (std::string file, theirs = std::string(who->pw_dir) + "/.ssh/"; files >> file;)
-            o.known_hosts.push_back(file.starts_with(theirs) ? home + "/.ssh/" + file.substr(theirs.size()) : expand(file));
+    auto files_of = [&](const char* key) { // names are not quoted: where blanks are in one, the longest that is there is meant
+        auto theirs = known_home + "/.ssh/";
+        for (std::string rest = one(key); !rest.empty();) {
+            auto resolved = [&](size_t end) {
+                auto file = rest.substr(0, end);
+                return file.starts_with(theirs) ? home + "/.ssh/" + file.substr(theirs.size()) : expand(file);
+            };
+            size_t end = rest.size();
+            while (end != rest.npos && access(resolved(end).c_str(), F_OK) != 0) end = end == 0 ? rest.npos : rest.rfind(' ', end - 1);
+            if (end == rest.npos) end = std::min(rest.find(' '), rest.size());
+            o.known_hosts.push_back(resolved(end));
+            rest.erase(0, std::min(end + 1, rest.size()));
+        }
     };
     if (o.known_hosts.empty()) files_of("userknownhostsfile");
     files_of("globalknownhostsfile");
-    o.key_alias = one("hostkeyalias");
+    o.key_alias = its_key;
+    auto strict = one("stricthostkeychecking"), preferred = one("preferredauthentications");
+    o.accept_new |= has_word("no off false accept-new", strict);
+    o.ask_unknown = !has_word("yes true", strict);
+    auto wants = [&](const char* method, const char* option) { return one(option) != "no" && (preferred.empty() || preferred.find(method) != preferred.npos); };
+    o.try_keys = wants("publickey", "pubkeyauthentication");
+    o.try_passwords = wants("password", "passwordauthentication") || wants("keyboard-interactive", "kbdinteractiveauthentication");
+    o.proxy_passes = one("proxyusefdpass") == "yes";
     o.only_identities = one("identitiesonly") == "yes";
     if (auto agent = one("identityagent"); agent != "SSH_AUTH_SOCK") o.agent = agent.starts_with('$') ? environment(&agent[1]) : expand(agent);
     if (auto command = one("proxycommand"); !command.empty()) o.proxy = {"/bin/sh", "-c", "exec " + expand(command)};
-    if (auto hops = one("proxyjump"); !hops.empty()) { // the last one connects, by way of those before it
+    if (!hops.empty()) { // the last one connects, by way of those before it
+        hops = expand(hops);
         auto comma = hops.rfind(',');
         o.proxy = {"ssh"};
         o.proxy.insert(o.proxy.end(), with_config.begin(), with_config.end());
@@ -7234,6 +7604,7 @@ std::unique_ptr<Store> open_store(const Address& a, const Arguments& args) {
     o.download_limit = KiB * uint64_t(args.number("limit-download", 0, 1, INT_MAX));
     o.timeout = std::chrono::seconds(args.number("timeout", kTimeout, 1, 3600));
     o.retry_for = std::chrono::seconds(args.number("retry-for", kRetryFor, 0, 7 * 86400));
+    o.patient = args.flag("retry-for");
     if (!a.remote()) return std::make_unique<LocalStore>(a.path);
     o.host = a.host;
     o.user = a.user;
@@ -7254,7 +7625,12 @@ std::unique_ptr<Store> open_store(const Address& a, const Arguments& args) {
     o.pinned = args.value("host-key");
     if (!o.pinned.empty() && !o.pinned.starts_with("SHA256:")) throw Usage("--host-key wants a fingerprint that begins with SHA256:");
     while (o.pinned.ends_with('=')) o.pinned.pop_back();
-    o.accept_new = args.flag("accept-new-host-key");
+    o.accept_new |= args.flag("accept-new-host-key");
+    std::erase_if(o.known_hosts, [](auto& file) {
+        bool unreadable = access(file.c_str(), F_OK) == 0 && access(file.c_str(), R_OK) != 0;
+        if (unreadable) say(text("warning: the known hosts in ", in_quotes(file), " cannot be read: ", std::strerror(errno)));
+        return unreadable;
+    });
     return std::make_unique<SftpStore>(std::move(o), a.path);
 }
 
