@@ -1,5 +1,6 @@
 # make            build/nfreeze, a static binary; on Debian, missing packages are installed first
 # make STATIC=0   the same with shared libraries
+# make SYSTEM_LIBSSH2=1  with the system's libssh2, which lacks our patches (third_party/README.md)
 # make demo       back up and restore over a throw-away SSH server on this machine (DIR=...)
 # make test       build and run all tests
 # make bench      measure nfreeze, restic, borg, rclone and sftp (BENCH=quick, ONLY=a,c, ROUNDS=1)
@@ -17,6 +18,8 @@
 # make clean      remove what was built; make distclean: the fetched source of libssh2 as well
 
 STATIC ?= 1
+SYSTEM_LIBSSH2 ?= 0
+export SYSTEM_LIBSSH2
 PREFIX ?= /usr/local
 DIR ?= /usr/include
 FUZZ_SECONDS ?= 10
@@ -28,7 +31,8 @@ TEST_JOBS ?= $(shell expr $(JOBS) \* 2 + 1)
 MAKEFLAGS += --no-print-directory
 
 # configure and build, quiet unless they fail or have something to say
-CONFIGURE = cmake -S . -B build -DSTATIC=$(STATIC) --log-level=NOTICE
+LIBSSH2 = -DSYSTEM_LIBSSH2=$(SYSTEM_LIBSSH2)
+CONFIGURE = cmake -S . -B build -DSTATIC=$(STATIC) $(LIBSSH2) --log-level=NOTICE
 BUILD = cmake --build build --parallel $(JOBS) --target
 
 all: deps
@@ -48,12 +52,12 @@ test: deps-test
 ASAN = -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -O0
 TSAN = -fsanitize=thread -O1
 CLANG = -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++
-instrumented = cmake -S . -B build/$(1) -DSTATIC=0 -DCMAKE_BUILD_TYPE=Debug -DINSTRUMENT='$(2)' $(4) --log-level=NOTICE && \
+instrumented = cmake -S . -B build/$(1) -DSTATIC=0 -DCMAKE_BUILD_TYPE=Debug -DINSTRUMENT='$(2)' $(4) $(LIBSSH2) --log-level=NOTICE && \
     cmake --build build/$(1) --parallel $(JOBS) --target $(3)
 SANITIZED = JOBS=$(TEST_JOBS) tests/sanitized.sh
 
 # The parts of the tests that are worth their time under sanitizers.
-CI_TESTS = *unit/0*,*unit/1[0-2]*,*unit/15*,*unit/17*,*golden*,*scenarios_cli*,*scenarios_errors*,*scenarios_select*
+CI_TESTS = *unit/0*,*unit/1[0-2]*,*unit/15*,*unit/17*,*golden*,*scenarios_cli*,*scenarios_errors*,*scenarios_select*,*scenarios_hostile_ssh*
 
 # The longest part of it is one compiler run for asan: the fuzzer is compiled beside it.
 ci: deps-ci
@@ -71,7 +75,7 @@ tsan: deps-ci
 	$(SANITIZED) build/tsan
 
 CONFIGURE_FUZZ = cmake -S . -B build/fuzz -DSTATIC=0 -DCMAKE_BUILD_TYPE=Debug \
-    $(CLANG) --log-level=NOTICE
+    $(CLANG) $(LIBSSH2) --log-level=NOTICE
 BUILD_FUZZ = cmake --build build/fuzz --parallel $(JOBS) --target nfreeze_fuzz
 fuzz: deps-ci
 	$(CONFIGURE_FUZZ)
@@ -121,7 +125,7 @@ s3: deps-test
 	build/nfreeze_tests -tc='destinations: S3*'
 
 aarch64: deps-aarch64 all
-	cmake -S . -B build/aarch64 -DCMAKE_TOOLCHAIN_FILE=third_party/aarch64.cmake --log-level=NOTICE
+	cmake -S . -B build/aarch64 -DCMAKE_TOOLCHAIN_FILE=third_party/aarch64.cmake $(LIBSSH2) --log-level=NOTICE
 	cmake --build build/aarch64 --parallel $(JOBS) --target nfreeze
 	tests/aarch64.sh build/aarch64/nfreeze build/nfreeze
 

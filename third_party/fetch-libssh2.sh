@@ -25,7 +25,7 @@ if [ -f "$cache/source/src/Makefile.inc" ]; then exit 0; fi
 
 for tool in apt-get apt-cache dpkg dpkg-source; do
     command -v $tool >/dev/null ||
-        fail "$tool was not found; on Debian install dpkg-dev, elsewhere libssh2 1.11.1 or newer with its headers"
+        fail "$tool was not found; on Debian install dpkg-dev"
 done
 
 # apt drops its rights to the user _apt while it downloads, so the directory has to be one that

@@ -7,9 +7,9 @@
 # what is needed is printed, and the build goes on and finds out for itself.
 set -eu
 
-build='g++ make cmake pkg-config libcrypto++-dev libxxhash-dev libzstd-dev libssl-dev libcxxopts-dev'
+build='g++ make cmake pkg-config patch libcrypto++-dev libxxhash-dev libzstd-dev libssl-dev libcxxopts-dev'
 test="$build openssh-server openssh-client doctest-dev rsync attr acl git rclone man-db
-    python3 python3-cryptography python3-xxhash python3-zstandard python3-pyftpdlib"
+    python3 python3-cryptography python3-xxhash python3-zstandard python3-pyftpdlib python3-paramiko python3-asyncssh"
 of= # which architecture's libssh2
 case ${1:-} in
 build) packages=$build ;;
@@ -40,16 +40,12 @@ fi
 installed() { dpkg-query -W -f '${Status}\n' "$1" 2>/dev/null | grep -q '^install ok installed$'; }
 candidate() { apt-cache policy "$1" 2>/dev/null | sed -n 's/^  Candidate: //p' | grep -v '(none)'; }
 
-# libssh2 comes as a package where that is new enough; otherwise its source is fetched from
-# Debian 13 and unpacked by dpkg-source (fetch-libssh2.sh).
-libssh2_package() {
-    version=$(dpkg-query -W -f '${Version}\n' libssh2-1-dev$of 2>/dev/null | tail -n 1)
-    if [ -z "$version" ]; then version=$(candidate libssh2-1-dev$of || true); fi
-    if dpkg --compare-versions "${version:-0}" ge 1.11.1; then echo libssh2-1-dev$of; else echo dpkg-dev; fi
-}
+# libssh2's source is fetched from Debian 13 and unpacked by dpkg-source (fetch-libssh2.sh), but where the
+# system's is asked for.
+case ${SYSTEM_LIBSSH2:-0} in 0) libssh2=dpkg-dev ;; *) libssh2=libssh2-1-dev$of ;; esac
 
 missing() {
-    for package in $packages "$(libssh2_package)"; do
+    for package in $packages $libssh2; do
         installed "$package" || printf '%s ' "$package"
     done
 }

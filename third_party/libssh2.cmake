@@ -1,6 +1,8 @@
-# libssh2: the system's where it is 1.11.1 or newer, else Debian's patched source, built here.
-# Provides the targets libssh2 and libssh2_chacha. README.md beside this file says why it must not be
-# older.
+# libssh2: Debian's source with our own patches to it, built here; the system's only where that is asked
+# for, or where there is no apt to fetch the source with. Provides the targets libssh2 and libssh2_chacha.
+# README.md beside this file says why it must be no other.
+
+option(SYSTEM_LIBSSH2 "Take the system's libssh2, which lacks what third_party/libssh2-patches mends" OFF)
 
 # OpenSSL's ChaCha20 and Poly1305 in place of libssh2's. As object files, which the linker takes
 # before it looks into libssh2's archive.
@@ -8,32 +10,47 @@ add_library(libssh2_chacha OBJECT "${CMAKE_CURRENT_LIST_DIR}/libssh2-chacha.c")
 target_compile_options(libssh2_chacha PRIVATE -Wall -Wextra -Wpedantic -Wconversion -Werror)
 target_link_libraries(libssh2_chacha PUBLIC libcrypto Threads::Threads)
 
-pkg_check_modules(SYSTEM_LIBSSH2 QUIET "libssh2>=1.11.1")
-if(SYSTEM_LIBSSH2_FOUND)
-    find_dependency(libssh2 libssh2.h libssh2-1-dev ssh2)
-    if(STATIC)
-        link_static_needs(libssh2 ssh2 ${SYSTEM_LIBSSH2_STATIC_LIBRARIES})
-    endif()
-    message(STATUS "libssh2: the system's, ${SYSTEM_LIBSSH2_VERSION}")
-    return()
-endif()
-
 # The source lies where `make clean` leaves it, and is shared by all build directories.
 set(LIBSSH2_CACHE "${CMAKE_SOURCE_DIR}/build/third_party/libssh2" CACHE PATH
     "Where the source of libssh2 is kept")
-set(source "${LIBSSH2_CACHE}/source")
-if(NOT EXISTS "${source}/src/Makefile.inc")
+set(fetched "${LIBSSH2_CACHE}/source")
+find_program(APT_GET apt-get NO_CACHE)
+if(SYSTEM_LIBSSH2 OR (NOT APT_GET AND NOT EXISTS "${fetched}/src/Makefile.inc"))
+    pkg_check_modules(FOUND_LIBSSH2 REQUIRED "libssh2>=1.11.1")
+    find_dependency(libssh2 libssh2.h libssh2-1-dev ssh2)
+    if(STATIC)
+        link_static_needs(libssh2 ssh2 ${FOUND_LIBSSH2_STATIC_LIBRARIES})
+    endif()
+    message(WARNING "libssh2 is the system's, ${FOUND_LIBSSH2_VERSION}: a hostile server may be able to crash "
+        "it or worse, unless it has what third_party/libssh2-patches mends.")
+    return()
+endif()
+
+if(NOT EXISTS "${fetched}/src/Makefile.inc")
     message("Fetching Debian's patched source of libssh2 (and 11 MB of package lists), once.")
     execute_process(
         COMMAND "${CMAKE_CURRENT_LIST_DIR}/fetch-libssh2.sh" "${LIBSSH2_CACHE}"
         RESULT_VARIABLE result ERROR_VARIABLE error OUTPUT_QUIET ERROR_STRIP_TRAILING_WHITESPACE)
     if(NOT result EQUAL 0)
-        message(FATAL_ERROR "${error}")
+        message(FATAL_ERROR "${error}\nTo build with the system's libssh2 all the same: make SYSTEM_LIBSSH2=1")
     endif()
 endif()
 # Debian's changelog is there only in Debian's source: the bare release must not slip in here.
-file(STRINGS "${source}/debian/changelog" version LIMIT_COUNT 1)
-message(STATUS "libssh2: built from Debian's source: ${version}")
+file(STRINGS "${fetched}/debian/changelog" version LIMIT_COUNT 1)
+
+# A copy is patched, anew whenever this script, a patch or what was fetched is another than before.
+set(source "${CMAKE_BINARY_DIR}/libssh2-patched")
+set(patched_by "${CMAKE_CURRENT_LIST_DIR}/patch-libssh2.sh")
+set(patches "${CMAKE_CURRENT_LIST_DIR}/libssh2-patches")
+execute_process(COMMAND "${patched_by}" "${fetched}" "${patches}" "${source}"
+    RESULT_VARIABLE result ERROR_VARIABLE error OUTPUT_QUIET ERROR_STRIP_TRAILING_WHITESPACE)
+if(NOT result EQUAL 0)
+    message(FATAL_ERROR "${error}")
+endif()
+file(GLOB files CONFIGURE_DEPENDS "${patches}/*.patch")
+list(LENGTH files count)
+set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${patched_by}" ${files} "${fetched}/debian/changelog")
+message(STATUS "libssh2: built from Debian's source with ${count} patches of ours: ${version}")
 
 # The files to compile are those that libssh2's own makefile names.
 file(READ "${source}/src/Makefile.inc" makefile)
@@ -53,4 +70,8 @@ target_compile_definitions(libssh2 PRIVATE LIBSSH2_OPENSSL
     HAVE_O_NONBLOCK)
 # Its assertions and messages name its files: not by where they lie on the machine that builds it.
 target_compile_options(libssh2 PRIVATE "-ffile-prefix-map=${source}/=libssh2/")
+# AddressSanitizer is to see what a server does to it, too.
+if(INSTRUMENT MATCHES "address")
+    target_compile_options(libssh2 PRIVATE -fsanitize=address -g1)
+endif()
 target_link_libraries(libssh2 PUBLIC libcrypto)
