@@ -205,6 +205,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/vfs.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <sys/xattr.h>
@@ -284,7 +285,7 @@ constexpr size_t kReadAhead = 64 * MiB;  // raw bytes of frames that are fetched
 constexpr size_t kPinsMax = 1 << 20;     // chunks that wait for their use: each is an id in memory
 constexpr size_t kFilesAhead = 4096;     // files that wait for their chunks: of 16 kB, they fill it
 constexpr size_t kIdsPerRecord = 4096;   // a longer file continues in another tree record
-constexpr size_t kHolesMax = 65536;      // of a file; beyond that the smallest are stored as zeros
+constexpr size_t kHolesMax = 200'000;    // of a file; beyond that the smallest are stored as zeros
 constexpr size_t kTreePacks = 16;        // a tree that lies in more packs is written anew
 
 // Limits on what is read. Not formats: each may grow without a new version.
@@ -319,9 +320,13 @@ constexpr size_t kReadBlock = 4 * MiB;
 constexpr size_t kOneRead = 30000 / 4; // libssh2 asks ahead for four times as much: no more than one packet
 
 constexpr auto kCheckpoint = std::chrono::seconds(30);
+constexpr int64_t kClockSkew = 120 * INT64_C(1'000'000'000); // ns by which the clocks of two machines may well differ
 constexpr int64_t kSettled = 3600; // seconds: what is so old nobody is still busy with
 constexpr auto kListingFresh = std::chrono::seconds(10); // a listing of index/ need not be repeated
-constexpr int64_t kRacySeconds = 2; // a ctime this fresh may hide a later change (I9)
+// A ctime this fresh may hide a later change (I9): a page that is dirty is written through a mapping without a new
+// time until it was written back, after up to 35 s; where data begin and end may be told wrongly until then, too.
+constexpr int64_t kRacySeconds = 60;
+constexpr auto kLeaseBreak = std::chrono::seconds(60); // after 45 s the kernel takes a lease from who does not give it back
 
 // ============================================================================
 // [SECTION] 2. Errors and messages
@@ -346,6 +351,7 @@ struct Error : std::runtime_error {
         : std::runtime_error(what), exit(code) {}
     Exit exit;
     bool no_room = false; // a disk of this machine is full, or a quota reached
+    bool exhausted = false; // this machine has no more descriptors or memory for us
     bool undone = false;  // an object was refused, and nothing of it is left in the repository
 };
 struct Usage : Error {
@@ -433,9 +439,17 @@ std::string unshow(std::string_view s) {
 
 std::string in_quotes(std::string_view name) { return "'" + show(name) + "'"; }
 
+/// As one word of a shell's command line.
+std::string for_shell(std::string_view word) {
+    std::string out = "'";
+    for (char c : word) out += c == '\'' ? "'\\''" : std::string(1, c);
+    return out + "'";
+}
+
 Error system_error(const std::string& tried, std::string_view on, int code = errno) {
     Error e(text("cannot ", tried, " ", in_quotes(on), ": ", std::strerror(code)));
     e.no_room = code == ENOSPC || code == EDQUOT;
+    e.exhausted = code == EMFILE || code == ENFILE || code == ENOMEM;
     return e;
 }
 
@@ -562,6 +576,9 @@ Clock::duration since_boot() {
     return std::chrono::seconds(t.tv_sec) + std::chrono::nanoseconds(t.tv_nsec);
 }
 
+/// By this machine's clock, since 1970.
+int64_t now_ns() { return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch()).count(); }
+
 /// How long to wait before attempt number `failed` + 1 at something that failed.
 Clock::duration backoff(int failed) { return std::chrono::milliseconds(250) * (1 << std::min(failed, 7)); }
 
@@ -593,6 +610,8 @@ private:
     int fd_ = -1;
 };
 
+std::string last_name(const std::string& path) { return path.substr(path.rfind('/') + 1); }
+
 struct CloseDir {
     void operator()(DIR* d) const { closedir(d); }
 };
@@ -605,20 +624,28 @@ Fd open_directory(int at, const std::string& name, std::string_view shown) {
     return fd;
 }
 
-/// All names in an open directory except "." and "..", sorted as bytes; throws Error.
-std::vector<std::string> read_directory(int directory, std::string_view shown) {
+/// A name in a directory, with its type (DT_...) as far as the file system tells it there.
+struct DirName {
+    std::string name;
+    unsigned char type;
+};
+/// All names in an open directory except "." and "..", sorted as bytes; throws Error. A name that was taken away and made
+/// again meanwhile may come twice: it is one.
+std::vector<DirName> read_directory(int directory, std::string_view shown) {
     Fd copy(openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     if (!copy) throw system_error("list", shown);
     Dir dir(fdopendir(copy.get()));
     if (!dir) throw system_error("list", shown);
     copy.release();
-    std::vector<std::string> names;
+    std::vector<DirName> names;
     for (errno = 0; const dirent* e = readdir(dir.get()); errno = 0) {
         std::string_view name = e->d_name;
-        if (name != "." && name != "..") names.emplace_back(name);
+        if (name != "." && name != "..") names.push_back({std::string(name), e->d_type});
     }
     if (errno != 0) throw system_error("list", shown);
-    std::sort(names.begin(), names.end());
+    std::ranges::sort(names, {}, &DirName::name);
+    auto [from, to] = std::ranges::unique(names, {}, &DirName::name);
+    names.erase(from, to);
     return names;
 }
 
@@ -1337,12 +1364,26 @@ struct Work {
     std::atomic<uint64_t> files{0}, done{0}, expected{0};  // of this phase; 0 where nobody knows
     std::atomic<uint64_t> fresh{0}, stored{0};             // of the run: content that the repository did not have; its objects
     std::atomic<uint64_t> up{0}, down{0};                  // of objects, over the line
+    std::atomic<uint64_t> planned{0};                      // of `expected`: what it is known for how much has to be moved
+    std::atomic<uint64_t> line{0}, moved{0};               // of objects for that, in this phase: all, and so far
     std::atomic<Clock::time_point> begun{Clock::now()};    // this phase
     void begin(const char* what, uint64_t bytes_expected = 0) {
-        files = done = 0;
+        files = done = planned = line = moved = 0;
         expected = bytes_expected;
         begun = Clock::now();
         phase = what;
+    }
+    /// So many bytes of objects, and no others, are to be read.
+    void begin_reading(const char* what, uint64_t bytes) {
+        begin(what, bytes);
+        planned = line = bytes;
+    }
+    /// The share of this phase that is over, by what was moved of what has to be; none where that is not known.
+    std::optional<double> share() const {
+        double all = double(expected), known = double(planned), to_move = double(line), so_far = double(moved);
+        if (all <= 0 || known <= 0) return {};
+        double rest = std::max(all - known, 0.0) / known;
+        return to_move > 0 ? std::min(so_far / (to_move * (1 + rest)), 1.0) : std::min(1 / (1 + rest), 1.0);
     }
     /// A file of so many bytes.
     void did(uint64_t bytes) {
@@ -1400,10 +1441,9 @@ public:
     explicit LocalStore(std::string root) : root_(std::move(root)) {}
 
     std::vector<ObjectInfo> list(const std::string& dir) override {
-        Fd fd(::open(path(dir).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-        if (!fd) fail("list", path(dir));
+        Fd fd = open_dir(dir, "list");
         std::vector<ObjectInfo> found;
-        for (auto& name : read_directory(fd.get(), path(dir))) {
+        for (auto& [name, type] : read_directory(fd.get(), path(dir))) {
             struct stat st;
             if (fstatat(fd.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) == 0)
                 found.push_back({name, uint64_t(st.st_size), st.st_mtime});
@@ -1411,35 +1451,38 @@ public:
         return found;
     }
     Bytes read(const std::string& name, uint64_t offset, size_t length) override {
-        Fd fd(::open(path(name).c_str(), O_RDONLY | O_CLOEXEC));
-        if (!fd || lseek(fd.get(), off_t(offset), SEEK_SET) < 0) fail("read", path(name));
+        Fd fd = open_object(name, "read", O_RDONLY);
+        if (lseek(fd.get(), off_t(offset), SEEK_SET) < 0) fail("read", path(name));
         Bytes out(length);
         if (read_full(fd.get(), out, path(name)) != length) throw Corrupt(text(in_quotes(path(name)), " is shorter than it was"));
+        work.moved += length;
         return out;
     }
     void create(const std::string& name, View data) override {
-        Fd fd(::open(path(name).c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0400));
-        if (!fd) fail("create", path(name));
+        Fd dir = open_dir(directory_of(name), "create");
+        Fd fd = open_object(name, "create", O_WRONLY | O_CREAT | O_EXCL);
         try {
             write_full(fd.get(), data, path(name));
             if (fsync(fd.get()) != 0 || !fd.close()) throw system_error("write", path(name));
-            sync_directory(path(name.substr(0, name.find('/'))));
+            sync_directory(path(directory_of(name)));
         } catch (const Error& e) {
-            bool undone = ::unlink(path(name).c_str()) == 0;
+            bool undone = ::unlinkat(dir.get(), last_name(name).c_str(), 0) == 0;
             struct statvfs there;
             bool known = statvfs(root_.c_str(), &there) == 0;
             throw refused(e, undone, known ? space_left(there.f_bavail * there.f_frsize, data.size()) : "");
         }
+        work.moved += data.size();
     }
     void remove(const std::string& name) override {
-        if (::unlink(path(name).c_str()) != 0) fail("remove", path(name));
+        if (::unlinkat(open_dir(directory_of(name), "remove").get(), last_name(name).c_str(), 0) != 0) fail("remove", path(name));
     }
     void truncate(const std::string& name) override {
-        (void)!::chmod(path(name).c_str(), 0600);
-        if (!Fd(::open(path(name).c_str(), O_WRONLY | O_TRUNC | O_CLOEXEC))) fail("truncate", path(name));
+        (void)!::fchmod(open_object(name, "truncate", O_RDONLY).get(), 0600);
+        open_object(name, "truncate", O_WRONLY | O_TRUNC);
     }
     void rename(const std::string& from, const std::string& to) override {
-        if (::rename(path(from).c_str(), path(to).c_str()) != 0) fail("rename", path(from));
+        Fd a = open_dir(directory_of(from), "rename"), b = open_dir(directory_of(to), "rename");
+        if (::renameat(a.get(), last_name(from).c_str(), b.get(), last_name(to).c_str()) != 0) fail("rename", path(from));
     }
     void make_directory(const std::string& dir) override {
         make_directories(path(dir), 0700);
@@ -1448,6 +1491,24 @@ public:
 
 private:
     std::string path(const std::string& name) const { return name.empty() ? root_ : root_ + "/" + name; }
+    static std::string directory_of(const std::string& name) { return name.substr(0, name.find('/')); }
+    /// No link may stand in place of a directory of the repository, or of an object: others may be able to write there.
+    Fd open_dir(const std::string& dir, const char* tried) const {
+        Fd fd(::open(path(dir).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC | (dir.empty() ? 0 : O_NOFOLLOW)));
+        struct stat st;
+        if (!fd && lstat(path(dir).c_str(), &st) == 0 && S_ISLNK(st.st_mode) && !dir.empty())
+            throw Error(text("cannot ", tried, " ", in_quotes(path(dir)), ": it is a link, which no repository has there"));
+        if (!fd) fail(tried, path(dir));
+        return fd;
+    }
+    Fd open_object(const std::string& name, const char* tried, int flags) const {
+        Fd dir = open_dir(directory_of(name), tried);
+        Fd fd(openat(dir.get(), last_name(name).c_str(), flags | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0400)); // a pipe is not waited for
+        struct stat st;
+        if (!fd || fstat(fd.get(), &st) != 0) fail(tried, path(name));
+        if (!S_ISREG(st.st_mode)) throw Error(text("cannot ", tried, " ", in_quotes(path(name)), ": it is no file"));
+        return fd;
+    }
     [[noreturn]] static void fail(const std::string& tried, const std::string& on) {
         auto error = system_error(tried, on);
         if (errno == ENOENT || errno == ENOTDIR) throw NotThere(error.what());
@@ -1527,36 +1588,94 @@ struct SshOptions {
     uint64_t upload_limit = 0, download_limit = 0; // bytes a second; 0: none
 };
 
+/// The terminal while something is typed on it, with or without showing it. Whatever ends or stops the process
+/// meanwhile finds it as it was, and what is typed after it goes on is as secret as before.
+class Prompt {
+public:
+    Prompt(int tty, bool echo) : tty_(tty), echo_(echo) {
+        caught_ = 0;
+        struct sigaction action{};
+        action.sa_handler = [](int number) { caught_ = number; }; // without SA_RESTART: a read ends
+        for (size_t i = 0; i < kSignals.size(); ++i) {
+            sigaction(kSignals[i], nullptr, &before_[i]);
+            if (before_[i].sa_handler != SIG_IGN) sigaction(kSignals[i], &action, nullptr);
+        }
+        silence();
+    }
+    ~Prompt() {
+        restore();
+        for (size_t i = 0; i < kSignals.size(); ++i) sigaction(kSignals[i], &before_[i], nullptr);
+    }
+    Prompt(const Prompt&) = delete;
+    Prompt& operator=(const Prompt&) = delete;
+    /// Passes a signal on that came meanwhile; returns whether the process was stopped, and the question is to be asked again.
+    bool pass_on() {
+        int number = std::exchange(caught_, 0);
+        if (number == 0) return false;
+        restore();
+        auto at = size_t(std::ranges::find(kSignals, number) - kSignals.begin());
+        struct sigaction ours{};
+        sigaction(number, &before_[at], &ours);
+        raise(number); // stops here, where it stops
+        sigaction(number, &ours, nullptr);
+        silence();
+        return number == SIGTSTP || number == SIGTTIN || number == SIGTTOU;
+    }
+
+private:
+    static constexpr std::array<int, 7> kSignals{SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP, SIGTTIN, SIGTTOU};
+    void silence() {
+        while (tcgetpgrp(tty_) != getpgrp() && tcgetpgrp(tty_) > 0 && g_signal == 0) { // in the background: its settings are somebody else's
+            struct sigaction stop{}, ours{};
+            stop.sa_handler = SIG_DFL;
+            sigaction(SIGTTIN, &stop, &ours);
+            raise(SIGTTIN);
+            sigaction(SIGTTIN, &ours, nullptr);
+        }
+        if (changed_ || tcgetattr(tty_, &settings_) != 0) return;
+        auto silent = settings_;
+        silent.c_lflag |= tcflag_t(ICANON | ISIG);
+        silent.c_iflag |= tcflag_t(ICRNL);
+        if (!echo_) silent.c_lflag &= ~tcflag_t(ECHO);
+        changed_ = tcsetattr(tty_, TCSAFLUSH, &silent) == 0;
+    }
+    void restore() {
+        if (std::exchange(changed_, false)) tcsetattr(tty_, TCSANOW, &settings_);
+    }
+    int tty_;
+    bool echo_, changed_ = false;
+    struct termios settings_{};
+    std::array<struct sigaction, kSignals.size()> before_{};
+    static inline volatile std::sig_atomic_t caught_ = 0;
+};
+
 /// Asks on the terminal; throws Error where there is none.
 std::string ask(const std::string& question, bool echo) {
     Fd tty(::open("/dev/tty", O_RDWR | O_CLOEXEC));
     if (!tty) throw Error(text("cannot ask \"", question, "\": there is no terminal"));
     say("", true);
-    write_full(tty.get(), as_bytes(question), "the terminal");
-    struct termios before;
-    bool changed = !echo && tcgetattr(tty.get(), &before) == 0;
-    if (changed) {
-        auto silent = before;
-        silent.c_lflag &= ~tcflag_t(ECHO);
-        tcsetattr(tty.get(), TCSAFLUSH, &silent);
-    }
     std::string answer;
     answer.reserve(kNameMax); // so that no copy is left behind where it grew
     char c = 0;
     ssize_t n = 0;
-    while (g_signal == 0 && ((n = ::read(tty.get(), &c, 1)) == 1 || (n < 0 && errno == EINTR)))
-        if (n == 1) {
-            if (c == '\n') break;
-            answer += c;
+    {
+        Prompt prompt(tty.get(), echo);
+        write_full(tty.get(), as_bytes(question), "the terminal");
+        while (g_signal == 0 && ((n = ::read(tty.get(), &c, 1)) == 1 || (n < 0 && errno == EINTR))) {
+            if (n == 1 && (c == '\n' || c == '\r')) break;
+            if (n == 1) answer += c;
+            if (n < 0 && prompt.pass_on()) {
+                wipe(answer);
+                write_full(tty.get(), as_bytes(question), "the terminal");
+            }
         }
-    if (changed) {
-        tcsetattr(tty.get(), TCSAFLUSH, &before);
-        write_full(tty.get(), as_bytes("\n"), "the terminal");
     }
+    if (!echo) write_full(tty.get(), as_bytes("\n"), "the terminal");
     stop_if_asked();
     if (n <= 0 && answer.empty()) throw Error(text("no answer to \"", question, "\""));
     return answer;
 }
+bool yes(const std::string& answer) { return answer == "yes" || answer == "y" || answer == "Y" || answer == "YES" || answer == "Yes"; }
 
 bool have_terminal() { return bool(Fd(::open("/dev/tty", O_RDWR | O_CLOEXEC))) && isatty(0); }
 
@@ -1695,7 +1814,7 @@ void check_host_key(const SshOptions& o, const std::vector<KnownKey>& known, con
                         ": compare this fingerprint with the server's and give it as --host-key, or connect once with ssh"));
         auto answer = ask(text("The authenticity of host '", known_host_name(o), "' can't be established.\n", type,
                                " key fingerprint is ", print, ".\nAre you sure you want to continue connecting (yes/no)? "), true);
-        if (answer != "yes" && answer != print) refuse("the host key was not accepted");
+        if (!yes(answer) && answer != print) refuse("the host key was not accepted");
     }
     remember_host(o, type, blob);
     accepted = blob;
@@ -2454,6 +2573,7 @@ public:
                     got += size_t(n);
                     s.count(size_t(n));
                     work.down += size_t(n);
+                    work.moved += size_t(n);
                     download_.moved(size_t(n));
                 } catch (const ConnectionLost&) {
                     reads_short_ = reads_short_ || s.confused();
@@ -2465,6 +2585,11 @@ public:
     }
 
     void create(const std::string& name, View data) override {
+        struct Moved { // what was moved of an object that is not there in the end has to be moved again
+            Work& work;
+            uint64_t bytes = 0;
+            ~Moved() { work.moved -= bytes; }
+        } moved{work};
         try {
             Lease lease(*this);
             Session& s = *lease;
@@ -2479,11 +2604,14 @@ public:
                 done += size_t(n);
                 s.count(size_t(n));
                 work.up += size_t(n);
+                work.moved += size_t(n);
+                moved.bytes += size_t(n);
                 upload_.moved(size_t(n));
             }
             // Both answers count (I2): of some file systems, closing alone tells that nothing was kept.
             sync(s, handle);
             handle.close();
+            moved.bytes = 0;
         } catch (const ConnectionLost& lost) {
             drop_idle();
             throw Uncertain(lost.what());
@@ -2898,8 +3026,8 @@ Bytes encode_key_object(const Secret& master, const Secret& passphrase, ScryptCo
     return out;
 }
 
-/// The master key, or nothing if the passphrase does not open this object; throws Corrupt.
-std::optional<Secret> open_key_object(View object, const Secret& passphrase) {
+/// The cost that a key object asks for and where its salt begins; throws Error where it is of another version, Corrupt.
+ScryptCost key_object_cost(View object) {
     check_magic(object, kKeyMagic, "a key object");
     if (object.size() != kKeySize) throw Corrupt("a key object has the wrong length");
     Reader in(object.subspan(8), "a key object");
@@ -2908,7 +3036,19 @@ std::optional<Secret> open_key_object(View object, const Secret& passphrase) {
     cost.r = in.u32();
     cost.p = in.u32();
     if (!cost.acceptable()) throw Corrupt("a key object asks for an unacceptable scrypt cost");
-    auto salt = in.raw(32);
+    return cost;
+}
+bool is_key_object(View object) {
+    try {
+        key_object_cost(object);
+    } catch (const Error&) { return false; }
+    return true;
+}
+
+/// The master key, or nothing if the passphrase does not open this object; throws Corrupt.
+std::optional<Secret> open_key_object(View object, const Secret& passphrase) {
+    auto cost = key_object_cost(object);
+    auto salt = object.subspan(kKeyHead - 32, 32);
     Aead aead(stretch(passphrase, salt, cost), object.first(kKeyHead));
     auto plain = aead.open(0, object.subspan(kKeyHead));
     if (!plain) return {};
@@ -2941,29 +3081,36 @@ std::string recovery_sheet(const Secret& master) {
     return sheet;
 }
 
-/// The inverse; other lines, and what is no digit, count for nothing. Throws Error that names a line
-/// with a typing error.
+/// One line of it: its number (1 to 4; 0: it is none of these lines) and 8 bytes of the key. What is no digit counts for
+/// nothing. Throws Error where there is a typing error.
+std::pair<unsigned, Secret> read_recovery_line(std::string_view line) {
+    line.remove_prefix(std::min(line.find_first_not_of(' '), line.size()));
+    if (line.empty() || line[0] < '1' || line[0] > '4') return {0, Secret(0)};
+    auto number = unsigned(line[0] - '0');
+    Secret digits(20), numbered(11), bytes(8);
+    size_t n = 0;
+    for (char c : line.substr(1))
+        if (std::isxdigit(uint8_t(c)) && n++ < digits.size()) digits.span()[n - 1] = uint8_t(c);
+    numbered.span()[0] = uint8_t(number);
+    for (size_t i = 0; i < 10 && n == digits.size(); ++i) {
+        std::from_chars(digits.chars() + 2 * i, digits.chars() + 2 * i + 2, numbered.span()[i + 1], 16);
+    }
+    auto check = sha256(numbered.view().first(9));
+    if (n != digits.size() || !std::equal(check.begin(), check.begin() + 2, numbered.view().begin() + 9))
+        throw Error(text("line ", number, " of the recovery sheet is not what was printed: look for a typing error"));
+    std::copy_n(numbered.view().begin() + 1, 8, bytes.span().begin());
+    return {number, std::move(bytes)};
+}
+/// The inverse of recovery_sheet(); other lines count for nothing. Throws Error that names a line with a typing error.
 Secret read_recovery_sheet(std::string_view sheet) {
     Secret master(32);
     unsigned found = 0;
     for (std::string_view rest = sheet; !rest.empty();) {
         auto line = rest.substr(0, rest.find('\n'));
         rest.remove_prefix(std::min(line.size() + 1, rest.size()));
-        line.remove_prefix(std::min(line.find_first_not_of(' '), line.size()));
-        if (line.empty() || line[0] < '1' || line[0] > '4') continue;
-        auto number = unsigned(line[0] - '0');
-        Secret digits(20), numbered(11);
-        size_t n = 0;
-        for (char c : line.substr(1))
-            if (std::isxdigit(uint8_t(c)) && n++ < digits.size()) digits.span()[n - 1] = uint8_t(c);
-        numbered.span()[0] = uint8_t(number);
-        for (size_t i = 0; i < 10 && n == digits.size(); ++i) {
-            std::from_chars(digits.chars() + 2 * i, digits.chars() + 2 * i + 2, numbered.span()[i + 1], 16);
-        }
-        auto check = sha256(numbered.view().first(9));
-        if (n != digits.size() || !std::equal(check.begin(), check.begin() + 2, numbered.view().begin() + 9))
-            throw Error(text("line ", number, " of the recovery sheet is not what was printed: look for a typing error"));
-        std::copy_n(numbered.view().begin() + 1, 8, master.span().begin() + 8 * (number - 1));
+        auto [number, bytes] = read_recovery_line(line);
+        if (number == 0) continue;
+        std::ranges::copy(bytes.view(), master.span().begin() + 8 * (number - 1));
         found |= 1u << number;
     }
     if (found != 0b11110) throw Error("a recovery sheet has four lines, which begin with 1 to 4 and have 20 more digits each");
@@ -2975,7 +3122,7 @@ Secret read_recovery_sheet(std::string_view sheet) {
 using Names = std::map<uint32_t, std::string>; // numeric id to name
 
 struct Counts {
-    uint64_t files = 0, directories = 0, others = 0, bytes = 0; // in the snapshot; bytes of files
+    uint64_t files = 0, directories = 0, others = 0, bytes = 0; // in the snapshot; bytes of files. What is shown as files are those and others
     uint64_t new_files = 0, changed_files = 0, new_bytes = 0;   // against the one before
 };
 
@@ -2989,6 +3136,9 @@ struct Snapshot {
     Names users, groups;
     std::vector<ChunkId> tree; // chunks that hold the list of the tree's chunks (section 9)
 };
+
+/// By more than what clocks differ by; `now` in ns since 1970.
+bool dated_after(const Snapshot& s, int64_t now) { return s.time > std::min(now, INT64_MAX - kClockSkew) + kClockSkew; }
 
 void encode_names(Writer& out, const Names& names) {
     out.varint(names.size());
@@ -3117,6 +3267,7 @@ struct PackInfo {
     uint64_t size = 0;
     uint32_t seq = 0;      // of the segment that named it: the newest place of a chunk wins
     bool present = false;  // in this run's listing with the right size (never recorded, I10)
+    bool resized = false;  // in it, with another
     bool condemned = false;
     Table table;           // only on its way into the index or a segment
 };
@@ -3275,7 +3426,7 @@ public:
             all += r.type == Record::pack_added || r.type == Record::snapshot_added;
             switch (r.type) {
             case Record::pack_added:
-                r.pack.present = is_listed(r.pack);
+                note_listed(r.pack);
                 r.pack.seq = seq;
                 add_pack(std::move(r.pack), {});
                 break;
@@ -3346,7 +3497,15 @@ public:
         listed_packs.emplace();
         for (auto& p : listing)
             if (auto name = parse_hash(p.name)) (*listed_packs)[*name] = {p.size, std::clamp<int64_t>(p.mtime, 0, kTimeMax)};
-        for (auto& p : packs_) p.present = (more && p.present) || is_listed(p);
+        for (auto& p : packs_) {
+            bool before = more && p.present;
+            note_listed(p);
+            p.present |= before;
+        }
+    }
+    void note_listed(PackInfo& pack) const {
+        pack.present = is_listed(pack);
+        pack.resized = !pack.present && listed_packs && listed_packs->contains(pack.name) && !deleted.contains(pack.name);
     }
     /// Whether all that held a chunk was deleted. That it is absent is another thing (I10).
     bool is_gone(const ChunkId& id) {
@@ -3399,11 +3558,17 @@ public:
     }
 
     /// All places of a chunk whose packs are there, the best first.
-    std::vector<Place> places(const ChunkId& id) {
+    std::vector<Place> places(const ChunkId& id) { return places(id, [](const PackInfo& pack) { return pack.present; }); }
+    /// Where there are none, those whose packs are there, but not as large as they were: their frames may open.
+    std::vector<Place> readable_places(const ChunkId& id) {
+        auto found = places(id);
+        return found.empty() ? places(id, [](const PackInfo& pack) { return pack.resized; }) : found;
+    }
+    template <class F> std::vector<Place> places(const ChunkId& id, F counts) {
         std::vector<Place> found;
         if (Place* p = places_.find(id)) found.push_back(*p);
         for (auto [i, to] = more_.equal_range(id); i != to; ++i) found.push_back(i->second);
-        std::erase_if(found, [&](auto& p) { return frames_[p.frame].pack == kNone || !pack(frames_[p.frame]).present; });
+        std::erase_if(found, [&](auto& p) { return frames_[p.frame].pack == kNone || !counts(pack(frames_[p.frame])); });
         std::ranges::stable_sort(found, std::greater{}, [&](auto& p) { return newness(p); });
         return found;
     }
@@ -3487,12 +3652,23 @@ private:
 
 std::string object_name(const char* dir, const Hash& name) { return text(dir, "/", hex(name)); }
 
+/// The name and number of a segment; nothing where that is no segment's name.
+std::optional<std::pair<Hash, uint32_t>> parse_segment_name(std::string_view s) {
+    auto name = s.size() == 73 && s[8] == '-' ? parse_hash(s.substr(9)) : std::nullopt;
+    uint32_t seq = 0;
+    if (!name || std::from_chars(&s[0], &s[8], seq, 16).ptr != &s[8]) return {};
+    return std::pair(*name, seq);
+}
+
 class Repository {
 public:
     Store& store;
+    const int64_t now = now_ns(); // when the run began, by this machine's clock: what "newest" and "from the future" mean
     Keys keys;
     Index index;
     std::set<std::string> damage; // what was lost: the run ends with exit 5
+    Some unnamed;                 // packs that were listed and that no segment names
+    int64_t unnamed_since = 0;    // seconds, by the server's clock: the oldest of them
     std::set<std::string> doubts; // segments that are not whole and that no other names: the end of an
                                   // interrupted run, or damage. A backup settles it by noting them.
 
@@ -3510,6 +3686,8 @@ public:
         for (auto& o : there)
             if (o.name != "index" && o.name != "packs" && o.name != "keys")
                 throw Error(text("there is no empty directory: it holds ", in_quotes(o.name), "; nothing was changed"));
+        for (auto& o : there.empty() ? there : names("index"))
+            if (!parse_segment_name(o.name)) throw Error(text("there is no empty directory: its index/ holds ", in_quotes(o.name), "; nothing was changed"));
         for (auto* dir : {"keys", "packs"})
             if (!there.empty() && !names(dir).empty()) throw Error(text("there is a repository already: ", dir, "/ is not empty; nothing was changed"));
         for (auto* dir : {"", "index", "packs", "keys"}) store.make_directory(dir);
@@ -3519,7 +3697,13 @@ public:
         for (auto& left : there.empty() ? there : names("index")) r.try_remove("index/" + left.name); // no key that would open it was ever made
         r.listed_ = since_boot(); // nothing is there
         r.commit([] { return Bytes(); });
-        add_key(store, master, passphrase, cost, now, label);
+        auto key = add_key(store, master, passphrase, cost, now, label);
+        // Two that are begun at once would lock each other out: whoever sees the other one's key gives up.
+        for (auto& o : store.list("keys"))
+            if (parse_hash(o.name) && "keys/" + o.name != key) {
+                bool gone = r.try_remove(key);
+                throw Error(text("another repository is being made there at this moment: ", gone ? "run it again" : "start anew in another directory"));
+            }
         Repository again(store, master);
         again.load();
     }
@@ -3528,7 +3712,8 @@ public:
 
     struct KeyObjects {
         std::vector<ObjectInfo> listed;
-        std::vector<std::pair<ObjectInfo, Bytes>> whole;
+        std::vector<std::pair<ObjectInfo, Bytes>> whole; // kKeysMax at most
+        Some passed_over; // of the others
         bool some_lost() const { return whole.size() < listed.size(); }
     };
     /// Throws NotThere if there is none, which means that this is no repository.
@@ -3537,13 +3722,15 @@ public:
         keys.listed = store.list("keys");
         std::erase_if(keys.listed, [](auto& o) { return !parse_hash(o.name); });
         if (keys.listed.empty()) throw NotThere("it has no key objects; if they were lost, a recovery sheet helps: nfreeze help key");
-        if (keys.listed.size() > kKeysMax) throw Corrupt(text("there are more than ", kKeysMax, " key objects"));
+        std::ranges::stable_sort(keys.listed, {}, &ObjectInfo::mtime); // what somebody planted comes last
         for (auto& o : keys.listed) {
-            if (o.size != kKeySize) continue;
-            auto bytes = store.read("keys/" + o.name, 0, kKeySize);
-            if (sha256(bytes) == *parse_hash(o.name)) keys.whole.emplace_back(o, std::move(bytes)); // I1
+            Bytes bytes;
+            if (o.size == kKeySize && keys.whole.size() < kKeysMax) bytes = store.read("keys/" + o.name, 0, kKeySize);
+            if (!bytes.empty() && sha256(bytes) == *parse_hash(o.name) && is_key_object(bytes)) keys.whole.emplace_back(o, std::move(bytes)); // I1
+            else keys.passed_over.add(o.name.substr(0, 8));
         }
         if (keys.whole.empty()) throw Corrupt("no key object is whole");
+        if (keys.passed_over.count > 0) say("warning: " + keys.passed_over.words(" in keys/ is no key that can be tried: passed over", " in keys/ are no keys that can be tried: passed over"));
         return keys;
     }
     /// The master key. Throws Error (wrong passphrase) or Corrupt.
@@ -3560,6 +3747,9 @@ public:
     }
     /// Returns the new object's name.
     static std::string add_key(Store& store, const Secret& master, const Secret& passphrase, ScryptCost cost, int64_t now, const std::string& label) {
+        auto there = store.list("keys");
+        if (std::ranges::count_if(there, [](auto& o) { return parse_hash(o.name) && o.size == kKeySize; }) >= long(kKeysMax))
+            throw Error(text("there are ", kKeysMax, " keys already, and no more are tried: remove one first; nothing was changed"));
         std::string name;
         int failed = 0;
         for (auto begun = Clock::now(); name.empty();) {
@@ -3683,6 +3873,7 @@ public:
     /// then, and what the object holds must be sent under another. Throws once that has gone on for
     /// the store's retry_for since `begun`.
     bool create(const std::string& name, const SealedObject& object, Clock::time_point begun) {
+        if (index.packs().size() >= kListMax) throw Error(text("the repository has ", kListMax, " packs, and no reader takes more: forget and prune, or begin another"));
         uint64_t before = store.work.up;
         try {
             store.create(name, object.bytes);
@@ -3706,6 +3897,21 @@ public:
             return false;
         }
         return true;
+    }
+
+    bool is_from_future(const Snapshot& s) const { return dated_after(s, now); }
+    /// The newest of these, which come the latest first; null if there is none. A clock that ran ahead must not decide for
+    /// years: what is dated after now is named, and taken only where there is no other.
+    const Snapshot* newest(const std::vector<const Snapshot*>& latest_first) {
+        for (auto* s : latest_first) {
+            if (!is_from_future(*s)) return s;
+            warn(text("warning: snapshot ", short_id(s->id), " is dated after now: it does not count as the newest"));
+        }
+        return latest_first.empty() ? nullptr : latest_first[0];
+    }
+    /// Says it once.
+    void warn(const std::string& what) {
+        if (told_.insert(what).second) say(what);
     }
 
     /// The latest snapshots first: those that count, or those that were forgotten.
@@ -3755,6 +3961,13 @@ private:
         if (std::ranges::none_of(segments_, [](auto& s) { return s.second.state == Segment::whole; }))
             may_be_lost ? note(damage, "the index is lost") : throw Corrupt("index/ holds no segment that is whole; see: nfreeze help repair");
         for (auto& [key, s] : segments_) s.superseded_at_start = index.superseded.contains(short_name(s.name));
+        unnamed = {};
+        if (index.listed_packs)
+            for (auto& [name, listed] : *index.listed_packs)
+                if (!index.find_pack(name) && !index.condemned.contains(name) && !index.deleted.contains(name)) {
+                    unnamed.add(hex(name));
+                    unnamed_since = std::min(unnamed.count == 1 ? INT64_MAX : unnamed_since, listed.mtime);
+                }
         if (index.listed_packs) index.listed_packs->clear(); // packs of later segments count as absent, which costs little
     }
 
@@ -3796,7 +4009,7 @@ private:
 
     void note(std::set<std::string>& where, const std::string& what) {
         where.insert(what);
-        if (told_.insert(what).second) say("warning: " + what);
+        warn("warning: " + what);
     }
 
     /// Reads what is new in a listing of index/, the newest first, so that superseded segments are
@@ -3829,14 +4042,14 @@ private:
     bool read_listed(const std::vector<ObjectInfo>& listing) {
         std::vector<Segment*> fresh;
         for (auto& o : listing) {
-            auto name = o.name.size() == 73 && o.name[8] == '-' ? parse_hash(std::string_view(o.name).substr(9)) : std::nullopt;
-            uint32_t seq = 0;
-            if (!name || std::from_chars(&o.name[0], &o.name[8], seq, 16).ptr != &o.name[8]) continue;
+            auto parsed = parse_segment_name(o.name);
+            if (!parsed) continue;
+            auto [name, seq] = *parsed;
             if (segments_.size() > kSegmentsMax) throw Corrupt(text("index/ holds more than ", kSegmentsMax, " names"));
-            auto& s = segments_[{*name, seq}];
+            auto& s = segments_[{name, seq}];
             s.mtime = std::clamp<int64_t>(o.mtime, 0, kTimeMax);
             if (s.state == Segment::whole || (s.state != Segment::unread && s.size == o.size)) continue;
-            s.name = *name;
+            s.name = name;
             s.seq = seq;
             s.size = o.size;
             fresh.push_back(&s);
@@ -3964,6 +4177,7 @@ private:
         done.name = object.name;
         done.size = object.bytes.size();
         if (done.size > kSegmentMax) throw Error("a segment of the index would be larger than what can be read back");
+        if (segments_.size() >= kSegmentsMax) throw Error(text("index/ holds ", kSegmentsMax, " segments, and no reader takes more: let one that may delete run there"));
         // If the outcome is unknown it stays, and counts if it turns up whole: somebody may have read
         // it, and take what it merged for superseded. The next segment says that it need not be whole.
         auto shortened = short_name(object.name);
@@ -4009,7 +4223,7 @@ public:
 
     /// Announces that `id` will be read. Throws Corrupt if it has no place. Planner only.
     Place pin(const ChunkId& id) {
-        auto places = repo_.index.places(id);
+        auto places = repo_.index.readable_places(id);
         if (places.empty()) throw Corrupt("a part of it is in no pack that is there");
         uint32_t frame = places[0].frame;
         std::unique_lock lock(mutex_);
@@ -4040,6 +4254,8 @@ public:
         if (run_.frames.empty()) return;
         auto run = std::make_shared<Run>(std::move(run_));
         run_ = {};
+        auto [begin, end] = run->aligned();
+        repo_.store.work.line += end - begin;
         wire_.push([&repo = repo_, run] { fetch(repo, *run); }); // may outlive this reader
     }
     /// The chunk's bytes, checked against its id, from whichever place opens. The chunk must have
@@ -4150,6 +4366,10 @@ private:
             end = f.offset + f.sealed;
             frames.emplace_back(number, f);
         }
+        /// What is read, on the grid. No pack is smaller than its frames: decode_pack().
+        std::pair<uint64_t, uint64_t> aligned() const {
+            return {begin / kReadAlign * kReadAlign, std::min<uint64_t>((end + kReadAlign - 1) / kReadAlign * kReadAlign, size)};
+        }
     };
 
     size_t raw(uint32_t frame) const { return repo_.index.frame(frame).raw; }
@@ -4205,13 +4425,12 @@ private:
     /// does not learn where frames begin.
     static std::vector<RawFrame> read_run(Repository& repo, const Run& run) {
         auto name = object_name("packs", run.name);
-        uint64_t begin = run.begin / kReadAlign * kReadAlign; // no pack is smaller than its frames: decode_pack()
-        uint64_t end = std::min<uint64_t>((run.end + kReadAlign - 1) / kReadAlign * kReadAlign, run.size);
+        auto [begin, end] = run.aligned();
         Bytes sealed;
         try {
             sealed = repo.store.read(name, begin, size_t(end - begin));
         } catch (const Error& e) {
-            if (e.exit != Exit::failed) throw; // the connection, or a signal
+            if (e.exit != Exit::failed || e.exhausted) throw; // the connection, a signal, this machine
             throw Corrupt(e.what());
         }
         auto aead = object_aead(kPackLabel, repo.keys.pack, run.salt);
@@ -4407,6 +4626,7 @@ private:
         for (auto next = s.early.begin(); next != s.early.end() && next->first == s.packed; next = s.early.erase(next), ++s.packed) {
             auto& frame = next->second;
             if (!s.pack) s.pack = new_pack();
+            repo_.store.work.line += frame.plain.head.size() + frame.plain.body.size() + kTag;
             s.pack->add(frame.number, std::move(frame.info), frame.plain.head, frame.plain.body);
             frames_.give_back(std::move(frame.plain.body));
             if (s.pack->sealer.size() >= kPackTarget) send_later(std::exchange(s.pack, nullptr));
@@ -4489,6 +4709,8 @@ private:
         try {
             reader.read_all(ids, hasher_, [&](size_t i, View chunk) {
                 put(repo_.index.frame(endangered[i].frame).kind, chunk, true);
+                repo_.store.work.planned += chunk.size();
+                repo_.store.work.done += chunk.size();
                 collect();
                 if (checkpoint_due()) commit([] { return View(); }); // packs alone rely on nothing
             });
@@ -4585,8 +4807,6 @@ bool path_before(std::string_view a, std::string_view b) { return compare_paths(
 bool is_within(std::string_view path, std::string_view top) {
     return top.empty() || (path.starts_with(top) && (path.size() == top.size() || path[top.size()] == '/'));
 }
-
-std::string last_name(const std::string& path) { return path.substr(path.rfind('/') + 1); }
 
 /// Slashes at the ends, doubled ones and "." taken away.
 std::string plain_path(const std::string& path) {
@@ -4770,15 +4990,37 @@ private:
     bool continued_ = false; // the record before is, if it was decoded
 };
 
+/// The order of a tree, for who writes it and who reads it.
+class TreeOrder {
+public:
+    /// Why this entry cannot follow those before; null where it can.
+    const char* fault(const Entry& e) const {
+        if (any_ && !path_before(last_, e.path)) return "entries out of order";
+        if (any_ && !directory_ && is_within(e.path, last_)) return "something within what is no directory";
+        return nullptr;
+    }
+    void passed(const Entry& e) {
+        last_ = e.path;
+        directory_ = e.type == Type::directory;
+        any_ = true;
+    }
+
+private:
+    std::string last_;
+    bool any_ = false, directory_ = false;
+};
+
 class TreeWriter {
 public:
     /// `anew`: store every chunk even if the repository has it, so that they lie together again.
     TreeWriter(Packer& packer, const Chunker& chunker, bool anew) : packer_(packer), chunker_(chunker), anew_(anew) {}
 
+    /// Throws Error, and adds nothing, where no reader would take the entry.
     void add(const Entry& e) {
         auto name = last_name(e.path);
         begin(e.path);
-        codec_.encode(chunk_, e);
+        codec_.encode(chunk_, checked(e));
+        order_.passed(e);
         for (size_t done = std::min(e.chunks.size(), kIdsPerRecord);;) {
             maybe_end(name);
             if (done >= e.chunks.size()) break;
@@ -4806,6 +5048,20 @@ public:
     }
 
 private:
+    /// What is written is what a reader takes: the entry as it reads back.
+    const Entry& checked(const Entry& e) {
+        auto refuse = [&](const std::string& why) { throw Error(text("cannot store ", in_quotes(e.path), ": no reader would take its record, which holds ", why)); };
+        if (auto* why = order_.fault(e)) refuse(why);
+        Writer alone;
+        TreeCodec writer, reader;
+        writer.encode(alone, e);
+        if (alone.size() > kChunkMax - kTreeMax) refuse("too much");
+        try {
+            Reader in(alone.view(), "it");
+            reader.decode(in, read_back_);
+        } catch (const Corrupt& error) { refuse(error.what()); }
+        return e;
+    }
     void begin(const std::string& path) {
         if (chunk_.size() > 0) return;
         first_ = path;
@@ -4821,6 +5077,8 @@ private:
     const Chunker& chunker_;
     bool anew_;
     TreeCodec codec_;
+    TreeOrder order_;
+    Entry read_back_;
     Writer chunk_;
     std::string first_, name_before_;
     std::vector<std::pair<ChunkId, std::string>> list_;
@@ -4856,20 +5114,21 @@ public:
     const Entry* next() {
         for (;;) {
             if (!in_ || in_->empty()) {
-                if (!load_chunk()) return nullptr;
-                continue;
+                if (load_chunk()) continue;
+                if (std::exchange(unfinished_, false)) lost_rest_of(entry_.path);
+                return nullptr;
             }
             try {
-                if (!codec_.decode(*in_, entry_)) continue;
-                if (have_last_ && !path_before(last_, entry_.path)) in_->fail("entries out of order");
-                if (have_last_ && !last_is_directory_ && is_within(entry_.path, last_)) in_->fail("something within what is no directory");
+                auto begun = unfinished_ ? entry_.path : "";
+                bool whole = codec_.decode(*in_, entry_);
+                if (std::exchange(unfinished_, !whole && !entry_.path.empty()) && entry_.path != begun) lost_rest_of(begun);
+                if (!whole) continue;
+                if (auto* fault = order_.fault(entry_)) in_->fail(fault);
             } catch (const Corrupt& e) {
                 skip_chunk(e.what());
                 continue;
             }
-            last_ = entry_.path;
-            last_is_directory_ = entry_.type == Type::directory;
-            have_last_ = true;
+            order_.passed(entry_);
             return &entry_;
         }
     }
@@ -4882,6 +5141,8 @@ public:
         drop_pins();
         next_chunk_ = pinned_upto_ = target;
         in_.reset();
+        unfinished_ = false;
+        entry_ = {}; // so that nothing continues it
     }
     /// Announces that nothing behind `path`, or, if `below`, behind what is in it, will be read for now.
     void read_ahead_to(const std::string& path, bool below) {
@@ -4937,8 +5198,12 @@ private:
         for (; next_chunk_ < pinned_upto_; ++next_chunk_)
             if (list_[next_chunk_].place) chunks_.unpin(list_[next_chunk_].place->frame);
     }
+    void lost_rest_of(const std::string& path) {
+        if (on_damage) on_damage(text("the record of ", in_quotes(path), " is not whole: where its content lies is lost"));
+    }
     void skip_chunk(const std::string& why) {
         in_.reset();
+        if (std::exchange(unfinished_, false)) lost_rest_of(entry_.path);
         entry_ = {}; // so that nothing continues it
         std::string upto = next_chunk_ < list_.size() ? "up to " + in_quotes(list_[next_chunk_].first) : "up to the end";
         if (on_damage)
@@ -4955,8 +5220,8 @@ private:
     std::optional<Reader> in_;
     TreeCodec codec_;
     Entry entry_;
-    std::string last_;
-    bool have_last_ = false, last_is_directory_ = false;
+    bool unfinished_ = false; // it is continued, and its continuation has not come yet
+    TreeOrder order_;
 };
 
 // ============================================================================
@@ -4965,27 +5230,33 @@ private:
 // Uses: 3, 6, 8, 9. Provides: what a backup takes; Backup. The disk and the tree of the snapshot before are walked
 // side by side in the same order; a new tree comes out. Must hold: I2, I3, I5, I9.
 
-Time to_time(const struct timespec& t) { return {int64_t(t.tv_sec), uint32_t(t.tv_nsec)}; }
-
-int64_t now_ns() { return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch()).count(); }
+/// Some file systems count the nanoseconds of times before 1970 downwards, or beyond a second.
+Time to_time(const struct timespec& t) {
+    constexpr int64_t kSecond = 1'000'000'000;
+    int64_t ns = t.tv_nsec % kSecond, carried = t.tv_nsec / kSecond - (ns < 0);
+    return {int64_t(t.tv_sec) + carried, uint32_t(ns < 0 ? ns + kSecond : ns)};
+}
 
 /// "/proc/self/fd/N/name": for calls that take no directory handle.
 std::string proc_path(int directory, const std::string& name) {
     return text("/proc/self/fd/", directory, name.empty() ? "" : "/", name);
 }
 
-/// All extended attributes, ACLs among them, through a descriptor or, for what cannot be opened, a
-/// path; none where the file system has none. Throws Error.
-std::vector<std::pair<std::string, std::string>> read_xattrs(int fd, const std::string& path, std::string_view shown) {
-    auto list = [&](char* to, size_t n) { return fd >= 0 ? flistxattr(fd, to, n) : llistxattr(path.c_str(), to, n); };
+using Xattrs = std::vector<std::pair<std::string, std::string>>;
+
+/// All extended attributes, ACLs among them, through a descriptor or, where that is -1, a path, at whose end links
+/// are followed if `follow`; none where the file system has none. One that cannot be read is told to `lost`, and the
+/// others are read.
+template <class Lost> Xattrs read_xattrs(int fd, const std::string& path, std::string_view shown, bool follow, Lost lost) {
+    auto list = [&](char* to, size_t n) { return fd >= 0 ? flistxattr(fd, to, n) : follow ? listxattr(path.c_str(), to, n) : llistxattr(path.c_str(), to, n); };
     auto get = [&](const char* name, char* to, size_t n) {
-        return fd >= 0 ? fgetxattr(fd, name, to, n) : lgetxattr(path.c_str(), name, to, n);
+        return fd >= 0 ? fgetxattr(fd, name, to, n) : follow ? getxattr(path.c_str(), name, to, n) : lgetxattr(path.c_str(), name, to, n);
     };
-    std::vector<std::pair<std::string, std::string>> found;
+    Xattrs found;
     ssize_t size = list(nullptr, 0);
     if (size == 0 || (size < 0 && (errno == ENOTSUP || errno == ENOENT))) return found; // ENOENT: no /proc
     std::string names(size > 0 ? size_t(size) : 0, '\0');
-    if (size < 0 || (size = list(names.data(), names.size())) < 0) throw system_error("list the attributes of", shown);
+    if (size < 0 || (size = list(names.data(), names.size())) < 0) return lost(system_error("list the attributes of", shown)), found;
     names.resize(size_t(size));
     size_t total = 0;
     for (size_t at = 0; at < names.size(); at += strlen(&names[at]) + 1) {
@@ -4994,13 +5265,45 @@ std::vector<std::pair<std::string, std::string>> read_xattrs(int fd, const std::
         std::string value(n > 0 ? size_t(n) : 0, '\0');
         if (n > 0) n = get(name, value.data(), value.size());
         if (n < 0 && (errno == ENODATA || errno == ENOTSUP)) continue;
-        if (n < 0) throw system_error(text("read the attribute ", show(name), " of"), shown);
+        if (n < 0) {
+            lost(system_error(text("read the attribute ", show(name), " of"), shown));
+            continue;
+        }
         value.resize(size_t(n));
-        if ((total += value.size()) > kXattrMax) throw Error(text("the attributes of ", in_quotes(shown), " are larger than ", kXattrMax, " bytes"));
+        if ((total += value.size()) > kXattrMax) return lost(Error(text("the attributes of ", in_quotes(shown), " are larger than ", kXattrMax, " bytes"))), found;
         found.emplace_back(name, std::move(value));
     }
     std::ranges::sort(found);
     return found;
+}
+
+bool is_acl(std::string_view attribute) { return attribute == "system.posix_acl_access" || attribute == "system.posix_acl_default"; }
+/// An ACL as the kernel gives it, with other numbers for the users and groups that it names: `id(is_group, number)`.
+/// What is not of that form stays as it is.
+template <class F> std::string with_acl_ids(const std::string& acl, F id) {
+    constexpr unsigned kUser = 2, kGroup = 8; // linux/posix_acl_xattr.h: version 4, then for each tag 2, rights 2, number 4
+    if (acl.size() % 8 != 4) return acl;
+    Reader in(as_bytes(acl), "an ACL");
+    Writer out(acl.size());
+    for (out.raw(in.raw(4)); !in.empty();) {
+        auto head = in.raw(4);
+        auto number = in.u32();
+        unsigned tag = head[0] | unsigned(head[1]) << 8;
+        out.raw(head);
+        out.u32(tag == kUser || tag == kGroup ? id(tag == kGroup, number) : number);
+    }
+    return {out.view().begin(), out.view().end()};
+}
+
+/// Whether a file system holds nothing but what the kernel says about itself, from the numbers of linux/magic.h. What is
+/// mounted below a source is left out: it may have no end.
+bool is_made_up(int fd) {
+    struct statfs there;
+    if (fstatfs(fd, &there) != 0) return false;
+    for (unsigned long type : {0x9fa0ul, 0x62656572ul, 0x27e0ebul, 0x63677270ul, 0x1cd1ul, 0x64626720ul, 0x74726163ul, 0x73636673ul, 0x6165676cul, 0xcafe4a11ul,
+                               0x62656570ul, 0x65735543ul, 0x19800202ul, 0x42494e4dul, 0xf97cff8cul, 0xde5e81e4ul, 0x6e736673ul, 0x67596969ul})
+        if ((unsigned long)(there.f_type) == type) return true;
+    return false; // proc sysfs cgroup(2) devpts debugfs tracefs securityfs pstore bpf configfs fusectl mqueue binfmt selinux efivarfs nsfs rpc_pipefs
 }
 
 /// Patterns as in a .gitignore file that lies in the source: the last one that matches decides.
@@ -5061,8 +5364,15 @@ struct Selection {
     bool one_file_system = false;
     bool copy_links = false;                   // take what they lead to, in their place
 
+    /// What the type alone tells, before the file is looked at: that may take for ever, on a server that is away.
+    bool may_take(const std::string& path, unsigned char type) const {
+        if (type == DT_UNKNOWN || (type == DT_LNK && copy_links)) return true;
+        return type != DT_SOCK && !patterns.exclude(path, type == DT_DIR) && is_selected(path);
+    }
     bool takes(const std::string& path, const struct stat& st) const {
-        if (patterns.exclude(path, S_ISDIR(st.st_mode)) || (S_ISREG(st.st_mode) && uint64_t(st.st_size) > largest)) return false;
+        return !patterns.exclude(path, S_ISDIR(st.st_mode)) && (!S_ISREG(st.st_mode) || uint64_t(st.st_size) <= largest) && is_selected(path);
+    }
+    bool is_selected(const std::string& path) const {
         if (!only) return true;
         for (size_t slash = path.find('/'); slash != path.npos; slash = path.find('/', slash + 1))
             if (only->contains(path.substr(0, slash))) return true;
@@ -5070,8 +5380,8 @@ struct Selection {
         return only->contains(path) || (next != only->end() && next->starts_with(path + "/"));
     }
     /// The one name that is taken of a directory which says that its content is not worth keeping.
-    std::optional<std::string> marker(int directory, const std::vector<std::string>& names) const {
-        auto has = [&](const std::string& name) { return std::ranges::binary_search(names, name); };
+    std::optional<std::string> marker(int directory, const std::vector<DirName>& names) const {
+        auto has = [&](const std::string& name) { return std::ranges::binary_search(names, name, {}, &DirName::name); };
         for (auto& name : skip_if_present)
             if (has(name)) return name;
         if (!skip_caches || !has("CACHEDIR.TAG")) return {};
@@ -5082,6 +5392,11 @@ struct Selection {
         return same ? std::optional<std::string>("CACHEDIR.TAG") : std::nullopt;
     }
 };
+
+/// Whether this is the name of what a restore that was killed has left.
+bool is_leftover(std::string_view name) {
+    return name.size() == 25 && name.starts_with(".nfreeze-") && name.find_first_not_of("0123456789abcdef", 9) == name.npos;
+}
 
 /// What is backed up in place of a file on the disk.
 struct Stream {
@@ -5101,6 +5416,8 @@ struct BackupOptions {
     bool verbose = false, json = false;
     const Snapshot* against = nullptr; // compare with this one, not with the newest of the same source
     std::chrono::seconds checkpoint = kCheckpoint;
+    int64_t racy = kRacySeconds;
+    bool count_ahead = false;   // what a first backup will have read, for who watches
     int connections = kConnections;
     std::optional<std::pair<dev_t, ino_t>> skip; // the repository's own directory
 };
@@ -5119,6 +5436,12 @@ public:
           packer_(repo, options.connections, options.checkpoint), buffer_(2 * kChunkMax) {
         packer_.dry_run = options.dry_run;
     }
+    ~Backup() {
+        stop_counting_ = true;
+        if (counter_) counter_->join();
+    }
+    Backup(const Backup&) = delete;
+    Backup& operator=(const Backup&) = delete;
 
     /// Backs `source` up, a directory or one file, or, if given, a stream that goes by that name;
     /// `record` brings host, user, tags and so on. Where it is interrupted, or the server full, what was sent is kept.
@@ -5159,8 +5482,9 @@ private:
         Fd fd;
         std::string path;
         dev_t device;
-        std::vector<std::string> names; // sorted; its files, of which `next` is the next
+        std::vector<DirName> names; // sorted; its files, of which `next` is the next
         size_t next = 0;
+        std::vector<DirName> listed_again; // since a name was not found
     };
 
     /// A file with several names, until all of them were met.
@@ -5176,12 +5500,15 @@ private:
         auto all = repo_.snapshots();
         std::erase_if(all, [&](auto* s) { return s->host != mine.host || s->source != mine.source; });
         if (options_.against) all = {options_.against};
-        repo_.store.work.begin("backing up", all.empty() ? 0 : all[0]->counts.bytes);
-        if (all.empty()) return;
-        auto complete = std::ranges::find(all, false, &Snapshot::incomplete);
-        if (complete != all.end()) complete_before_ = *complete;
+        auto* newest = repo_.newest(all);
+        repo_.store.work.begin("backing up", newest ? newest->counts.bytes : 0);
+        if (!newest && options_.count_ahead) counter_.emplace([this, source = mine.source] { count_ahead(source); });
+        if (!newest) return;
+        std::erase_if(all, [](auto* s) { return s->incomplete; });
+        complete_before_ = repo_.newest(all);
+        trust_xattrs_ = newest->user == mine.user;
         try {
-            previous_.emplace(repo_, tree_wire_, *all[0]);
+            previous_.emplace(repo_, tree_wire_, *newest);
         } catch (const Corrupt& e) {
             if (options_.against) throw;
             say(text("warning: the snapshot before cannot be compared with: ", e.what()));
@@ -5228,25 +5555,47 @@ private:
         if (options_.verbose) print_change(what, path, options_.json);
     }
 
+    /// Beside the walk, for its display alone: how many bytes there are. What it cannot see counts for nothing.
+    void count_ahead(const std::string& source) {
+        std::atomic<uint64_t> sum{0};
+        struct stat st;
+        auto count = [&](auto& self, Fd fd, const std::string& path, dev_t device) -> void {
+            succeeds([&] {
+                for (auto& [name, type] : read_directory(fd.get(), path)) {
+                    if (stop_counting_) return;
+                    auto inner = path.empty() ? name : path + "/" + name;
+                    if (!options_.selection.may_take(inner, type) || fstatat(fd.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0 || !options_.selection.takes(inner, st)) continue;
+                    if (S_ISREG(st.st_mode)) sum += std::min<uint64_t>(uint64_t(st.st_size), uint64_t(st.st_blocks) * 512);
+                    if (!S_ISDIR(st.st_mode) || (st.st_dev != device && options_.selection.one_file_system)) continue;
+                    Fd below(openat(fd.get(), name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+                    if (below && !is_made_up(below.get())) self(self, std::move(below), inner, st.st_dev);
+                }
+            });
+        };
+        Fd top(::open(source.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+        if (top && fstat(top.get(), &st) == 0) count(count, std::move(top), "", st.st_dev);
+        else if (lstat(source.c_str(), &st) == 0) sum = uint64_t(st.st_size);
+        if (!stop_counting_) repo_.store.work.expected = sum.load();
+    }
     // ---- the walk ----
 
     void walk(const std::string& source) {
-        struct stat st;
+        struct stat st, up;
         if (lstat(source.c_str(), &st) != 0) throw system_error("back up", source);
         if (!S_ISDIR(st.st_mode)) {
             size_t slash = source.rfind('/');
-            Level parent{open_directory(AT_FDCWD, source.substr(0, slash + 1), source), "", st.st_dev, {}, 0};
-            visit(parent, source.substr(slash + 1));
+            Level parent{.fd = open_directory(AT_FDCWD, source.substr(0, slash + 1), source), .path = "", .device = st.st_dev, .names = {}, .listed_again = {}};
+            visit(parent, {source.substr(slash + 1), DT_UNKNOWN});
             if (result_.snapshot.counts.files + result_.snapshot.counts.others == 0) throw Error(text("cannot back up ", in_quotes(source)));
             return;
         }
-        struct stat up;
+        Fd root = open_directory(AT_FDCWD, source, source); // which may have it mounted
+        if (fstat(root.get(), &st) != 0) throw system_error("back up", source);
+        if (is_made_up(root.get())) throw Error(text("cannot back up ", in_quotes(source), ": there is nothing but what the kernel makes up"));
         bool mount_point = lstat((source + "/..").c_str(), &up) == 0 && up.st_dev != st.st_dev;
+        top_ = Fd(fcntl(root.get(), F_DUPFD_CLOEXEC, 3));
         std::vector<Level> stack;
-        stack.push_back(enter(open_directory(AT_FDCWD, source, source), "", st, mount_point, source));
-        if (options_.selection.only)
-            for (auto& path : *options_.selection.only)
-                if (fstatat(stack[0].fd.get(), path.c_str(), &up, AT_SYMLINK_NOFOLLOW) != 0) unreadable(system_error("back up", path));
+        stack.push_back(enter(std::move(root), "", st, mount_point, source));
         while (!stack.empty()) {
             stop_if_asked();
             auto& level = stack.back();
@@ -5255,23 +5604,25 @@ private:
                 open_directories_.pop_back();
                 continue;
             }
-            std::string name = std::move(level.names[level.next++]);
+            auto name = std::move(level.names[level.next++]);
             if (auto below = visit(level, name)) stack.push_back(std::move(*below));
             packer_.maybe_checkpoint();
         }
+        if (options_.selection.only)
+            for (auto& path : *options_.selection.only)
+                if (!taken_.contains(path)) unreadable(Error(text("nothing was stored for ", in_quotes(path), ", which --files-from names")));
     }
 
     /// Stores one name of a directory. Returns a directory to go into. A file that cannot be read is
     /// named and counted; it stops nothing.
-    std::optional<Level> visit(Level& level, const std::string& name) {
+    std::optional<Level> visit(Level& level, const DirName& listed) {
+        auto& name = listed.name;
         std::string path = level.path.empty() ? name : level.path + "/" + name;
+        if (is_leftover(name) || !options_.selection.may_take(path, listed.type)) return {};
         try {
             if (path.size() > kPathMax) throw Error(text("the path ", in_quotes(path.substr(0, 100)), "... is longer than ", kPathMax, " bytes"));
             struct stat st;
-            if (fstatat(level.fd.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0) {
-                if (errno == ENOENT) return {};
-                throw system_error("look at", path);
-            }
+            if (!look_at(level, name, path, st)) return {};
             if (S_ISLNK(st.st_mode) && options_.selection.copy_links) follow_link(level, name, st);
             if (S_ISSOCK(st.st_mode) || !options_.selection.takes(path, st)) return {};
             if (S_ISDIR(st.st_mode)) return visit_directory(level, name, path, st);
@@ -5286,6 +5637,34 @@ private:
         }
         return {};
     }
+    /// Returns whether there is such a file, or was one when it was listed: whoever rotates files takes names away. Throws
+    /// Error where the directory goes on listing what it cannot find.
+    bool look_at(Level& level, const std::string& name, const std::string& path, struct stat& st) {
+        for (int attempt = 1; fstatat(level.fd.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0; ++attempt) {
+            int why = errno;
+            if (why != ENOENT && options_.selection.one_file_system && is_mount_point(level.fd.get(), name)) return false; // whatever is wrong with it
+            if (why != ENOENT) throw system_error("look at", path, why);
+            auto has = [&] { return std::ranges::binary_search(level.listed_again, name, {}, &DirName::name); };
+            if (level.listed_again.empty() || has()) level.listed_again = read_directory(level.fd.get(), path);
+            if (!has()) return false;
+            if (attempt == 3) throw system_error("find, although its directory lists it,", path, why);
+        }
+        return true;
+    }
+    /// Without a look at what is mounted there.
+    static bool is_mount_point(int directory, const std::string& name) {
+        auto mount_of = [](int fd) {
+            std::istringstream lines(read_small_file(text("/proc/self/fdinfo/", fd), MiB));
+            std::string key, id;
+            while (lines >> key >> id)
+                if (key == "mnt_id:") return id;
+            return std::string();
+        };
+        Fd there(openat(directory, name.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
+        std::string inner, outer;
+        return there && succeeds([&] { inner = mount_of(there.get()), outer = mount_of(directory); }) && inner != outer;
+    }
+
     /// `st` becomes that of what a link leads to, unless that is nothing, or a directory that the walk
     /// is in.
     void follow_link(const Level& level, const std::string& name, struct stat& st) const {
@@ -5306,29 +5685,29 @@ private:
         Fd fd(openat(level.fd.get(), name.c_str(), O_RDONLY | O_DIRECTORY | no_follow() | O_CLOEXEC));
         if (!fd && errno == ENOENT) return {};
         if (!fd) unreadable(system_error("open the directory", path)); // it is stored all the same, empty
-        bool mount_point = st.st_dev != level.device;
-        Level below = enter(std::move(fd), path, st, mount_point, path);
-        if (mount_point && options_.selection.one_file_system) below.names.clear();
-        return below;
+        struct stat opened = st; // to open it may have it mounted
+        if (fd && fstat(fd.get(), &opened) != 0) throw system_error("look at", path);
+        bool other = opened.st_dev != level.device, leave_out = other && (options_.selection.one_file_system || (fd && is_made_up(fd.get())));
+        return enter(std::move(fd), path, opened, other, path, leave_out);
     }
 
     /// Stores a directory's own entry and lists it.
-    Level enter(Fd fd, const std::string& path, const struct stat& st, bool mount_point, std::string_view shown) {
-        Level level{std::move(fd), path, st.st_dev, {}, 0};
+    Level enter(Fd fd, const std::string& path, const struct stat& st, bool mounted, std::string_view shown, bool leave_out = false) {
+        Level level{.fd = std::move(fd), .path = path, .device = st.st_dev, .names = {}, .listed_again = {}};
         open_directories_.emplace_back(st.st_dev, st.st_ino);
         const Entry* before = pass_previous_until(path);
         Entry e = describe(path, st);
-        e.mount_point = mount_point;
-        if (before && before->mount_point && !mount_point && unmounted_.empty()) unmounted_ = shown;
+        e.mount_point = mounted && !leave_out; // only what was stored can be missed
+        if (before && before->mount_point && !mounted && unmounted_.empty()) unmounted_ = shown;
         if (level.fd) add_xattrs(e, before, level.fd.get(), "");
-        ++result_.snapshot.counts.directories;
         char change = before ? difference(e, *before) : '+';
+        store(e);
+        ++result_.snapshot.counts.directories;
         if (change != ' ') tell(change, path);
-        tree_->add(e);
-        if (!level.fd) return level;
+        if (!level.fd || leave_out) return level;
         try {
             level.names = read_directory(level.fd.get(), shown);
-            if (auto marker = options_.selection.marker(level.fd.get(), level.names)) level.names = {*marker};
+            if (auto marker = options_.selection.marker(level.fd.get(), level.names)) level.names = {{*marker, DT_UNKNOWN}};
         } catch (const Error& error) { unreadable(error); }
         return level;
     }
@@ -5340,37 +5719,67 @@ private:
             e.target = read_link(level.fd.get(), name, path);
         }
         add_xattrs(e, before, -1, proc_path(level.fd.get(), name));
+        store(e);
         ++result_.snapshot.counts.others;
+        repo_.store.work.did(0);
         count_change(e, before);
+    }
+    /// Makes an entry part of the tree; throws Error where that cannot be.
+    void store(const Entry& e) {
         tree_->add(e);
+        if (options_.selection.only && options_.selection.only->contains(e.path)) taken_.insert(e.path);
     }
 
     void visit_file(Level& level, const std::string& name, const std::string& path, struct stat st) {
         const Entry* before = pass_previous_until(path);
         Entry e = describe(path, st);
-        auto same_inode = linked_.find({st.st_dev, st.st_ino});
-        bool unchanged = before && is_unchanged(e, *before) && repo_.index.relies(before->chunks); // I9
-        if (unchanged) {
+        const Entry* linked = first_name_of(e, st);
+        bool unchanged = !linked && before && is_unchanged(e, *before) && repo_.index.relies(before->chunks); // I9
+        if (linked) { // all names of a file have the same record
+            bool same = linked->ctime == e.ctime;
+            e = *linked;
+            e.path = path;
+            e.racy |= !same;
+        } else if (unchanged) {
             copy_content(e, *before);
             e.racy = false;
-            if (options_.ignore_ctime) add_xattrs(e, before, -1, proc_path(level.fd.get(), name));
-            else e.xattrs = before->xattrs;
-        } else if (same_inode != linked_.end() && same_inode->second.entry.ctime == e.ctime && same_inode->second.entry.size == e.size) {
-            copy_content(e, same_inode->second.entry);
-            e.racy = same_inode->second.entry.racy;
-            e.xattrs = same_inode->second.entry.xattrs;
+            add_xattrs(e, before, -1, proc_path(level.fd.get(), name));
         } else {
-            Fd fd(openat(level.fd.get(), name.c_str(), O_RDONLY | no_follow() | O_NONBLOCK | O_CLOEXEC));
-            if (!fd && errno == ENOENT) return;
-            if (!fd) throw system_error("open", path);
+            Fd fd = open_to_read(level.fd.get(), name, path);
+            if (!fd) return;
             read_file(fd.get(), e, st);
         }
+        store(e);
         ++result_.snapshot.counts.files;
         result_.snapshot.counts.bytes += e.size;
         repo_.store.work.did(unchanged ? e.size : 0); // what is read was counted as it came
+        if (unchanged) repo_.store.work.planned += e.size;
         if (e.link_group) remember_link(e, st);
         count_change(e, before);
-        tree_->add(e);
+    }
+    /// The record of a file that was met under another name, if that still is the same file.
+    const Entry* first_name_of(const Entry& e, const struct stat& st) const {
+        auto met = linked_.find({st.st_dev, st.st_ino});
+        if (met == linked_.end()) return nullptr;
+        auto& first = met->second.entry;
+        if (first.ctime == e.ctime && first.size == e.size) return &first;
+        struct stat there; // it changed meanwhile, or is another file with the number of one that was deleted
+        bool same = top_ && fstatat(top_.get(), first.path.c_str(), &there, AT_SYMLINK_NOFOLLOW) == 0 && there.st_dev == st.st_dev && there.st_ino == st.st_ino;
+        if (same) say(text("warning: ", in_quotes(e.path), " changed since it was read as ", in_quotes(first.path), ": it is stored as it was then"));
+        return same ? &first : nullptr;
+    }
+    /// Opens a file without changing the time of its last use where that is allowed, and without waiting for what is no
+    /// file any more. One that somebody holds a lease on, as Samba does, is given back soon. None: it is gone.
+    Fd open_to_read(int directory, const std::string& name, const std::string& path) const {
+        int flags = O_RDONLY | no_follow() | O_NONBLOCK | O_CLOEXEC | O_NOATIME;
+        for (auto until = Clock::now() + kLeaseBreak;;) {
+            Fd fd(openat(directory, name.c_str(), flags));
+            if (fd) return fd;
+            if (errno == ENOENT) return {};
+            if (errno == EPERM && (flags & O_NOATIME)) flags &= ~O_NOATIME;
+            else if (errno != EAGAIN || Clock::now() > until) throw system_error("open", path);
+            else pause_for(std::chrono::milliseconds(50));
+        }
     }
 
     void count_change(const Entry& e, const Entry* before) {
@@ -5403,7 +5812,7 @@ private:
         if (e.type == Type::character || e.type == Type::block) e.device = st.st_rdev;
         e.link_group = st.st_nlink > 1 && e.type != Type::directory ? device_number(st.st_dev) : 0;
         int64_t now = now_ns(), age = now / 1'000'000'000 - e.ctime.seconds; // negative where another clock set it
-        e.racy = age < kRacySeconds || (age == kRacySeconds && now % 1'000'000'000 < e.ctime.ns);
+        e.racy = age < options_.racy || (age == options_.racy && now % 1'000'000'000 < e.ctime.ns);
     }
     /// 1 for the first file system met, 2 for the next: unlike st_dev, the same after a reboot.
     uint64_t device_number(dev_t device) {
@@ -5428,13 +5837,23 @@ private:
         to.holes = from.holes;
         to.chunks = from.chunks;
     }
-    /// Attributes change the ctime: where it is the same they are not read again.
+    /// Attributes change the ctime: where it is the same they are not read again, if who read them then saw as much as we
+    /// do. Those that cannot be read are missing from what is stored, and are asked for the next time.
     void add_xattrs(Entry& e, const Entry* before, int fd, const std::string& path) {
-        bool same = before && before->type == e.type && !before->racy && !options_.checksum && !options_.ignore_ctime &&
-                    !options_.ignore_inode && before->ctime == e.ctime && before->inode == e.inode;
-        try {
-            e.xattrs = same ? before->xattrs : read_xattrs(fd, path, e.path);
-        } catch (const Error& error) { unreadable(error); } // it is stored without
+        bool same = before && before->type == e.type && !before->racy && !options_.checksum && !options_.ignore_ctime && trust_xattrs_ &&
+                    before->ctime == e.ctime && (options_.ignore_inode || before->inode == e.inode);
+        bool lost = false;
+        e.xattrs = same ? before->xattrs : read_xattrs(fd, path, e.path, options_.selection.copy_links, [&](const Error& error) {
+            unreadable(error);
+            lost = true;
+        });
+        e.racy |= lost;
+        for (auto& [name, value] : e.xattrs)
+            if (is_acl(name))
+                with_acl_ids(value, [&](bool group, uint32_t id) {
+                    group ? name_owner(result_.snapshot.groups, id, name_of_group) : name_owner(result_.snapshot.users, id, name_of_user);
+                    return id;
+                });
     }
     /// Keeps the content of a file with several links until all of them were met.
     void remember_link(const Entry& e, const struct stat& st) {
@@ -5446,13 +5865,19 @@ private:
     // ---- the content of a file ----
 
     void take(const Stream& stream) {
-        const Entry* before = pass_previous_until(stream.name);
         struct stat st{};
         st.st_mode = S_IFREG | 0600;
         st.st_uid = geteuid();
         st.st_gid = getegid();
         clock_gettime(CLOCK_REALTIME, &st.st_mtim);
         st.st_ctim = st.st_mtim;
+        for (size_t slash = stream.name.find('/'); slash != stream.name.npos; slash = stream.name.find('/', slash + 1)) {
+            auto above = st; // a directory that is nowhere, for ls to go into
+            above.st_mode = S_IFDIR | 0700;
+            tree_->add(describe(stream.name.substr(0, slash), above));
+            ++result_.snapshot.counts.directories;
+        }
+        const Entry* before = pass_previous_until(stream.name);
         Entry e = describe(stream.name, st);
         e.racy = true;
         read_content(stream.fd, e, nullptr);
@@ -5508,6 +5933,7 @@ private:
             at += n;
             total += n;
             repo_.store.work.done += n;
+            repo_.store.work.planned += n;
             ended = n < want;
             if (ended && hole != e.holes.end()) e.holes.erase(hole, e.holes.end()); // it was truncated
             have = put_chunks(e, have, ended);
@@ -5547,8 +5973,11 @@ private:
             at = lseek(fd, data, SEEK_HOLE);
             if (at < 0) return {};
         }
-        for (uint64_t least = 4 * KiB; holes.size() > kHolesMax; least *= 2)
-            std::erase_if(holes, [&](auto& h) { return h.length < least; });
+        if (holes.size() > kHolesMax) { // the largest stay
+            std::ranges::nth_element(holes, holes.begin() + kHolesMax, std::greater{}, &Extent::length);
+            holes.resize(kHolesMax);
+            std::ranges::sort(holes, {}, &Extent::offset);
+        }
         return holes;
     }
 
@@ -5564,6 +5993,11 @@ private:
     std::string unmounted_;         // a directory that was a mount point then
     const Entry* before_ = nullptr; // where the previous tree is
     bool met_ = false;              // the disk has before_, too
+    bool trust_xattrs_ = true;      // they were read by the same user, who sees as many
+    Fd top_;                        // the source, if it is a directory
+    std::atomic<bool> stop_counting_{false};
+    std::optional<std::thread> counter_;
+    std::set<std::string> taken_;   // of the paths that --files-from names
     bool rewrite_tree_ = false;
     std::vector<dev_t> devices_;
     std::vector<std::pair<dev_t, ino_t>> open_directories_; // from the source to where the walk is
@@ -5605,6 +6039,40 @@ template <class F> std::vector<std::string> for_selected(TreeReader& tree, std::
     return missing;
 }
 
+bool is_pattern(const std::string& name) { return name.find_first_of("*?[") != name.npos; }
+
+/// Calls `f(entry, inside)` for what is at or below some paths, or matches one of them as a pattern of
+/// .gitignore would, and with inside = false for the directories that lead there. Returns the names that were not found.
+template <class F> std::vector<std::string> for_named(TreeReader& tree, const std::vector<std::string>& names, F f) {
+    std::vector<std::string> paths;
+    for (auto& name : names) paths.push_back(plain_path(name));
+    std::vector<Patterns> patterns(names.size());
+    std::vector<bool> found(names.size());
+    for (size_t i = 0; i < names.size(); ++i)
+        if (is_pattern(names[i])) patterns[i].add(names[i]);
+    if (std::ranges::none_of(names, is_pattern)) {
+        auto missing = for_selected(tree, paths, f);
+        for (size_t i = 0; i < names.size(); ++i) found[i] = std::ranges::count(missing, paths[i]) == 0;
+    } else {
+        std::vector<Entry> above; // directories that the walk is in and that were not told yet
+        while (auto* e = tree.next()) {
+            bool wanted = false;
+            for (size_t i = 0; i < names.size() && !e->path.empty(); ++i)
+                if (is_within(e->path, paths[i]) || patterns[i].exclude(e->path, e->type == Type::directory)) wanted = found[i] = true;
+            while (!above.empty() && !is_within(e->path, above.back().path)) above.pop_back();
+            if (!wanted && e->type == Type::directory) above.push_back(*e);
+            if (!wanted) continue;
+            for (auto& directory : above) f(directory, false);
+            above.clear();
+            f(*e, true);
+        }
+    }
+    std::vector<std::string> missing;
+    for (size_t i = 0; i < names.size(); ++i)
+        if (!found[i]) missing.push_back(names[i]);
+    return missing;
+}
+
 // ============================================================================
 // [SECTION] 11. Restore
 // ============================================================================
@@ -5614,11 +6082,12 @@ template <class F> std::vector<std::string> for_selected(TreeReader& tree, std::
 struct RestoreOptions {
     bool overwrite = false; // replace files that differ
     bool remove = false;    // remove what the snapshot does not have
+    bool allow_shrink = false; // even if that is most of what is there
     bool dry_run = false;
     bool verbose = false, json = false;
     int connections = kConnections;
     std::optional<std::pair<dev_t, ino_t>> skip; // the repository's own directory, never removed
-    std::vector<std::string> paths; // what to restore; all if empty
+    std::vector<std::string> paths; // what to restore, or patterns; all if empty
 };
 
 struct RestoreResult {
@@ -5627,6 +6096,7 @@ struct RestoreResult {
     std::atomic<uint64_t> failed{0};                  // could not be written, named
     std::atomic<uint64_t> damaged{0};                 // could not be read from the repository, named
     std::atomic<uint64_t> no_owner{0}, no_device{0}, no_xattr{0}; // for lack of rights
+    bool deletion_refused = false;                    // for most would have gone, or not all was restored
     std::vector<std::string> missing;                 // paths that the snapshot does not have
 };
 
@@ -5641,13 +6111,12 @@ public:
     void run(const std::string& destination, RestoreResult& result) {
         result_ = &result;
         repo_.store.work.begin("restoring", options_.paths.empty() ? snapshot_.counts.bytes : 0);
+        if (snapshot_.incomplete) say("the snapshot is incomplete: some files could not be read when it was made");
         if (options_.remove && snapshot_.incomplete) {
-            say("the snapshot is incomplete: files that it lacks may be those that could not be read, so nothing is deleted");
+            say("files that it lacks may be those that could not be read, so nothing is deleted");
             options_.remove = false;
         }
-        auto root = std::make_shared<Directory>(*this, nullptr, "");
-        open_root(*root, destination);
-        stack_.push_back(std::move(root));
+        open_root(destination);
         TreeReader tree(repo_, wire_, snapshot_);
         tree.on_damage = [&](const std::string& what) {
             say(what);
@@ -5655,12 +6124,14 @@ public:
             ++result_->damaged;
         };
         try {
-            result.missing = for_selected(tree, options_.paths, [&](const Entry& e, bool inside) {
+            result.missing = for_named(tree, options_.paths.empty() ? std::vector<std::string>{""} : options_.paths, [&](const Entry& e, bool inside) {
                 stop_if_asked();
                 place(e, inside);
             });
             chunks_.flush();
             writers_.drain();
+            stack_.clear();
+            if (may_remove()) remove_doomed(destination);
         } catch (const Interrupted&) {
             tree_damaged_ = true; // the list was not read to its end: nothing is removed
             chunks_.give_up();
@@ -5678,18 +6149,36 @@ private:
     /// A directory below the destination. It gets its metadata when nobody uses it any more: the
     /// walk, the files on their way into it, the directories in it.
     struct Directory {
-        Directory(Restore& r, std::shared_ptr<Directory> up, std::string p) : restore(r), parent(std::move(up)), path(std::move(p)) {}
-        ~Directory() { restore.finish_directory(*this); }
+        Directory(Restore& r, std::shared_ptr<Directory> up, std::string p) : restore(r), parent(std::move(up)), path(std::move(p)) { ++r.open_; }
+        ~Directory() {
+            restore.finish_directory(*this);
+            --restore.open_;
+        }
         Directory(const Directory&) = delete;
         Directory& operator=(const Directory&) = delete;
+        /// Notes what this run has put here, or found to be right.
+        void own(ino_t inode) {
+            std::lock_guard lock(mutex);
+            placed.insert(inode);
+        }
+        bool owns(ino_t inode) {
+            std::lock_guard lock(mutex);
+            return placed.contains(inode);
+        }
         Restore& restore;
         std::shared_ptr<Directory> parent;
         std::string path;
         Fd fd;                        // none in a dry run where it does not exist
+        dev_t device = 0;
         bool blocked = false;         // something else is in its place: nothing goes into it
+        bool exposed = false;         // somebody else may change names in it
+        bool touched_later = false;   // when its time was set already
         std::optional<Entry> entry;   // its metadata, if it is to be set
+        std::optional<mode_t> mode;   // to be set again, where we could not have worked with it
         bool whole = false;           // all its names are selected: others may be removed
         std::set<std::string> names;  // that the snapshot has, if others are to be removed
+        std::mutex mutex;             // guards
+        std::set<ino_t> placed;       // on the same file system
     };
     using DirectoryPtr = std::shared_ptr<Directory>;
 
@@ -5697,10 +6186,13 @@ private:
 
     // ---- directories ----
 
-    void open_root(Directory& root, const std::string& destination) {
+    void open_root(const std::string& destination) {
+        auto root = std::make_shared<Directory>(*this, nullptr, "");
         if (!options_.dry_run) make_directories(destination, 0777);
-        root.fd = Fd(::open(destination.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-        if (!root.fd && !options_.dry_run) throw system_error("open the directory", destination);
+        root->fd = Fd(::open(destination.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+        if (!root->fd && !options_.dry_run) throw system_error("open the directory", destination);
+        look_into(*root, false);
+        stack_.push_back(std::move(root));
     }
 
     /// The directory that holds `path`, from the stack of those the walk is in. One whose entry was
@@ -5718,6 +6210,10 @@ private:
 
     /// Opens or creates a directory and puts it on the stack.
     void enter(const Entry* e, const std::string& path, bool whole) {
+        if (open_ >= open_max_) { // each that files are on their way into holds a descriptor
+            chunks_.flush();
+            writers_.drain();
+        }
         auto up = stack_.back();
         auto dir = std::make_shared<Directory>(*this, up, path);
         dir->blocked = up->blocked;
@@ -5725,14 +6221,16 @@ private:
         bool created = false;
         if (!up->blocked && up->fd) {
             auto name = last_name(path);
+            auto open = [&] { return Fd(openat(up->fd.get(), name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)); };
             created = !options_.dry_run && mkdirat(up->fd.get(), name.c_str(), 0700) == 0;
             int refused = errno; // why it was not made, where there is nothing to open
-            dir->fd = Fd(openat(up->fd.get(), name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+            dir->fd = open();
+            if (!dir->fd && errno == EACCES && !options_.dry_run && !up->exposed && fchmodat(up->fd.get(), name.c_str(), 0700, 0) == 0) dir->fd = open();
             bool other = !dir->fd && (errno == ENOTDIR || errno == ELOOP);
             if (other && options_.overwrite && !options_.dry_run && unlinkat(up->fd.get(), name.c_str(), 0) == 0 &&
                 mkdirat(up->fd.get(), name.c_str(), 0700) == 0) {
                 created = true;
-                dir->fd = Fd(openat(up->fd.get(), name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+                dir->fd = open();
             }
             if (!dir->fd && !(options_.dry_run && (errno == ENOENT || (other && options_.overwrite)))) {
                 dir->blocked = true;
@@ -5742,40 +6240,163 @@ private:
                 else fail(error);
             }
         }
+        if (dir->fd && !look_into(*dir, created)) dir->blocked = true;
         if (e && !dir->blocked && (created || whole)) dir->entry = *e;
         stack_.push_back(std::move(dir));
+    }
+    /// Makes an open directory fit for us to work in. Returns false where it is one that this run has placed already,
+    /// under another name.
+    bool look_into(Directory& d, bool created) {
+        struct stat st;
+        if (!d.fd || fstat(d.fd.get(), &st) != 0) return true;
+        d.device = st.st_dev;
+        d.exposed = st.st_uid != geteuid() || (st.st_mode & 022) != 0;
+        if (d.parent && !d.parent->fd) return true;
+        if (d.parent && st.st_dev == d.parent->device) {
+            if (d.parent->owns(st.st_ino)) return fail(indistinct(d.path)), false;
+            d.parent->own(st.st_ino);
+        }
+        if (created || options_.dry_run) return true;
+        if (st.st_uid == geteuid() && (st.st_mode & 0700) != 0700 && fchmod(d.fd.get(), (st.st_mode & 07777) | 0700) == 0) d.mode = st.st_mode & 07777;
+        remove_leftovers(d);
+        return true;
+    }
+    /// Takes away what a restore that was killed has left. One that is running holds a lock on what it writes.
+    static void remove_leftovers(Directory& d) {
+        for (auto& [name, type] : read_directory(d.fd.get(), d.path)) {
+            if (!is_leftover(name)) continue;
+            Fd fd(openat(d.fd.get(), name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
+            struct stat st;
+            if (fd && fstat(fd.get(), &st) == 0 && S_ISREG(st.st_mode) && flock(fd.get(), LOCK_EX | LOCK_NB) == 0) unlinkat(d.fd.get(), name.c_str(), 0);
+        }
     }
 
     /// Called by whoever uses the directory last, in whatever thread.
     void finish_directory(Directory& d) noexcept {
         if (!d.fd) return;
         try {
-            if (options_.remove && d.whole && !tree_damaged_) remove_others(d);
-            if (d.entry && !options_.dry_run) set_metadata(d.fd.get(), -1, "", *d.entry);
+            if (options_.remove && d.whole && !tree_damaged_) find_others(d);
+            if (options_.dry_run) return;
+            if (d.entry) set_metadata(d.fd.get(), -1, "", *d.entry);
+            else if (d.mode) fchmod(d.fd.get(), *d.mode);
         } catch (const Error& e) { fail(e); } catch (const std::exception& e) { fail(Error(e.what())); }
     }
-    void remove_others(Directory& d) {
-        for (auto& name : read_directory(d.fd.get(), d.path)) {
-            if (d.names.contains(name)) continue;
-            std::string path = d.path.empty() ? name : d.path + "/" + name;
+
+    // ---- deleting ----
+
+    /// What is to be removed of a directory, in the end, and what its metadata is then.
+    struct Doomed {
+        std::string path;
+        std::vector<std::string> names;
+        std::optional<Entry> entry;
+    };
+    /// The one place that decides what goes: what the snapshot does not have, and nothing that this run placed or found
+    /// to be right (some file systems do not keep names as they are given), nor what no snapshot can have.
+    void find_others(Directory& d) {
+        Doomed doomed{d.path, {}, d.entry};
+        for (auto& [name, type] : read_directory(d.fd.get(), d.path)) {
             struct stat st;
-            if (fstatat(d.fd.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) == 0 && options_.skip == std::pair(st.st_dev, st.st_ino)) continue;
-            if (options_.dry_run || options_.verbose) tell('-', path);
-            if (!options_.dry_run && !remove_tree(d.fd.get(), name, path)) continue;
-            ++result_->removed;
+            if (d.names.contains(name) || fstatat(d.fd.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0) continue;
+            if (!d.owns(st.st_ino) && may_go(st, d.device)) doomed.names.push_back(name);
         }
+        if (doomed.names.empty() && !d.touched_later) return;
+        std::lock_guard lock(words_mutex_);
+        doomed_.push_back(std::move(doomed));
     }
-    /// Returns whether all of it went: the repository itself is kept, with what leads to it.
+    /// Neither of another file system, nor a socket, nor the repository.
+    bool may_go(const struct stat& st, dev_t device) const {
+        return st.st_dev == device && !S_ISSOCK(st.st_mode) && options_.skip != std::pair(st.st_dev, st.st_ino);
+    }
+    /// Whether all is so that something may be removed; says it if not.
+    bool may_remove() {
+        if (doomed_.empty()) return false;
+        bool others = std::ranges::any_of(doomed_, [](auto& d) { return !d.names.empty(); }) || !late_.empty();
+        if (tree_damaged_ || result_->failed + result_->damaged + result_->kept + result_->missing.size() > 0) {
+            if (others) say("nothing was deleted, for not all could be restored");
+            result_->deletion_refused = others;
+            return false;
+        }
+        return true;
+    }
+    void remove_doomed(const std::string& destination) {
+        uint64_t going = 0, staying = result_->in_place + replaced_;
+        for (auto& d : doomed_)
+            if (Fd fd = directory_at(destination, d.path))
+                for (auto& name : d.names) going += count_files(fd.get(), name, d.path);
+        if (going > staying && !options_.allow_shrink) {
+            say(text("nothing was deleted: ", going, " of ", going + staying, " files that ", in_quotes(destination),
+                     " holds would go; if that is right, say --allow-shrink"));
+            result_->deletion_refused = true;
+            return;
+        }
+        for (auto& d : doomed_) {
+            Fd fd = directory_at(destination, d.path);
+            for (auto& name : d.names) {
+                auto path = d.path.empty() ? name : d.path + "/" + name;
+                if (options_.dry_run || options_.verbose) tell('-', path);
+                if (options_.dry_run || (fd && remove_tree(fd.get(), name, path))) ++result_->removed;
+            }
+        }
+        place_late(destination);
+        for (auto& d : doomed_)
+            if (Fd fd = directory_at(destination, d.path); fd && d.entry && !options_.dry_run) set_metadata(fd.get(), -1, "", *d.entry);
+    }
+    /// Files in whose place there was a directory.
+    void place_late(const std::string& destination) {
+        auto late = std::exchange(late_, {});
+        if (late.empty()) return;
+        options_.remove = false;
+        open_root(destination);
+        for (auto& e : late) {
+            stop_if_asked();
+            place(e, true);
+        }
+        chunks_.flush();
+        writers_.drain();
+        stack_.clear();
+    }
+    /// A directory below the destination, without following a link; none where it cannot be opened.
+    static Fd directory_at(const std::string& destination, const std::string& path) {
+        Fd at(::open(destination.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+        for (size_t from = 0; at && from < path.size();) {
+            size_t slash = std::min(path.find('/', from), path.size());
+            at = Fd(openat(at.get(), path.substr(from, slash - from).c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+            from = slash + 1;
+        }
+        return at;
+    }
+    /// All that is no directory at or below a name, on the same file system.
+    uint64_t count_files(int directory, const std::string& name, const std::string& path) const {
+        struct stat here, st;
+        if (fstat(directory, &here) != 0 || fstatat(directory, name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0 || !may_go(st, here.st_dev)) return 0;
+        if (!S_ISDIR(st.st_mode)) return 1;
+        uint64_t sum = 0;
+        Fd inner(openat(directory, name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+        if (inner)
+            for (auto& [child, type] : read_directory(inner.get(), path + "/" + name)) sum += count_files(inner.get(), child, path + "/" + name);
+        return sum;
+    }
+    /// Returns whether all of it went. What cannot be removed is named and counted, and the rest goes.
     bool remove_tree(int directory, const std::string& name, const std::string& path) {
-        if (unlinkat(directory, name.c_str(), 0) == 0) return true;
-        if (errno != EISDIR && errno != EPERM) throw system_error("remove", path);
-        Fd inner = open_directory(directory, name, path);
-        struct stat st;
-        bool all = fstat(inner.get(), &st) == 0 && options_.skip != std::pair(st.st_dev, st.st_ino);
-        if (!all) return false;
-        for (auto& child : read_directory(inner.get(), path)) all &= remove_tree(inner.get(), child, path + "/" + child);
-        if (all && unlinkat(directory, name.c_str(), AT_REMOVEDIR) != 0) throw system_error("remove", path);
-        return all;
+        try {
+            struct stat here, st;
+            if (fstat(directory, &here) != 0 || fstatat(directory, name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0) throw system_error("remove", path);
+            if (!may_go(st, here.st_dev)) return false;
+            if (!S_ISDIR(st.st_mode)) {
+                if (unlinkat(directory, name.c_str(), 0) != 0) throw system_error("remove", path);
+                return true;
+            }
+            if (st.st_uid == geteuid() && (st.st_mode & 0700) != 0700) fchmodat(directory, name.c_str(), (st.st_mode & 07777) | 0700, 0);
+            Fd inner = open_directory(directory, name, path);
+            bool all = true;
+            for (auto& [child, type] : read_directory(inner.get(), path)) all &= remove_tree(inner.get(), child, path + "/" + child);
+            if (all && unlinkat(directory, name.c_str(), AT_REMOVEDIR) != 0) throw system_error("remove", path);
+            return all;
+        } catch (const Error& e) {
+            if (ends_all(e)) throw;
+            fail(e);
+            return false;
+        }
     }
 
     // ---- one entry ----
@@ -5803,43 +6424,79 @@ private:
 
     void place_content(const DirectoryPtr& dir, const Entry& e) {
         for (auto& id : e.chunks)
-            if (repo_.index.places(id).empty()) throw Corrupt("a part of it is in no pack that is there");
-        if (already_there(*dir, e)) return;
+            if (repo_.index.readable_places(id).empty()) throw Corrupt("a part of it is in no pack that is there");
+        auto here = look_here(*dir, e);
+        repo_.store.work.planned += e.size;
+        if (here == Here::done) return;
         if (options_.dry_run) return would_restore(e);
-        if (e.link_group && place_link(*dir, e)) return;
-        if (e.link_group) first_links_[{e.link_group, e.inode}] = e;
-        if (e.type != Type::file) return make_special(*dir, e);
+        bool replace = here == Here::replace;
+        if (e.link_group && place_link(*dir, e, replace)) return;
+        if (e.link_group) {
+            std::lock_guard lock(words_mutex_);
+            first_links_[{e.link_group, e.inode}] = {e, {}};
+        }
+        if (e.type != Type::file) return make_special(*dir, e, replace);
         // The planner pins the chunks of a file after its writer was queued: a file larger than the
         // read-ahead is written while its later parts are still being asked for.
         auto entry = std::make_shared<Entry>(e);
         if (writers_.full()) chunks_.flush();
-        writers_.push([this, dir, entry] { write_in_thread(*dir, *entry); });
+        writers_.push([this, dir, entry, replace] { write_in_thread(*dir, *entry, replace); });
         for (auto& id : e.chunks) chunks_.pin(id);
     }
 
-    /// Whether something with this name is there already, so that nothing is to be written: the same
-    /// file, whose metadata is set, or something else, which is kept and named.
-    bool already_there(Directory& dir, const Entry& e) {
+    /// What there is where an entry is to be: nothing; what it is to be, or something that is kept, so that nothing is
+    /// left to do; or what is to be replaced.
+    enum class Here { nothing, done, replace };
+
+    Here look_here(Directory& dir, const Entry& e) {
         auto name = last_name(e.path);
         struct stat st;
-        if (!dir.fd || fstatat(dir.fd.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0) return false;
+        if (!dir.fd || fstatat(dir.fd.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0) return Here::nothing;
+        auto first = e.link_group ? first_links_.find({e.link_group, e.inode}) : first_links_.end();
+        bool further = first != first_links_.end();
+        if (further) settle_writers();
+        if (further && first->second.is(st)) return in_place(dir, e, st);
+        if (dir.owns(st.st_ino)) throw indistinct(e.path);
         Fd fd;
         bool same = is_same(dir.fd.get(), name, st, e, fd);
-        if (same && e.type != Type::directory && st.st_nlink > 1) { // one file here need not be one in the snapshot
+        if (same && st.st_nlink > 1) { // one file here need not be one in the snapshot
             auto mine = std::pair(e.link_group, e.link_group ? e.inode : ++alone_);
             same = claimed_.try_emplace({st.st_dev, st.st_ino}, mine).first->second == mine;
         }
+        if (same && further) return place_link(dir, e, true) ? Here::done : Here::replace;
         if (same) {
-            bool elsewhere = e.link_group && !first_links_.try_emplace({e.link_group, e.inode}, e).second;
-            if (elsewhere && options_.overwrite && place_link(dir, e, &st)) return true;
-            ++result_->in_place;
-            repo_.store.work.did(e.size);
-            if (!options_.dry_run) set_metadata(fd.get(), dir.fd.get(), name, e);
-            return true;
+            // Only what is ours to give is given other rights: who else has the file open, or another name of it, keeps them.
+            bool ours = e.type == Type::file && st.st_nlink == 1 && st.st_uid == (geteuid() == 0 ? owner_of(e).id : geteuid());
+            bool right = is_right(fd.get(), dir.fd.get(), name, st, e);
+            if (!right && !ours) return Here::replace;
+            if (!right && !options_.dry_run) set_metadata(fd.get(), dir.fd.get(), name, e);
+            if (e.link_group) first_links_[{e.link_group, e.inode}] = {e, std::pair(st.st_dev, st.st_ino)};
+            return in_place(dir, e, st);
         }
-        if (options_.overwrite && !S_ISDIR(st.st_mode)) return false;
+        if (S_ISDIR(st.st_mode) && options_.overwrite && options_.remove) {
+            late_.push_back(e);
+            dir.names.erase(name);
+            dir.touched_later = true;
+            return Here::done;
+        }
+        if (options_.overwrite && !S_ISDIR(st.st_mode)) return ++replaced_, Here::replace;
         keep(e.path, S_ISDIR(st.st_mode) ? "is a directory here" : "differs here");
-        return true;
+        dir.own(st.st_ino);
+        return Here::done;
+    }
+    Here in_place(Directory& dir, const Entry& e, const struct stat& st) {
+        dir.own(st.st_ino);
+        ++result_->in_place;
+        repo_.store.work.did(e.size);
+        return Here::done;
+    }
+    static Error indistinct(const std::string& path) {
+        return Error(text("cannot create ", in_quotes(path), ": the file system there takes its name for one that was restored already"));
+    }
+    /// What is on its way gets there.
+    void settle_writers() {
+        chunks_.flush();
+        writers_.drain();
     }
 
     /// Whether what has this name is what `e` says. Leaves a file open.
@@ -5889,46 +6546,65 @@ private:
         return e.chunks.empty() ? only.empty() : IdHasher(repo_.keys.id)(only) == e.chunks[0];
     }
 
-    /// Makes a further name of a file that was restored before, unless what is `here` is that file. Whether that
-    /// was possible.
-    bool place_link(Directory& dir, const Entry& e, const struct stat* here = nullptr) {
+    /// The first name of a file that has several, and which file here it is, once it is there.
+    struct First {
+        Entry entry;
+        std::optional<std::pair<dev_t, ino_t>> placed;
+        bool is(const struct stat& st) const { return placed == std::pair(st.st_dev, st.st_ino); }
+    };
+    /// Makes a further name of a file that was restored before. Whether that was possible: the first may have failed, and
+    /// what was there before be there still (I7).
+    bool place_link(Directory& dir, const Entry& e, bool replace) {
         auto first = first_links_.find({e.link_group, e.inode});
-        if (first == first_links_.end() || first->second.chunks != e.chunks || first->second.size != e.size) return false;
-        chunks_.flush();
-        writers_.drain(); // the first name may still be on its way
+        if (first == first_links_.end() || first->second.entry.chunks != e.chunks || first->second.entry.size != e.size) return false;
+        settle_writers(); // the first name may still be on its way
+        if (options_.dry_run) return would_restore(e), true;
+        if (!first->second.placed) return false;
         try {
             Fd at(fcntl(stack_.front()->fd.get(), F_DUPFD_CLOEXEC, 0));
-            auto& path = first->second.path;
+            auto& path = first->second.entry.path;
             for (size_t from = 0, slash; (slash = path.find('/', from)) != path.npos; from = slash + 1)
                 at = open_directory(at.get(), path.substr(from, slash - from), path);
-            // It may have failed, and what was there before be there still (I7).
-            struct stat st;
-            Fd there;
-            if (fstatat(at.get(), last_name(path).c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0) return false;
-            if ((here && here->st_dev == st.st_dev && here->st_ino == st.st_ino) || !is_same(at.get(), last_name(path), st, e, there)) return false;
-            if (options_.dry_run) return would_restore(e), true;
             Temporary temporary(dir.fd.get());
-            if (linkat(at.get(), last_name(path).c_str(), dir.fd.get(), temporary.name.c_str(), 0) != 0) return false;
-            publish(temporary, dir, e);
-        } catch (const Error&) { return false; }
+            struct stat st;
+            if (linkat(at.get(), last_name(path).c_str(), dir.fd.get(), temporary.name.c_str(), 0) != 0 ||
+                fstatat(dir.fd.get(), temporary.name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0 || !first->second.is(st)) return false;
+            publish(temporary, dir, e, st, replace);
+        } catch (const Error& error) {
+            if (ends_all(error)) throw;
+            return false;
+        }
         ++result_->restored;
         repo_.store.work.did(e.size);
         tell_new(e);
         return true;
     }
 
-    void make_special(Directory& dir, const Entry& e) {
-        Temporary temporary(dir.fd.get());
-        mode_t kind = e.type == Type::fifo ? S_IFIFO : e.type == Type::character ? S_IFCHR : S_IFBLK;
-        int made = e.type == Type::symlink ? symlinkat(e.target.c_str(), dir.fd.get(), temporary.name.c_str())
-                                           : mknodat(dir.fd.get(), temporary.name.c_str(), kind | (e.mode & 0777), dev_t(e.device));
-        if (made != 0 && errno == EPERM && kind != S_IFIFO && geteuid() != 0) {
-            ++result_->no_device;
-            return;
+    void make_special(Directory& dir, const Entry& e, bool replace) {
+        // By name alone can its metadata be set: where others may change names, in a directory of our own.
+        std::optional<Temporary> own;
+        Fd inner;
+        if (dir.exposed) {
+            own.emplace(dir.fd.get(), AT_REMOVEDIR);
+            if (mkdirat(dir.fd.get(), own->name.c_str(), 0700) != 0) throw system_error("create", e.path);
+            inner = open_directory(dir.fd.get(), own->name, e.path);
+            struct stat st;
+            if (fstat(inner.get(), &st) != 0 || st.st_uid != geteuid() || (st.st_mode & 077) != 0) throw Error(text("cannot create ", in_quotes(e.path), ": somebody else is at work there"));
         }
-        if (made != 0) throw system_error("create", e.path);
-        set_metadata(-1, dir.fd.get(), temporary.name, e);
-        publish(temporary, dir, e);
+        int at = inner ? inner.get() : dir.fd.get();
+        Temporary temporary(at);
+        mode_t kind = e.type == Type::fifo ? S_IFIFO : e.type == Type::character ? S_IFCHR : S_IFBLK;
+        int made = e.type == Type::symlink ? symlinkat(e.target.c_str(), at, temporary.name.c_str())
+                                           : mknodat(at, temporary.name.c_str(), kind | (e.mode & 0777), dev_t(e.device));
+        bool device = e.type == Type::character || e.type == Type::block;
+        if (made != 0 && errno == EPERM && device && geteuid() != 0) {
+            ++result_->no_device;
+            return say(text(in_quotes(e.path), " is a device, which only root can create: it is left out"));
+        }
+        struct stat st;
+        if (made != 0 || fstatat(at, temporary.name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0) throw system_error("create", e.path);
+        set_metadata(-1, at, temporary.name, e);
+        publish(temporary, dir, e, st, replace);
         ++result_->restored;
         tell_new(e);
     }
@@ -5937,34 +6613,47 @@ private:
 
     /// A name that is taken away again unless it was published (I7).
     struct Temporary {
-        explicit Temporary(int d) : directory(d) {
+        explicit Temporary(int d, int remove_flags = 0) : directory(d), flags(remove_flags) {
             std::array<uint8_t, 8> r;
             fill_random(r);
-            name = ".nfreeze-" + hex(r);
+            name = ".nfreeze-" + hex(r); // as is_leftover() has it
         }
         ~Temporary() {
-            if (!name.empty()) unlinkat(directory, name.c_str(), 0);
+            if (!name.empty()) unlinkat(directory, name.c_str(), flags);
         }
         Temporary(const Temporary&) = delete;
         Temporary& operator=(const Temporary&) = delete;
-        int directory;
+        int directory, flags;
         std::string name;
     };
-    void publish(Temporary& temporary, Directory& dir, const Entry& e) {
+    /// `st`: of what is published.
+    void publish(Temporary& temporary, Directory& dir, const Entry& e, const struct stat& st, bool replace) {
         auto name = last_name(e.path);
-        unsigned flags = options_.overwrite ? 0 : RENAME_NOREPLACE;
-        int bad = renameat2(dir.fd.get(), temporary.name.c_str(), dir.fd.get(), name.c_str(), flags);
-        if (bad && errno == EINVAL) bad = renameat(dir.fd.get(), temporary.name.c_str(), dir.fd.get(), name.c_str());
+        std::lock_guard lock(dir.mutex);
+        struct stat there;
+        auto is_ours = [&] { return fstatat(dir.fd.get(), name.c_str(), &there, AT_SYMLINK_NOFOLLOW) == 0 && there.st_ino != st.st_ino && dir.placed.contains(there.st_ino); };
+        if (replace && is_ours()) throw indistinct(e.path);
+        int bad = renameat2(temporary.directory, temporary.name.c_str(), dir.fd.get(), name.c_str(), replace ? 0 : RENAME_NOREPLACE);
+        if (bad && errno == EINVAL) {
+            if (is_ours()) throw indistinct(e.path);
+            bad = renameat(temporary.directory, temporary.name.c_str(), dir.fd.get(), name.c_str());
+        }
+        if (bad && errno == EEXIST && is_ours()) throw indistinct(e.path);
         if (bad) throw system_error("create", e.path);
+        dir.placed.insert(st.st_ino);
+        if (e.link_group) {
+            std::lock_guard links(words_mutex_);
+            if (auto first = first_links_.find({e.link_group, e.inode}); first != first_links_.end()) first->second.placed = std::pair(st.st_dev, st.st_ino);
+        }
         // Renaming one name of a file onto another of the same file does nothing: the temporary
         // one is then still to be removed, which the destructor does.
         if (e.link_group == 0) temporary.name.clear();
     }
 
-    void write_in_thread(Directory& dir, const Entry& e) {
+    void write_in_thread(Directory& dir, const Entry& e, bool replace) {
         size_t used = 0; // chunks that were unpinned
         try {
-            write_file(dir, e, used);
+            write_file(dir, e, used, replace);
             ++result_->restored;
             repo_.store.work.did(0); // its bytes were counted as they came
             result_->bytes += e.size;
@@ -5973,30 +6662,34 @@ private:
             ++result_->damaged;
             say(text("cannot restore ", in_quotes(e.path), ": ", error.what()));
         } catch (const Error& error) {
-            if (ends_all(error)) {
-                {
-                    std::lock_guard lock(words_mutex_);
-                    if (!lost_ && error.exit != Exit::interrupted) lost_ = std::current_exception();
-                }
-                chunks_.abort(); // wakes the planner, who may wait for room
-                throw;
-            }
+            if (ends_all(error)) give_up(error.exit != Exit::interrupted);
             fail(error);
+        } catch (...) { give_up(true); } // no memory
+        for (; used < e.chunks.size(); ++used) chunks_.unpin(repo_.index.readable_places(e.chunks[used]).front().frame);
+    }
+    /// Ends the run with the exception that is being handled, if it `counts`; wakes the planner, who may wait for room.
+    [[noreturn]] void give_up(bool counts) {
+        {
+            std::lock_guard lock(words_mutex_);
+            if (!lost_ && counts) lost_ = std::current_exception();
         }
-        for (; used < e.chunks.size(); ++used) chunks_.unpin(repo_.index.places(e.chunks[used]).front().frame);
+        chunks_.abort();
+        throw;
     }
 
-    void write_file(Directory& dir, const Entry& e, size_t& used) {
+    void write_file(Directory& dir, const Entry& e, size_t& used, bool replace) {
         Temporary temporary(dir.fd.get());
         Fd fd(openat(dir.fd.get(), temporary.name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
-        if (!fd) throw system_error("create", e.path);
+        struct stat st;
+        if (!fd || fstat(fd.get(), &st) != 0) throw system_error("create", e.path);
+        flock(fd.get(), LOCK_EX | LOCK_NB); // remove_leftovers() asks for it
         IdHasher hasher(repo_.keys.id);
         XXH3_state_t checksum;
         XXH3_64bits_reset(&checksum);
         uint64_t at = 0;
         auto hole = e.holes.begin();
         for (auto& id : e.chunks) {
-            auto place = repo_.index.places(id).front();
+            auto place = repo_.index.readable_places(id).front();
             auto chunk = chunks_.get(id, place, hasher);
             chunks_.unpin(place.frame);
             ++used;
@@ -6019,74 +6712,106 @@ private:
         if (!e.holes.empty() && ftruncate(fd.get(), off_t(e.size)) != 0) throw system_error("write", e.path);
         set_metadata(fd.get(), dir.fd.get(), temporary.name, e);
         if (!fd.close()) throw system_error("write", e.path);
-        publish(temporary, dir, e); // I7: only now, complete and checked
+        publish(temporary, dir, e, st, replace); // I7: only now, complete and checked
     }
 
     // ---- metadata ----
 
-    /// Sets owner, attributes, mode and times: through `fd`, or by name where that is -1. What cannot
+    /// Sets owner, attributes, mode and times, as far as they differ: through `fd`, or by name where that is -1. What cannot
     /// be set is named and counted; the content is restored all the same.
     void set_metadata(int fd, int directory, const std::string& name, const Entry& e) {
-        auto attempt = [&](auto f) {
-            try {
-                return f();
-            } catch (const Error& error) {
-                fail(error);
-                return false;
-            }
-        };
-        bool owned = attempt([&] { return set_owner(fd, directory, name, e); });
-        attempt([&] { return set_xattrs(fd, fd >= 0 ? "" : proc_path(directory, name), e); });
+        struct stat st;
+        auto look = [&] { return (fd >= 0 ? fstat(fd, &st) : fstatat(directory, name.c_str(), &st, AT_SYMLINK_NOFOLLOW)) == 0; };
+        if (!look()) return fail(system_error("look at", e.path));
+        bool owned = set_owner(fd, directory, name, st, e);
+        set_xattrs(fd, fd >= 0 ? "" : proc_path(directory, name), e);
         if (e.type != Type::symlink) {
             mode_t mode = owned ? e.mode : e.mode & ~mode_t(06000); // not setuid for somebody else
-            int bad = fd >= 0 ? fchmod(fd, mode) : fchmodat(directory, name.c_str(), mode, AT_SYMLINK_NOFOLLOW);
-            struct stat st; // glibc asks for /proc there, although the mode may be what it was made with
-            if (bad && errno == ENOTSUP && fstatat(directory, name.c_str(), &st, AT_SYMLINK_NOFOLLOW) == 0 && (st.st_mode & 07777) == mode) bad = 0;
+            int bad = look() && (st.st_mode & 07777) == mode ? 0 : fd >= 0 ? fchmod(fd, mode) : fchmodat(directory, name.c_str(), mode, 0);
             if (bad) fail(system_error("set the mode of", e.path));
         }
+        if (to_time(st.st_mtim) == e.mtime) return;
         struct timespec times[2] = {{0, UTIME_OMIT}, {time_t(e.mtime.seconds), long(e.mtime.ns)}};
         int bad = fd >= 0 ? futimens(fd, times) : utimensat(directory, name.c_str(), times, AT_SYMLINK_NOFOLLOW);
         if (bad) fail(system_error("set the time of", e.path));
     }
-
-    /// Owners go by name where the name exists here. Returns whether the file has its owner now.
-    bool set_owner(int fd, int directory, const std::string& name, const Entry& e) {
-        struct stat st;
-        int bad = fd >= 0 ? fstat(fd, &st) : fstatat(directory, name.c_str(), &st, AT_SYMLINK_NOFOLLOW);
-        if (bad) throw system_error("look at", e.path);
-        uid_t uid = local_id(users_, snapshot_.users, e.uid, [](const char* n) { auto* p = getpwnam(n); return p ? std::optional(p->pw_uid) : std::nullopt; });
-        gid_t gid = local_id(groups_, snapshot_.groups, e.gid, [](const char* n) { auto* g = getgrnam(n); return g ? std::optional(g->gr_gid) : std::nullopt; });
-        if (st.st_uid == uid && st.st_gid == gid) return true;
-        auto change = [&](uid_t u, gid_t g) { return fd >= 0 ? fchown(fd, u, g) : fchownat(directory, name.c_str(), u, g, AT_SYMLINK_NOFOLLOW); };
-        if (change(uid, gid) == 0) return true;
-        if (geteuid() == 0) throw system_error("set the owner of", e.path);
-        bool group = change(uid_t(-1), gid) == 0;
-        ++result_->no_owner;
-        return group && st.st_uid == uid;
+    /// Whether set_metadata() would have nothing to do, as far as we have the rights.
+    bool is_right(int fd, int directory, const std::string& name, const struct stat& st, const Entry& e) {
+        auto [uid, user_known] = owner_of(e);
+        auto [gid, group_known] = group_of(e);
+        bool owned = geteuid() != 0 || (st.st_uid == uid && st.st_gid == gid);
+        mode_t mode = (st.st_uid == uid && st.st_gid == gid && user_known && group_known) ? e.mode : e.mode & ~mode_t(06000);
+        if (!owned || to_time(st.st_mtim) != e.mtime || (e.type != Type::symlink && (st.st_mode & 07777) != mode)) return false;
+        bool all_read = true;
+        auto have = read_xattrs(fd, fd >= 0 ? "" : proc_path(directory, name), e.path, false, [&](const Error&) { all_read = false; });
+        auto ours = [](auto& x) { return !is_labels_own(x.first); };
+        auto want = local_xattrs(e);
+        std::erase_if(have, std::not_fn(ours));
+        std::erase_if(want, std::not_fn(ours));
+        if (geteuid() != 0) std::erase_if(want, [&](auto& x) { return !x.first.starts_with("user.") && !is_acl(x.first); });
+        return all_read && have == want;
     }
-    template <class LookUp> uint32_t local_id(std::map<uint32_t, uint32_t>& cache, const Names& names, uint32_t id, LookUp look_up) {
+    /// What the system itself gives to files; whether a file may run with more rights is none of that.
+    static bool is_labels_own(std::string_view attribute) { return attribute.starts_with("security.") && attribute != "security.capability"; }
+
+    /// A number here, and whether it is known to be the one that was meant: names count, where there was one.
+    struct LocalId {
+        uint32_t id;
+        bool known;
+    };
+    LocalId owner_of(const Entry& e) { return local_id(users_, snapshot_.users, e.uid, user_of_name); }
+    LocalId group_of(const Entry& e) { return local_id(groups_, snapshot_.groups, e.gid, group_of_name); }
+    template <class LookUp> LocalId local_id(std::map<uint32_t, LocalId>& cache, const Names& names, uint32_t id, LookUp look_up) {
         std::lock_guard lock(names_mutex_);
-        auto [at, fresh] = cache.try_emplace(id, id);
+        auto [at, fresh] = cache.try_emplace(id, LocalId{id, true});
         auto name = names.find(id);
-        if (fresh && name != names.end() && !name->second.empty())
-            if (auto found = look_up(name->second.c_str())) at->second = *found;
+        if (fresh && name != names.end() && !name->second.empty()) {
+            auto found = look_up(name->second);
+            at->second = {found.value_or(id), found.has_value()};
+        }
         return at->second;
     }
 
-    bool set_xattrs(int fd, const std::string& path, const Entry& e) {
-        auto set = [&](auto& x) {
-            return fd >= 0 ? fsetxattr(fd, x.first.c_str(), x.second.data(), x.second.size(), 0)
-                           : lsetxattr(path.c_str(), x.first.c_str(), x.second.data(), x.second.size(), 0);
+    /// Returns whether the file has the owner and group now that it is to have, so that it may run with their rights.
+    bool set_owner(int fd, int directory, const std::string& name, const struct stat& st, const Entry& e) {
+        auto [uid, user_known] = owner_of(e);
+        auto [gid, group_known] = group_of(e);
+        if ((e.mode & 06000) && e.type == Type::file && !(user_known && group_known))
+            fail(Error(text(in_quotes(e.path), " is to run with the rights of somebody who has no name here: it gets no more than its mode")));
+        auto change = [&](uid_t u, gid_t g) { return fd >= 0 ? fchown(fd, u, g) : fchownat(directory, name.c_str(), u, g, AT_SYMLINK_NOFOLLOW); };
+        if ((st.st_uid == uid && st.st_gid == gid) || change(uid, gid) == 0) return user_known && group_known;
+        if (geteuid() == 0) return fail(system_error("set the owner of", e.path)), false;
+        bool group = change(uid_t(-1), gid) == 0;
+        ++result_->no_owner;
+        return group && st.st_uid == uid && user_known && group_known;
+    }
+
+    /// The attributes with the numbers that users and groups have here.
+    Xattrs local_xattrs(const Entry& e) {
+        auto all = e.xattrs;
+        for (auto& [name, value] : all)
+            if (is_acl(name))
+                value = with_acl_ids(value, [&](bool group, uint32_t id) {
+                    return group ? local_id(groups_, snapshot_.groups, id, group_of_name).id : local_id(users_, snapshot_.users, id, user_of_name).id;
+                });
+        return all;
+    }
+    void set_xattrs(int fd, const std::string& path, const Entry& e) {
+        auto want = local_xattrs(e);
+        auto have = read_xattrs(fd, path, e.path, false, [&](const Error& error) { fail(error); });
+        auto refused = [&](const std::string& name, int why) {
+            bool rights = geteuid() != 0 && (why == EPERM || why == EACCES || (why == ENOTSUP && !name.starts_with("user.") && !is_acl(name)));
+            if (rights || is_labels_own(name)) ++result_->no_xattr;
+            else fail(system_error(text("set the attribute ", show(name), " of"), e.path, why));
         };
-        for (auto& old : read_xattrs(fd, path, e.path)) // a directory's default ACL may have given it some
-            if (!old.first.starts_with("security.") && std::ranges::none_of(e.xattrs, [&](auto& x) { return x.first == old.first; }))
-                fd >= 0 ? fremovexattr(fd, old.first.c_str()) : lremovexattr(path.c_str(), old.first.c_str());
-        for (auto& x : e.xattrs) {
-            if (set(x) == 0) continue;
-            if (geteuid() == 0 && errno != ENOTSUP) throw system_error(text("set the attribute ", show(x.first), " of"), e.path);
-            ++result_->no_xattr;
+        for (auto& [name, value] : have) // a directory's default ACL may have given it some
+            if (!is_labels_own(name) && std::ranges::none_of(want, [&](auto& x) { return x.first == name; }) &&
+                (fd >= 0 ? fremovexattr(fd, name.c_str()) : lremovexattr(path.c_str(), name.c_str())) != 0) refused(name, errno);
+        for (auto& x : want) {
+            if (std::ranges::count(have, x) > 0) continue;
+            auto& [name, value] = x;
+            if ((fd >= 0 ? fsetxattr(fd, name.c_str(), value.data(), value.size(), 0) : lsetxattr(path.c_str(), name.c_str(), value.data(), value.size(), 0)) != 0) refused(name, errno);
         }
-        return true;
     }
 
     // ---- words ----
@@ -6109,10 +6834,16 @@ private:
         say(text(in_quotes(path), " ", why, ": it is kept"));
     }
     /// Whether more than one file cannot be restored. On a full disk all that follows would be fetched for nothing.
-    static bool ends_all(const Error& e) { return e.exit != Exit::failed || e.no_room; }
+    static bool ends_all(const Error& e) { return e.exit != Exit::failed || e.no_room || e.exhausted; }
     void fail(const Error& e) {
         ++result_->failed;
         say(e.what());
+    }
+
+    /// So many directories may be open at once: a quarter of what this process may have.
+    static int64_t open_directories_max() {
+        struct rlimit files;
+        return getrlimit(RLIMIT_NOFILE, &files) == 0 ? int64_t(std::clamp<rlim_t>(files.rlim_cur / 4, 16, 1024)) : 16;
     }
 
     Repository& repo_;
@@ -6121,11 +6852,16 @@ private:
     RestoreResult* result_ = nullptr;
     std::exception_ptr lost_; // what ended the first writer that gave up
     std::atomic<bool> tree_damaged_{false};
-    std::map<std::pair<uint64_t, uint64_t>, Entry> first_links_; // (group, inode): its first name
+    std::atomic<int64_t> open_{0}; // directories
+    const int64_t open_max_ = open_directories_max();
+    uint64_t replaced_ = 0; // files here that differed
+    std::map<std::pair<uint64_t, uint64_t>, First> first_links_; // (group, inode)
     std::map<std::pair<dev_t, ino_t>, std::pair<uint64_t, uint64_t>> claimed_; // which of these a file here is
     uint64_t alone_ = 0;                                                       // files of one name
+    std::vector<Doomed> doomed_;
+    std::vector<Entry> late_;
     std::mutex names_mutex_, words_mutex_;
-    std::map<uint32_t, uint32_t> users_, groups_; // number there, number here
+    std::map<uint32_t, LocalId> users_, groups_; // number there, number here
     std::vector<DirectoryPtr> stack_;
     TaskPool wire_;
     ChunkReader chunks_;
@@ -6166,15 +6902,17 @@ void print_table(const std::vector<std::vector<std::string>>& rows, const std::s
     }
 }
 
-/// `list`: what these have in common, if there are several lists.
-void print_snapshots(const std::vector<const Snapshot*>& snapshots, bool as_json, const std::string& list = "") {
+/// `list`: what these have in common, if there are several lists; `reasons`: words about some of them.
+void print_snapshots(const std::vector<const Snapshot*>& snapshots, bool as_json, const std::string& list = "",
+                     const std::map<SnapshotId, std::vector<std::string>>& reasons = {}) {
     if (as_json) {
         for (auto i = snapshots.rbegin(); i != snapshots.rend(); ++i) {
             auto& [id, time, host, user, source, version, tags, incomplete, c, users, groups, tree] = **i;
             Json json;
             if (!list.empty()) json.add("list", list);
             json.add("id", hex(id)).add("time", json_time(time / 1'000'000'000)).add("host", host).add("user", user).add("source", source);
-            json.add("tags", tags).add("incomplete", incomplete).add("files", c.files).add("directories", c.directories).add("others", c.others);
+            json.add("tags", tags).add("incomplete", incomplete).add("files", c.files + c.others).add("directories", c.directories).add("others", c.others);
+            if (auto why = reasons.find(id); why != reasons.end()) json.add("reasons", why->second);
             json.add("bytes", c.bytes).add("new_files", c.new_files).add("changed_files", c.changed_files).add("new_bytes", c.new_bytes);
             std::cout << json.add("version", version).line() << '\n';
         }
@@ -6186,8 +6924,10 @@ void print_snapshots(const std::vector<const Snapshot*>& snapshots, bool as_json
         auto& s = **i;
         std::string notes = s.incomplete ? "incomplete" : "";
         for (auto& t : s.tags) notes += (notes.empty() ? "" : " ") + show(t);
+        if (auto why = reasons.find(s.id); why != reasons.end())
+            for (auto& r : why->second) notes += (notes.empty() ? "" : ", ") + r;
         rows.push_back({short_id(s.id), date_time(s.time), show(s.host), show(s.source),
-                        text(s.counts.files), human_size(s.counts.bytes), notes});
+                        text(s.counts.files + s.counts.others), human_size(s.counts.bytes), notes});
     }
     if (rows.size() > 1 || list.empty()) print_table(rows, {4, 5});
 }
@@ -6200,7 +6940,8 @@ struct Choice {
     int64_t upto = INT64_MAX; // ns since 1970: not newer than this
 
     bool meets(const Snapshot& s) const {
-        return (!one() || hex(s.id).starts_with(id)) && (source.empty() || s.source == source || s.host + ":" + s.source == source) &&
+        auto names_source = [&](const std::string& full) { return full == source || show(full) == source || (source.size() > 1 && source.ends_with('/') && show(full) + "/" == source); };
+        return (!one() || hex(s.id).starts_with(id)) && (source.empty() || names_source(s.source) || names_source(s.host + ":" + s.source)) &&
                (host.empty() || s.host == host) && (tag.empty() || std::ranges::count(s.tags, tag) > 0) && s.time <= upto;
     }
     bool one() const { return !id.empty() && id != "latest"; }
@@ -6221,12 +6962,16 @@ std::optional<int64_t> parse_age(const std::string& s) {
 /// 12h, 2w. In ns since 1970; throws Usage.
 int64_t parse_time(const std::string& s, bool its_end = true) {
     struct tm parts{};
-    auto ns = [&] { return std::clamp<int64_t>(mktime(&parts), 0, INT64_MAX / 1'000'000'000 - 100) * 1'000'000'000; };
-    for (auto [format, rest] : {std::pair{"%Y-%m-%d", 86399}, {"%Y-%m-%d %H:%M", 59}, {"%Y-%m-%d %H:%M:%S", 0}}) {
+    bool utc = s.ends_with('Z'); // as --json prints them
+    auto ns = [&] { return std::clamp<int64_t>(utc ? timegm(&parts) : mktime(&parts), 0, INT64_MAX / 1'000'000'000 - 100) * 1'000'000'000; };
+    for (auto [format, rest] : {std::pair{"%Y-%m-%d", 86399}, {"%Y-%m-%d %H:%M", 59}, {"%Y-%m-%d %H:%M:%S", 0}, {"%Y-%m-%dT%H:%M:%SZ", 0}, {"%Y-%m-%dT%H:%M:%S", 0}}) {
         parts = {};
         const char* end = strptime(s.c_str(), format, &parts);
         if (!end || *end) continue;
         parts.tm_isdst = -1;
+        auto same_day = parts;
+        utc ? timegm(&same_day) : mktime(&same_day);
+        if (same_day.tm_mday != parts.tm_mday || same_day.tm_mon != parts.tm_mon) throw Usage(text("there is no day ", in_quotes(s)));
         if (!its_end) return ns();
         if (rest == 86399) { // a day may have 23 or 25 hours
             parts.tm_mday += 1;
@@ -6246,7 +6991,7 @@ std::vector<const Snapshot*> chosen_snapshots(const Repository& repo, const Choi
 }
 
 /// The newest of them. Throws Usage that lists the choice where there is one.
-const Snapshot& choose_snapshot(const Repository& repo, const Choice& choice) {
+const Snapshot& choose_snapshot(Repository& repo, const Choice& choice) {
     auto all = chosen_snapshots(repo, choice);
     if (all.empty())
         throw Error(choice.everything() ? "the repository holds no snapshot yet"
@@ -6261,38 +7006,10 @@ const Snapshot& choose_snapshot(const Repository& repo, const Choice& choice) {
     for (auto* s : all) sources.insert(show(s->host) + ":" + show(s->source));
     if (sources.size() > 1) {
         std::string list;
-        for (auto& s : sources) list += "\n  --source '" + s + "'";
+        for (auto& s : sources) list += "\n  --source " + for_shell(s);
         throw Usage("the repository holds several sources; choose one:" + list);
     }
-    return *all[0];
-}
-
-bool is_pattern(const std::string& name) { return name.find_first_of("*?[") != name.npos; }
-
-/// Calls `f(entry, inside)` for what is at or below some paths, or matches one of them as a pattern of
-/// .gitignore would. Returns the names that were not found.
-template <class F> std::vector<std::string> for_named(TreeReader& tree, const std::vector<std::string>& names, F f) {
-    std::vector<std::string> paths;
-    for (auto& name : names) paths.push_back(plain_path(name));
-    std::vector<Patterns> patterns(names.size());
-    std::vector<bool> found(names.size());
-    for (size_t i = 0; i < names.size(); ++i)
-        if (is_pattern(names[i])) patterns[i].add(names[i]);
-    if (std::ranges::none_of(names, is_pattern)) {
-        auto missing = for_selected(tree, paths, f);
-        for (size_t i = 0; i < names.size(); ++i) found[i] = std::ranges::count(missing, paths[i]) == 0;
-    } else {
-        while (auto* e = tree.next()) {
-            bool wanted = false;
-            for (size_t i = 0; i < names.size() && !e->path.empty(); ++i)
-                if (is_within(e->path, paths[i]) || patterns[i].exclude(e->path, e->type == Type::directory)) wanted = found[i] = true;
-            if (wanted) f(*e, true);
-        }
-    }
-    std::vector<std::string> missing;
-    for (size_t i = 0; i < names.size(); ++i)
-        if (!found[i]) missing.push_back(names[i]);
-    return missing;
+    return *repo.newest(all);
 }
 
 struct ListOptions {
@@ -6441,7 +7158,7 @@ std::map<std::string, Space> disk_usage(Repository& repo, const Snapshot& snapsh
     };
     std::map<std::string, Space> found;
     auto missing = for_selected(tree, {top}, [&](const Entry& e, bool inside) {
-        if (!inside || e.type != Type::file || std::max(e.mtime.seconds, e.ctime.seconds) < since_s) return;
+        if (!inside || e.type == Type::directory || std::max(e.mtime.seconds, e.ctime.seconds) < since_s) return;
         auto end = e.path == top ? e.path.size() : e.path.find('/', top.empty() ? 0 : top.size() + 1);
         auto& usage = found[e.path.substr(0, end) + (end == e.path.npos || end == e.path.size() ? "" : "/")];
         ++usage.files;
@@ -6577,6 +7294,7 @@ struct Sample {
     int64_t newer = INT64_MAX; // seconds of age
     bool of_this_run = false;
     uint64_t files = 0; // these are read, not packs
+    static constexpr uint64_t kAllFiles = UINT64_MAX;
 
     std::vector<const PackInfo*> of(Repository& repo) const {
         std::set<Hash> old;
@@ -6656,7 +7374,7 @@ Bytes read_pack(Repository& repo, const PackInfo& p) {
     try {
         return repo.store.read(object_name("packs", p.name), 0, p.size);
     } catch (const Error& e) {
-        if (e.exit != Exit::failed) throw;
+        if (e.exit != Exit::failed || e.exhausted) throw;
         throw Corrupt(e.what());
     }
 }
@@ -6720,6 +7438,9 @@ public:
             if (!p.present && !p.condemned && !repo_.index.deleted.contains(p.name))
                 say(text(object_name("packs", p.name), " is missing or has another size than it had",
                          result.errors > 0 ? "" : "; nothing needs it any more"));
+        if (auto& u = repo_.unnamed; u.count > 0)
+            say(text(u.count, u.count == 1 ? " pack" : " packs", " that no segment of the index names, ", (repo_.server_time() - repo_.unnamed_since) / 3600,
+                     " hours old: of a run that is not over or was interrupted, or the newest of the index is gone; repair takes in what is whole"));
     }
 
 private:
@@ -6732,7 +7453,7 @@ private:
         uint64_t sum = 0;
         for (auto* p : packs) sum += p->size;
         if (!quiet) std::cout << "reading " << packs.size() << " packs, " << human_size(sum) << std::endl;
-        repo_.store.work.begin("reading packs", sum);
+        repo_.store.work.begin_reading("reading packs", sum);
         listed_ = repo_.index.chunks_listed();
         for (auto* p : packs) {
             stop_if_asked();
@@ -6794,16 +7515,25 @@ private:
         if (!quiet && !chosen_files_.empty()) std::cout << "reading " << chosen_files_.size() << " files, " << human_size(sum) << std::endl;
         ChunkReader chunks(repo_, tree_wire_, kReadAhead);
         IdHasher hasher(repo_.keys.id);
-        repo_.store.work.begin("reading files", sum);
+        repo_.store.work.begin_reading("reading files", sum);
         for (auto& [e, where] : chosen_files_) {
             try {
-                chunks.read_all(e.chunks, hasher, [](size_t, View) {});
+                XXH3_state_t checksum;
+                XXH3_64bits_reset(&checksum);
+                chunks.read_all(e.chunks, hasher, [&](size_t, View chunk) { XXH3_64bits_update(&checksum, chunk.data(), chunk.size()); });
+                if (e.chunks.size() > 1 && XXH3_64bits_digest(&checksum) != e.checksum) throw Corrupt("its checksum does not match");
             } catch (const Corrupt& error) { wrong(text(in_quotes(e.path), " cannot be read", where, ": ", error.what())); }
             repo_.store.work.done += e.size;
             result_->bytes_read += e.size;
         }
     }
 
+    bool has_its_size(const Entry& e) {
+        uint64_t size = 0;
+        for (auto& id : e.chunks) size += repo_.index.places(id)[0].length;
+        for (auto& h : e.holes) size += h.length;
+        return e.type != Type::file || size == e.size;
+    }
     /// Whether a chunk has a place that is not known to be bad.
     bool is_there(const ChunkId& id) {
         return std::ranges::any_of(repo_.index.places(id), [&](auto& p) { return !bad_.contains(p.frame); });
@@ -6817,6 +7547,7 @@ private:
             ++result_->files;
             bool good = std::ranges::all_of(e.chunks, [&](auto& id) { return is_there(id); });
             if (!good) wrong(text("a part of ", in_quotes(e.path), " is lost or damaged", in_snapshot));
+            else if (!has_its_size(e)) wrong(text(in_quotes(e.path), " has content of another size than its own", in_snapshot));
             else maybe_choose(e, in_snapshot);
             return good;
         }, [&](auto& what) { wrong(what + in_snapshot); });
@@ -6848,20 +7579,27 @@ struct Keep {
     bool any() const {
         return since != INT64_MAX || !tags.empty() || std::ranges::any_of(rules, [](auto& r) { return r.number > 0; });
     }
-    /// `group`: the snapshots of one host and source, the newest first. Those from the future stay, and
-    /// count for no rule: a clock that was wrong once must not let the others go.
-    std::set<SnapshotId> chosen(const std::vector<const Snapshot*>& group, int64_t now) const {
-        std::set<SnapshotId> kept;
-        for (auto* s : group)
-            if (s->time > now || s->time >= since || std::ranges::any_of(tags, [&](auto& t) { return std::ranges::count(s->tags, t) > 0; })) kept.insert(s->id);
+    using Reasons = std::map<SnapshotId, std::vector<std::string>>;
+    /// `group`: the snapshots of one host and source, the newest first; those from the future stay, and
+    /// count for no rule: a clock that was wrong once must not let the others go. Nor does the newest ever go. Returns
+    /// which are kept, and why.
+    Reasons chosen(const std::vector<const Snapshot*>& group, int64_t now) const {
+        Reasons kept;
+        bool newest = true;
+        for (auto* s : group) {
+            if (dated_after(*s, now)) kept[s->id].push_back("dated after now");
+            else if (std::exchange(newest, false)) kept[s->id].push_back("newest");
+            if (s->time >= since) kept[s->id].push_back("keep-within");
+            if (std::ranges::any_of(tags, [&](auto& t) { return std::ranges::count(s->tags, t) > 0; })) kept[s->id].push_back("keep-tag");
+        }
         for (auto& rule : rules) {
             std::string last;
             int left = rule.number;
             for (auto* s : group) {
-                if (s->time > now) continue;
+                if (dated_after(*s, now)) continue;
                 auto period = rule.period ? local_time(time_t(s->time / 1'000'000'000), rule.period) : hex(s->id);
                 if (left > 0 && period != std::exchange(last, period)) {
-                    kept.insert(s->id);
+                    kept[s->id].push_back(rule.option);
                     --left;
                 }
             }
@@ -6886,32 +7624,68 @@ public:
     RepairResult run() {
         index_damaged_ = !repo_.damage.empty() || !repo_.doubts.empty();
         repo_.store.work.begin("reading packs");
-        for (auto& listed : repo_.store.list("packs")) {
+        auto listing = repo_.store.list("packs");
+        repo_.index.see(listing);
+        for (auto& listed : listing) {
             auto name = parse_hash(listed.name);
             std::unique_lock lock(mutex_);
-            if (!name || repo_.index.deleted.contains(*name)) continue;
+            if (!name) continue;
+            if (repo_.index.deleted.contains(*name)) {
+                deleted_.push_back(listed);
+                continue;
+            }
             auto* known = repo_.index.find_pack(*name);
-            if (!known && (!index_damaged_ || repo_.index.condemned.contains(*name))) continue; // garbage is never adopted
+            if (!known && repo_.index.condemned.contains(*name)) continue; // somebody is about to delete it
             PackInfo pack = known ? *known : PackInfo{};
             lock.unlock();
             pack.name = *name;
-            pack.size = listed.size;
             ++result_.read;
-            repo_.store.work.expected += pack.size;
-            wire_.push([this, pack, is_known = known != nullptr] {
-                read(pack, is_known);
-                repo_.store.work.done += pack.size;
+            for (auto* sum : {&repo_.store.work.expected, &repo_.store.work.planned, &repo_.store.work.line}) *sum += listed.size;
+            wire_.push([this, pack, listed_size = listed.size, is_known = known != nullptr] {
+                read(pack, listed_size, is_known);
+                repo_.store.work.done += listed_size;
             });
         }
         wire_.drain();
+        rescue_deleted();
         packer_.flush();
         commit();
         return result_;
     }
 
 private:
-    void read(PackInfo pack, bool known) {
+    /// Where something is missing, what a prune or repair recorded as deleted and is there all the same serves again.
+    void rescue_deleted() {
+        if (deleted_.empty() || !something_missing()) return;
+        for (auto& o : deleted_) {
+            stop_if_asked();
+            PackInfo pack;
+            pack.name = *parse_hash(o.name);
+            pack.size = o.size;
+            try {
+                auto bytes = read_pack(repo_, pack);
+                open_pack(repo_, pack, bytes, [&](const FrameInfo& f, const Chunk& c, View chunk) {
+                    if (f.kind == Kind::snapshot || repo_.index.rely_on(c.id)) return;
+                    packer_.put(f.kind, chunk);
+                    ++result_.saved;
+                });
+            } catch (const Corrupt&) {} // it counts for nothing as it is
+        }
+    }
+    bool something_missing() {
+        bool missing = false;
+        TreeWalk walk(repo_, wire_);
+        for (auto* s : repo_.snapshots())
+            walk.run(*s, [](auto&) {}, [&](const Entry& e) {
+                missing |= std::ranges::any_of(e.chunks, [&](auto& id) { return repo_.index.places(id).empty(); });
+                return true;
+            }, [&](auto&) { missing = true; });
+        return missing;
+    }
+    /// `listed_size`: bytes, by a listing, which may be wrong; a known pack is as large as it was.
+    void read(PackInfo pack, uint64_t listed_size, bool known) {
         stop_if_asked();
+        if (!known) pack.size = listed_size;
         std::vector<Bytes> snapshots;
         auto look = [&](const FrameInfo& f, const Chunk&, View bytes) {
             if (f.kind == Kind::snapshot) snapshots.emplace_back(bytes.begin(), bytes.end());
@@ -6924,11 +7698,16 @@ private:
                 break;
             } catch (const Corrupt& e) {
                 snapshots.clear();
+                bool shorter = bytes.empty();
+                if (attempt == 1 && shorter) pack.size = listed_size; // it has lost its end, or the listing is wrong
                 if (attempt == 1) continue; // it may have been the way, not the disk
                 say(e.what());
-                return save(pack, known, bytes);
+                if (!bytes.empty()) return save(pack, known, bytes);
+                std::lock_guard lock(mutex_);
+                ++result_.unreadable;
+                return;
             } catch (const Error& e) {
-                if (e.exit != Exit::failed) throw;
+                if (e.exit != Exit::failed || e.exhausted) throw;
                 if (attempt == 1) continue;
                 say(text(e.what(), "; what is in it is unknown, so nothing was changed about it"));
                 std::lock_guard lock(mutex_);
@@ -7006,12 +7785,14 @@ private:
     Writer records_;                // of packs that are listed anew
     std::vector<Snapshot> adopted_;
     std::vector<Hash> gone_;        // damaged packs
+    std::vector<ObjectInfo> deleted_; // that are there although they were recorded as deleted
     Packer packer_;
     TaskPool wire_; // goes first: its tasks use all the others
 };
 
 struct PruneOptions {
-    double max_unused = 0.1;            // share of the repository that may stay unused rather than be copied
+    double max_unused = 0.1;            // share of what is needed that may stay unused rather than be copied, and
+    uint64_t unused_bytes = 0;          // bytes that may
     uint64_t max_repack = UINT64_MAX;   // bytes to copy, at most
     int64_t grace = 3 * 24 * 3600;      // seconds between condemning and deleting
     Clock::duration patience = std::chrono::seconds(1); // before it looks again at a segment that is not whole
@@ -7049,8 +7830,10 @@ public:
         for (auto& place : repo_.index.relied_but_condemned()) plan.copy += place.length;
         choose(plan);
         for (auto& [name, pack] : listed())
-            if (is_doomed(name)) (is_due(name) ? plan.due : plan.waiting).add(pack.size);
-        for (auto& name : unrecorded()) (is_due(name) ? plan.due : plan.waiting).add(0);
+            if (is_doomed(name)) (is_due(name, now_) ? plan.due : plan.waiting).add(pack.size);
+        for (auto& name : unrecorded()) (is_due(name, now_) ? plan.due : plan.waiting).add(0);
+        for (auto& [name, since] : repo_.index.condemned)
+            if (is_due(name, now_)) planned_.insert(name);
         repo_.store.work.pause();
         return plan;
     }
@@ -7079,7 +7862,9 @@ public:
 private:
     /// What the snapshots need of condemned packs is stored anew (I5), and these records are committed.
     void copy(View records) {
-        repo_.store.work.begin("copying what is needed");
+        uint64_t bytes = 0;
+        for (auto& place : repo_.index.relied_but_condemned()) bytes += place.length;
+        repo_.store.work.begin("copying what is needed", bytes);
         packer_.checkpoint(records);
     }
     /// Looks at the repository until it stands still, and marks what the snapshots need. Returns whether
@@ -7144,7 +7929,7 @@ private:
         }
         std::ranges::sort(partly, {}, [&](size_t i) { return double(uses[i].used) / double(uses[i].all); });
         for (size_t i : partly) {
-            bool too_much = double(unused) > options_.max_unused * double(plan.used) && uses[i].unused() > uses[i].all / 20;
+            bool too_much = double(unused) > options_.max_unused * double(plan.used) + double(options_.unused_bytes) && uses[i].unused() > uses[i].all / 20;
             if (!too_much && !(small > kSmallPacks && is_small(i))) continue;
             if (plan.copy + uses[i].used > options_.max_repack) continue;
             plan.copy += uses[i].used;
@@ -7171,10 +7956,15 @@ private:
         return names;
     }
     bool is_doomed(const Hash& name) const { return repo_.index.condemned.contains(name) || repo_.index.deleted.contains(name); }
-    bool is_due(const Hash& name) const {
+    /// At a time by the server's clock, or in a plan by ours if that is ahead. One whose time nobody knows never is.
+    bool is_due(const Hash& name, int64_t now) const {
         auto at = repo_.index.condemned.find(name);
         if (at == repo_.index.condemned.end()) return true; // deleted long ago, and back
-        return options_.grace == 0 || (at->second != Index::kJustNow && repo_.server_time() - at->second >= options_.grace);
+        return options_.grace == 0 || (at->second != Index::kJustNow && now - at->second >= options_.grace);
+    }
+    /// What the plan did not show does not go.
+    bool goes(const Hash& name) const {
+        return is_due(name, repo_.server_time()) && (options_.grace == 0 || !repo_.index.condemned.contains(name) || planned_.contains(name));
     }
 
     /// Deletes (I4), then records it, so that the index gets smaller, too: whoever relied on one of these packs
@@ -7185,8 +7975,8 @@ private:
         Writer records;
         std::vector<Hash> due;
         for (auto& [name, pack] : listed())
-            if (is_doomed(name) && is_due(name)) due.push_back(name);
-        std::ranges::copy_if(unrecorded(), std::back_inserter(due), [&](auto& name) { return is_due(name); });
+            if (is_doomed(name) && goes(name)) due.push_back(name);
+        std::ranges::copy_if(unrecorded(), std::back_inserter(due), [&](auto& name) { return goes(name); });
         for (auto& name : due) {
             if (auto at = listed().find(name); at != listed().end()) {
                 sum.add(at->second.size);
@@ -7222,6 +8012,7 @@ private:
     Packer packer_;
     TreeWalk walk_{repo_, wire_};
     std::set<SnapshotId> seen_;
+    std::set<Hash> planned_; // to be deleted
     int64_t now_ = 0; // seconds since 1970
     std::vector<Hash> chosen_;
 };
@@ -7243,9 +8034,13 @@ SnapshotId unforget(Repository& repo, Snapshot s, int connections) {
     auto need = [&](const ChunkId& id) {
         if (!repo.index.need(id)) missing("it is in no pack that is there");
     };
+    // The same id each time, until that is forgotten in turn.
+    auto id = s.id;
+    for (IdHasher hasher(repo.keys.id); repo.index.forgotten.contains(id);) id = hasher(id);
+    if (repo.index.snapshots.contains(id)) return id; // it was taken back already
     TaskPool wire(connections, 64);
     TreeWalk(repo, wire).run(s, need, [&](const Entry& e) { return std::ranges::for_each(e.chunks, need), true; }, missing);
-    fill_random(s.id);
+    s.id = id;
     Writer record;
     put_record(record, Record::snapshot_added, encode_snapshot(s));
     Packer(repo, connections, kCheckpoint).checkpoint(record.view());
@@ -7317,10 +8112,12 @@ repository is damaged or was tampered with; 6 cannot connect or log in;
 )";
 
 struct Option {
-    const char *verbs, *name, *argument, *help; // verbs: space-separated, "" for all; name as cxxopts has it
+    // verbs: space-separated, "" for all; name as cxxopts has it; argument: none if empty, [optional, or with ... to be repeated
+    const char *verbs, *name, *argument, *help;
 };
 constexpr Option kOptions[] = {
-    {"", "i,identity", "FILE", "log in with this private key"},
+    {"", "h,help", "", "print what there is to say about this verb"},
+    {"", "i,identity", "FILE...", "log in with this private key"},
     {"", "p,port", "PORT", "the server's port (22)"},
     {"", "F,ssh-config", "FILE", "ssh's configuration, instead of ~/.ssh/config"},
     {"", "known-hosts", "FILE", "instead of ~/.ssh/known_hosts"},
@@ -7338,18 +8135,19 @@ constexpr Option kOptions[] = {
     {"backup restore check", "progress", "", "say every second how far it is (on a terminal it is shown anyway)"},
     {"", "q,quiet", "", "print nothing but warnings and errors"},
     {"", "v,verbose", "", "name each file that is new (+), changed (M; U: metadata only) or gone (-)"},
-    {"backup", "exclude", "PATTERN", "leave out what matches, as in .gitignore; the last match wins"},
-    {"backup", "exclude-from", "FILE", "the same, one pattern a line"},
+    {"backup", "exclude", "PATTERN...", "leave out what matches, as in .gitignore; the last match wins"},
+    {"backup", "exclude-from", "FILE...", "the same, one pattern a line"},
     {"backup", "exclude-caches", "", "leave out what is in directories with a CACHEDIR.TAG"},
-    {"backup", "exclude-if-present", "NAME", "leave out what is in directories that have this name"},
+    {"backup", "exclude-if-present", "NAME...", "leave out what is in directories that have this name"},
     {"backup", "exclude-larger-than", "SIZE", "leave out larger files (bytes, or 10K, 10M, 10G)"},
     {"backup", "one-file-system", "", "leave out what is on other file systems"},
-    {"backup", "files-from", "FILE", "take only these paths of SRC, one a line"},
+    {"backup", "files-from", "FILE...", "take only these paths of SRC, one a line"},
     {"backup", "from0", "", "the paths in that file end with NUL"},
     {"backup", "stdin-name", "NAME", "store standard input as a file of this name (no SRC)"},
     {"backup", "stdin-from-command", "", "store what the command behind -- prints; nothing if it fails"},
     {"backup", "allow-empty", "", "store it even if it is empty"},
     {"backup", "allow-shrink", "", "commit although most of SRC is gone, or a disk is not mounted"},
+    {"restore", "allow-shrink", "", "with --delete: although most of what DEST holds goes"},
     {"backup", "n,dry-run", "", "send nothing; with -v, list what would be stored"},
     {"backup", "verify", "[AMOUNT]", "read back what was stored: all, or 10%, 500M"},
     {"backup", "copy-links", "", "store what symbolic links lead to in their place"},
@@ -7362,14 +8160,14 @@ constexpr Option kOptions[] = {
     {"restore ls cat du snapshots forget", "host", "NAME", "the snapshots of this machine"},
     {"restore ls cat du snapshots forget", "tag", "TAG", "the snapshots with this tag"},
     {"backup", "host", "NAME", "the machine's name in the snapshot"},
-    {"backup", "tag", "TAG", "a word to find the snapshot by; may be repeated"},
+    {"backup", "tag", "TAG...", "a word to find the snapshot by; may be repeated"},
     {"restore", "all-versions", "", "every version of PATHs, each in a directory named after its time"},
     {"restore", "overwrite", "", "replace files that differ"},
     {"restore", "delete", "", "remove what the snapshot does not have"},
     {"restore", "n,dry-run", "", "say what would happen, change nothing"},
     {"snapshots", "forgotten", "", "those that were forgotten and not pruned yet"},
     {"key", "new-password-file", "FILE", "its first line is the new passphrase"},
-    {"check", "read-data", "[AMOUNT]", "read the packs, too: all, or 10%, 500M, 3/7 (the third seventh), newer:7d; or files:200"},
+    {"check", "read-data", "[AMOUNT]", "read the packs, too: all, or 10%, 500M, 3/7 (the third seventh), newer:7d; or files:200, files:all"},
     {"check", "append-only", "", "try whether the server lets objects be changed or removed"},
     {"forget", "keep-last", "N", "keep the newest N of each host and source"},
     {"forget", "keep-hourly", "N", "keep the newest of each of N hours that have any"},
@@ -7378,15 +8176,15 @@ constexpr Option kOptions[] = {
     {"forget", "keep-monthly", "N", "of N months"},
     {"forget", "keep-yearly", "N", "of N years"},
     {"forget", "keep-within", "AGE", "keep all that are not older (12h, 30d, 8w)"},
-    {"forget", "keep-tag", "TAG", "keep all with this tag"},
+    {"forget", "keep-tag", "TAG...", "keep all with this tag"},
     {"prune", "max-unused", "AMOUNT", "let so much stay unused rather than copy what is beside it (10%)"},
     {"prune", "max-repack", "SIZE", "copy no more than this in one run"},
     {"prune", "grace", "AGE", "between condemning and deleting (3d)"},
     {"prune", "now", "", "do not wait: for you who know that nothing else runs"},
-    {"forget", "path", "PATTERN", "take only what matches (as in .gitignore) out of the snapshots that would go"},
+    {"forget", "path", "PATTERN...", "take only what matches (as in .gitignore) out of the snapshots that would go"},
     {"forget", "purge", "", "with --path: out of all snapshots"},
     {"forget", "undo", "", "take the snapshots of these IDs back"},
-    {"forget prune", "yes", "", "do not ask"},
+    {"forget prune key", "yes", "", "do not ask"},
     {"forget prune", "n,dry-run", "", "say what would go, change nothing"},
     {"diff", "dir", "DIR", "compare this directory's content with the backup; only the list of files is downloaded"},
     {"du", "newer", "TIME", "only files that changed since then"},
@@ -7405,30 +8203,34 @@ std::string environment(const char* name) {
     return value ? value : "";
 }
 
-/// A command line, taken apart.
+/// A command line, taken apart. Whatever is given must mean something: a flag has no value, an option neither an empty
+/// one nor two.
 class Arguments {
 public:
-    Arguments(const std::string& verb, int argc, char** argv) {
+    Arguments(std::string verb, int argc, char** argv) : verb_(std::move(verb)) {
         cxxopts::Options parser("nfreeze");
         auto add = parser.add_options();
-        for (auto& o : kOptions) {
-            if (*o.verbs && !has_word(o.verbs, verb)) continue;
-            std::shared_ptr<cxxopts::Value> value = cxxopts::value<bool>();
-            if (*o.argument) value = cxxopts::value<std::string>();
-            if (*o.argument == '[') value->implicit_value("");
-            add(o.name, o.help, value);
+        std::vector<const Option*> options;
+        for (auto& o : kOptions)
+            if (!*o.verbs || has_word(o.verbs, verb_)) options.push_back(&o);
+        for (auto* o : options) {
+            auto value = cxxopts::value<std::string>();
+            if (!*o->argument || *o->argument == '[') value->implicit_value(kNothing);
+            add(o->name, o->help, value);
         }
         parser.allow_unrecognised_options(); // operands: as a declared list they would be cut at commas
         try {
             parsed_ = parser.parse(argc, argv);
-        } catch (const cxxopts::exceptions::exception& e) { throw Usage(text(e.what(), "; see: nfreeze help ", verb)); }
+        } catch (const cxxopts::exceptions::exception& e) { throw wrong(e.what()); }
         operands_ = parsed_.unmatched();
         auto dashes = std::min(size_t(std::find(argv, argv + argc, std::string_view("--")) - argv) + 1, size_t(argc));
         behind_dashes = size_t(argc) - dashes; // no options there
         for (size_t i = 0; i + behind_dashes < operands_.size(); ++i)
-            if (operands_[i].size() > 1 && operands_[i][0] == '-') throw Usage(text("unknown option ", in_quotes(operands_[i]), "; see: nfreeze help ", verb));
+            if (operands_[i].size() > 1 && operands_[i][0] == '-') throw wrong(text("unknown option ", in_quotes(operands_[i])));
+        for (auto* o : options) check(*o);
     }
     size_t behind_dashes = 0; // of the operands, the last so many
+    const std::string& verb() const { return verb_; }
     bool flag(const char* name) const { return parsed_.count(name) > 0; }
     /// All options of these names with their values, in their order.
     std::vector<std::pair<std::string, std::string>> all(std::string_view names) const {
@@ -7437,20 +8239,36 @@ public:
             if (has_word(names, o.key())) found.emplace_back(o.key(), o.value());
         return found;
     }
+    /// Of an option that may go without a value, "" if it does.
     std::string value(const char* name, const std::string& otherwise = "") const {
-        return flag(name) ? parsed_[name].as<std::string>() : otherwise;
+        auto given = flag(name) ? parsed_[name].as<std::string>() : otherwise;
+        return given == kNothing ? "" : given;
     }
     int number(const char* name, int otherwise, int min, int max) const {
         if (!flag(name)) return otherwise;
         auto s = value(name);
         int n = 0;
-        if (std::from_chars(s.data(), s.data() + s.size(), n).ptr != s.data() + s.size() || s.empty() || n < min || n > max)
+        if (std::from_chars(s.data(), s.data() + s.size(), n).ptr != s.data() + s.size() || n < min || n > max)
             throw Usage(text("--", name, " wants a number from ", min, " to ", max, ", not ", in_quotes(s)));
         return n;
     }
     const std::vector<std::string>& operands() const { return operands_; }
+    Usage wrong(const std::string& what) const { return Usage(text(what, "; see: nfreeze help ", verb_)); }
 
 private:
+    static constexpr const char* kNothing = "\n"; // in place of a value
+    void check(const Option& o) const {
+        std::string name = o.name;
+        if (name[1] == ',') name.erase(0, 2);
+        auto given = all(name);
+        std::string_view argument = o.argument;
+        for (auto& [key, value] : given) {
+            if (argument.empty() && value != kNothing) throw wrong(text("--", name, " takes no value"));
+            if (value.empty()) throw wrong(text("the value of --", name, " is empty"));
+        }
+        if (given.size() > 1 && !argument.empty() && !argument.ends_with("...")) throw wrong(text("--", name, " is given twice"));
+    }
+    std::string verb_;
     cxxopts::ParseResult parsed_;
     std::vector<std::string> operands_;
 };
@@ -7458,8 +8276,8 @@ private:
 // ---- the passphrase -----------------------------------------------------------------
 
 std::string first_line(std::string s) {
-    size_t end = s.find_first_of("\r\n");
-    std::string line = s.substr(0, end);
+    size_t begin = s.starts_with("\xef\xbb\xbf") ? 3 : 0, end = s.find_first_of("\r\n"); // some editors begin with a mark
+    std::string line = s.substr(begin, end == s.npos ? end : end - begin);
     wipe(s);
     return line;
 }
@@ -7479,15 +8297,20 @@ Secret get_passphrase(const Arguments& args, bool twice) {
     std::string s, from;
     if (args.flag("password-file")) {
         from = text("in ", in_quotes(args.value("password-file")));
+        struct stat st;
+        if (stat(args.value("password-file").c_str(), &st) == 0 && S_ISREG(st.st_mode) && (st.st_mode & 0044))
+            say(text("warning: others can read ", in_quotes(args.value("password-file")), ": chmod 600 it"));
         s = first_line(read_small_file(args.value("password-file"), kKeyFileMax));
     } else if (args.flag("password-command")) {
         from = "from the password command";
         s = first_line(Command({"/bin/sh", "-c", args.value("password-command")}, "the password command").all_output(kKeyFileMax));
     } else if (getenv("NFREEZE_PASSWORD")) {
         from = "in NFREEZE_PASSWORD";
-        s = environment("NFREEZE_PASSWORD");
+        s = first_line(environment("NFREEZE_PASSWORD"));
     } else {
         from = "given";
+        if (!Fd(::open("/dev/tty", O_RDWR | O_CLOEXEC)))
+            throw Error("there is no terminal to ask for the passphrase on: give --password-file or --password-command, or set NFREEZE_PASSWORD");
         s = ask_passphrase("Passphrase of the repository: ", twice);
     }
     if (s.empty()) throw Error(text("the passphrase ", from, " is empty, which protects nothing"));
@@ -7664,10 +8487,23 @@ private:
             if (turn % 4 != 0) continue;
             if (style_ == lines) say(line());
             if (style_ == objects)
-                std::cout << Json().add("progress", true).add("phase", phase()).add("files", work_.files.load()).add("bytes", work_.done.load())
-                                 .add("bytes_expected", work_.expected.load()).add("bytes_new", work_.fresh.load())
-                                 .add("bytes_uploaded", sent()).line() + '\n' << std::flush;
+                std::cout << object().line() + '\n' << std::flush;
         }
+    }
+    Json object() const {
+        Json json;
+        json.add("progress", true).add("phase", phase()).add("files", work_.files.load()).add("bytes", work_.done.load());
+        json.add("bytes_expected", work_.expected.load()).add("bytes_new", work_.fresh.load()).add("bytes_uploaded", sent());
+        if (auto share = work_.share()) json.add("percent", uint64_t(*share * 100));
+        if (auto left = seconds_left()) json.add("seconds_left", *left);
+        return json;
+    }
+    /// From how fast it went in this phase since anything moved.
+    std::optional<uint64_t> seconds_left() const {
+        auto share = work_.share();
+        auto since = std::chrono::duration<double>(Clock::now() - (work_.line > 0 ? first_moved_ : work_.begun.load())).count();
+        if (!share || *share <= 0 || since < 1 || work_.moved + work_.done == 0) return {};
+        return uint64_t(since * (1 - *share) / *share);
     }
     /// Once a second: how fast the line is, of late.
     void measure() {
@@ -7676,6 +8512,7 @@ private:
         uint64_t moved = work_.up + work_.down, fresh = moved - std::exchange(moved_, moved), done = work_.done + work_.files;
         double rate = double(fresh) / seconds;
         rate_ = rate_ > 0 ? 0.7 * rate_ + 0.3 * rate : rate;
+        if (std::exchange(phase_begun_, work_.begun.load()) != work_.begun.load() || work_.moved == 0) first_moved_ = now;
         if (std::exchange(done_, done) != done || fresh > 0) last_moved_ = now;
     }
     uint64_t sent() const { return std::max(work_.up.load(), work_.stored.load()); } // nothing goes over a line to a local repository
@@ -7693,11 +8530,12 @@ private:
         uint64_t files = work_.files, done = work_.done, all = work_.expected, up = sent();
         if (auto still = now - last_moved_; still > std::chrono::seconds(5))
             add(text("waiting for ", store_.waiting() ? "the server" : "what it reads", " (", still / std::chrono::seconds(1), " s)"));
-        double left = done > 0 && all > done ? std::chrono::duration<double>(now - work_.begun.load()).count() * double(all - done) / double(done) : 0;
-        if (left >= 1) add(left < 120 ? text(uint64_t(left), " s left") : text(uint64_t(left / 60), " min left"));
+        if (auto share = work_.share()) add(text(uint64_t(*share * 100), " %"));
+        if (auto left = seconds_left().value_or(0); left >= 1) add(left < 120 ? text(left, " s left") : text(left / 60, " min left"));
         if (files > 0) add(text(files, " files"));
         if (done > 0) add(human_size(done) + (all >= done ? " of " + human_size(all) : ""));
         if (up > 0) add("sent " + human_size(up));
+        if (work_.line > work_.moved + MiB && up > 0) add(human_size(work_.line - work_.moved) + " to send");
         if (rate_ >= 1) add(human_size(uint64_t(rate_)) + "/s");
         if (work_.fresh > 0) add(human_size(work_.fresh) + " new");
         return words;
@@ -7709,6 +8547,7 @@ private:
     std::condition_variable wake_;
     bool stopping_ = false;
     Clock::time_point measured_ = Clock::now(), last_moved_ = measured_;
+    Clock::time_point phase_begun_{}, first_moved_ = measured_; // in this phase
     uint64_t moved_ = 0, done_ = 0;
     double rate_ = 0; // bytes a second
     std::thread thread_;
@@ -7725,18 +8564,25 @@ struct Job {
 
     static constexpr size_t kLast = SIZE_MAX;
     /// `position` is REPO's among the operands, of which there are at least `least` with it.
-    Job(const std::string& verb, int argc, char** argv, size_t position, size_t least, size_t most)
-        : args(verb, argc, argv), operands(args.operands()) {
+    Job(const Arguments& arguments, size_t position, size_t least, size_t most) : args(arguments), operands(args.operands()) {
         if (position == kLast) position = std::max(operands.size(), least) - 1;
-        if (operands.size() + 1 == least && position < least) operands.insert(operands.begin() + long(position), "");
-        if (operands.size() < least || operands.size() > most) {
-            size_t want = operands.size() < least ? least : most;
-            throw Usage(text(operands.size() < want ? "something is missing" : "there are too many words", "; see: nfreeze help ", verb));
-        }
-        repo_name = operands[position].empty() ? environment("NFREEZE_REPOSITORY") : operands[position];
+        auto usual = environment("NFREEZE_REPOSITORY");
+        // Where it is set, REPO may be left out: what stands in its place is REPO if it can be one.
+        bool given = position < operands.size() && (operands[position].empty() || usual.empty() || args.verb() == "init" || may_be_repository(operands[position]));
+        if (!given && !usual.empty() && operands.size() < most) operands.insert(operands.begin() + long(std::min(position, operands.size())), "");
+        if (operands.size() < least) throw args.wrong(text(missing_word(operands.size()), " is missing", usual.empty() ? " (or REPO, if NFREEZE_REPOSITORY is not set)" : ""));
+        if (operands.size() > most) throw args.wrong("there are too many words");
+        repo_name = operands[position].empty() ? usual : operands[position];
         operands.erase(operands.begin() + long(position));
-        if (repo_name.empty()) throw Usage(text("REPO is missing and NFREEZE_REPOSITORY is not set; see: nfreeze help ", verb));
+        if (repo_name.empty()) throw args.wrong("REPO is missing and NFREEZE_REPOSITORY is not set");
+        if (std::ranges::count(operands, "") > 0) throw args.wrong("one of the words is empty, which means nothing");
     }
+    static bool may_be_repository(const std::string& word) {
+        size_t colon = word.find(':');
+        return (colon != word.npos && colon < word.find('/')) || access((word + "/keys").c_str(), F_OK) == 0;
+    }
+    /// What the verb's operand number `at` is called.
+    std::string missing_word(size_t at) const;
     bool quiet() const { return args.flag("quiet"); }
     bool json() const { return args.flag("json"); }
     /// What came of it: in words unless --quiet, or as an object with --json.
@@ -7770,12 +8616,16 @@ struct Job {
         try {
             repo = Repository::open(*store, [&] { return get_passphrase(args, false); }, list_packs, to_repair);
         } catch (const NotThere& e) {
+            bool rest = false;
+            succeeds([&] { rest = std::ranges::any_of(store->list(""), [](auto& o) { return o.name == "index" || o.name == "packs"; }); });
+            if (rest && verb_needs_keys()) throw Error(text("the keys of ", in_quotes(repo_name), " are lost (", e.what(), "): a recovery sheet opens it again, see: nfreeze help key"), Exit::damaged);
             throw NotThere(text(in_quotes(repo_name), " is no repository (", e.what(), "); make one with: nfreeze init ", show(repo_name)));
         }
         store->work.pause();
         if (!args.flag("expect")) return;
         // Forgotten ones count: what is expected is that nothing was withheld, nor an old state shown.
         auto id = args.value("expect");
+        std::ranges::transform(id, id.begin(), [](unsigned char c) { return char(std::tolower(c)); });
         if (id.size() < 8) throw Usage("--expect wants at least 8 digits of a snapshot's id");
         auto begins = [&](const SnapshotId& known) { return hex(known).starts_with(id); };
         bool known = std::ranges::any_of(repo->index.snapshots, [&](auto& s) { return begins(s.first); }) ||
@@ -7783,6 +8633,8 @@ struct Job {
         if (!known)
             throw Corrupt(text("the history that the server shows has no snapshot ", in_quotes(id), ": it is an older one, or a part is withheld"));
     }
+    /// An init that broke off has made an index and no key: a backup offers to make the repository.
+    bool verb_needs_keys() const { return args.verb() != "backup" || std::ranges::any_of(store->list("packs"), [](auto& o) { return parse_hash(o.name).has_value(); }); }
     /// Cheaper keys than the default are for tests and for very small machines.
     static ScryptCost scrypt_cost() {
         ScryptCost cost;
@@ -7815,8 +8667,8 @@ Exit worse(Exit a, Exit b) {
 
 // ---- the verbs --------------------------------------------------------------------------
 
-Exit verb_init(int argc, char** argv) {
-    Job job("init", argc, argv, 0, 1, 1);
+Exit verb_init(const Arguments& args) {
+    Job job(args, 0, 1, 1);
     job.open_store();
     job.init();
     if (!job.quiet())
@@ -7835,7 +8687,7 @@ void open_for_backup(Job& job) {
             empty = job.store->list("").empty();
         } catch (const NotThere&) { empty = true; }
         if (!empty || !have_terminal()) throw;
-        if (ask(text("There is no repository at ", show(job.repo_name), " yet. Make one (yes/no)? "), true) != "yes") throw;
+        if (!yes(ask(text("There is no repository at ", show(job.repo_name), " yet. Make one (yes/no)? "), true))) throw;
         job.init();
         job.open();
     }
@@ -7900,7 +8752,9 @@ BackupOptions parse_backup_options(const Job& job) {
     o.verbose = job.args.flag("verbose");
     o.json = job.json();
     o.connections = job.connections();
+    o.count_ahead = job.progress_style() != Progress::silent;
     if (auto s = environment("NFREEZE_CHECKPOINT_SECONDS"); !s.empty()) o.checkpoint = std::chrono::seconds(std::atoi(s.c_str()));
+    if (auto s = environment("NFREEZE_RACY_SECONDS"); !s.empty()) o.racy = std::atoi(s.c_str());
     o.skip = job.own_directory();
     return o;
 }
@@ -7916,7 +8770,8 @@ Sample parse_sample(const std::string& s) {
         return sample;
     }
     if (s.starts_with("files:")) {
-        sample.files = parse_size(s.substr(6));
+        sample.files = s == "files:all" ? Sample::kAllFiles : parse_size(s.substr(6));
+        if (sample.files == Sample::kAllFiles) return sample;
         if (sample.files < 1 || sample.files > 1'000'000) throw Usage("between 1 and 1000000 files can be read");
         return sample;
     }
@@ -7971,8 +8826,8 @@ Exit back_up(Job& job, const std::string& source, const Stream* stream) {
     return result.snapshot.incomplete ? Exit::partial : Exit::ok;
 }
 
-Exit verb_backup_stream(int argc, char** argv) {
-    Job job("backup", argc, argv, 0, 1, SIZE_MAX);
+Exit verb_backup_stream(const Arguments& args) {
+    Job job(args, 0, 1, SIZE_MAX);
     Stream stream;
     stream.name = plain_path(job.args.value("stdin-name"));
     if (stream.name.empty() || !is_safe_path(stream.name)) throw Usage("--stdin-name wants the name of a file");
@@ -7992,20 +8847,30 @@ Exit verb_backup_stream(int argc, char** argv) {
     return sample ? worse(code, verify(job, *sample)) : code;
 }
 
-Exit verb_backup(int argc, char** argv) {
-    if (Arguments("backup", argc, argv).flag("stdin-name")) return verb_backup_stream(argc, argv);
-    Job job("backup", argc, argv, Job::kLast, 2, SIZE_MAX);
+Exit verb_backup(const Arguments& args) {
+    if (args.flag("stdin-name")) return verb_backup_stream(args);
+    Job job(args, Job::kLast, 2, SIZE_MAX);
+    auto worst = Exit::ok;
     std::vector<std::string> sources;
     for (auto& operand : job.operands) {
         std::unique_ptr<char, decltype(&free)> source(realpath(operand.c_str(), nullptr), free);
-        if (!source) throw system_error("back up", operand);
-        sources.push_back(source.get());
+        auto missing = system_error("back up", operand);
+        if (!source && job.operands.size() == 1) throw missing;
+        if (source) sources.push_back(source.get());
+        else say(missing.what()), worst = Exit::failed; // the others are backed up
     }
     parse_backup_options(job); // what is wrong with them is said before anything is asked
     auto sample = parse_verify(job);
     open_for_backup(job);
-    auto worst = Exit::ok;
-    for (auto& source : sources) worst = worse(worst, back_up(job, source, nullptr));
+    for (auto& source : sources) {
+        try {
+            worst = worse(worst, back_up(job, source, nullptr));
+        } catch (const Error& e) {
+            if (e.exit != Exit::failed || e.no_room || e.exhausted || sources.size() == 1) throw;
+            say(e.what()); // the others may do better
+            worst = worse(worst, e.exit);
+        }
+    }
     return sample ? worse(worst, verify(job, *sample)) : worst;
 }
 
@@ -8016,12 +8881,13 @@ RestoreOptions parse_restore_options(const Job& job) {
     RestoreOptions o;
     o.overwrite = job.args.flag("overwrite");
     o.remove = job.args.flag("delete");
+    o.allow_shrink = job.args.flag("allow-shrink");
     o.dry_run = job.args.flag("dry-run");
     o.verbose = job.args.flag("verbose");
     o.json = job.json();
     o.connections = job.connections();
     o.skip = job.own_directory();
-    for (size_t i = 1; i < job.operands.size(); ++i) o.paths.push_back(clean_path(job.operands[i]));
+    for (size_t i = 1; i < job.operands.size(); ++i) o.paths.push_back(unshow(job.operands[i]));
     return o;
 }
 
@@ -8035,6 +8901,8 @@ Exit restore(const Job& job, const Snapshot& snapshot, const RestoreOptions& o, 
     json.add("snapshot", hex(snapshot.id)).add("dest", dest).add("restored", uint64_t(r.restored));
     json.add("bytes", uint64_t(r.bytes)).add("in_place", uint64_t(r.in_place));
     json.add("kept", uint64_t(r.kept)).add("deleted", uint64_t(r.removed)).add("failed", failed).add("missing", r.missing);
+    json.add("incomplete", snapshot.incomplete).add("deletion_refused", r.deletion_refused);
+    json.add("owners_not_set", uint64_t(r.no_owner)).add("devices_left_out", uint64_t(r.no_device)).add("attributes_not_set", uint64_t(r.no_xattr));
     std::string no_rights;
     if (r.no_owner + r.no_device + r.no_xattr > 0)
         no_rights = text("for lack of rights or of support by the file system, not set: ", r.no_owner, " owners, ",
@@ -8044,7 +8912,7 @@ Exit restore(const Job& job, const Snapshot& snapshot, const RestoreOptions& o, 
                     show(snapshot.source), ", ", date_time(snapshot.time)), json);
     if (r.damaged > 0) return Exit::damaged;
     if (job.verdict() != Exit::ok) return job.verdict();
-    if (r.kept + r.failed > 0 || !r.missing.empty()) return r.restored + r.in_place == 0 && !r.missing.empty() ? Exit::failed : Exit::partial;
+    if (r.kept + r.failed > 0 || !r.missing.empty() || r.deletion_refused) return r.restored + r.in_place == 0 && !r.missing.empty() ? Exit::failed : Exit::partial;
     return Exit::ok;
 }
 
@@ -8070,15 +8938,21 @@ Exit restore_all_versions(const Job& job) {
     return worst;
 }
 
-Exit verb_restore(int argc, char** argv) {
-    Job job("restore", argc, argv, 0, 2, SIZE_MAX);
+Exit verb_restore(const Arguments& args) {
+    Job job(args, 0, 2, SIZE_MAX);
+    if (job.operands[0] == "latest" && access("latest", F_OK) != 0)
+        throw Usage("DEST is missing: the newest snapshot is restored unless --snapshot says which; a directory of that name is ./latest");
     job.open();
     if (job.args.flag("all-versions")) return restore_all_versions(job);
-    return restore(job, choose_snapshot(*job.repo, job.choice()), parse_restore_options(job), job.operands[0]);
+    auto& snapshot = choose_snapshot(*job.repo, job.choice());
+    std::unique_ptr<char, decltype(&free)> dest(realpath(job.operands[0].c_str(), nullptr), free);
+    if (dest && std::string_view(dest.get()) == "/" && snapshot.source != "/" && job.args.flag("delete"))
+        throw Usage("--delete would empty this machine: DEST is /, and the snapshot is not of /");
+    return restore(job, snapshot, parse_restore_options(job), job.operands[0]);
 }
 
-Exit verb_snapshots(int argc, char** argv) {
-    Job job("snapshots", argc, argv, 0, 1, 1);
+Exit verb_snapshots(const Arguments& args) {
+    Job job(args, 0, 1, 1);
     job.open(false);
     print_snapshots(chosen_snapshots(*job.repo, job.choice(), job.args.flag("forgotten")), job.json());
     return job.verdict();
@@ -8099,8 +8973,8 @@ void print_versions(const Job& job, std::vector<std::string>& names, bool& damag
     if (!job.json()) print_table(rows, {2});
 }
 
-Exit verb_ls(int argc, char** argv) {
-    Job job("ls", argc, argv, 0, 1, SIZE_MAX);
+Exit verb_ls(const Arguments& args) {
+    Job job(args, 0, 1, SIZE_MAX);
     job.open(false);
     ListOptions o;
     o.details = job.args.flag("long");
@@ -8115,8 +8989,8 @@ Exit verb_ls(int argc, char** argv) {
     return damaged ? Exit::damaged : job.verdict() != Exit::ok ? job.verdict() : missing.empty() ? Exit::ok : Exit::failed;
 }
 
-Exit verb_diff(int argc, char** argv) {
-    Job job("diff", argc, argv, 0, 2, 3);
+Exit verb_diff(const Arguments& args) {
+    Job job(args, 0, 2, 3);
     bool disk = job.args.flag("dir");
     if (disk && job.operands.size() > 1) throw Usage("with --dir one ID is given; see: nfreeze help diff");
     job.open(disk);
@@ -8151,8 +9025,8 @@ void print_sizes(const Job& job, const char* what, const std::map<std::string, S
     if (!job.json()) print_table(rows, {0});
 }
 
-Exit verb_du(int argc, char** argv) {
-    Job job("du", argc, argv, 0, 1, 2);
+Exit verb_du(const Arguments& args) {
+    Job job(args, 0, 1, 2);
     job.open(false);
     bool damaged = false;
     if (job.args.flag("unique")) {
@@ -8161,7 +9035,7 @@ Exit verb_du(int argc, char** argv) {
         auto unique = unique_bytes(*job.repo, job.repo->snapshots(), damaged);
         for (auto* s : all) {
             auto words = text(short_id(s->id), "  ", date_time(s->time), "  ", s->host, ":", s->source);
-            sizes[job.json() ? hex(s->id) : words] = {s->counts.files, unique[s->id]};
+            sizes[job.json() ? hex(s->id) : words] = {s->counts.files + s->counts.others, unique[s->id]};
         }
         print_sizes(job, "snapshot", sizes);
     } else {
@@ -8170,6 +9044,13 @@ Exit verb_du(int argc, char** argv) {
         print_sizes(job, "path", disk_usage(*job.repo, choose_snapshot(*job.repo, job.choice()), top, since, damaged));
     }
     return damaged ? Exit::damaged : job.verdict();
+}
+
+/// Asks on a terminal; elsewhere only --yes will do.
+void confirm(const Job& job, const std::string& question) {
+    if (job.args.flag("yes")) return;
+    if (!have_terminal()) throw Usage("this asks on a terminal only: say --yes elsewhere, or --dry-run to see what would happen");
+    if (!yes(ask(question + " (yes/no)? ", true))) throw Error("nothing was changed");
 }
 
 Secret new_passphrase(const Arguments& args) {
@@ -8185,10 +9066,30 @@ Secret new_passphrase(const Arguments& args) {
     return secret;
 }
 
+/// The lines of a recovery sheet, asked for one by one. Owned and wiped by the caller.
+std::string typed_sheet() {
+    std::string sheet;
+    sheet.reserve(kNameMax);
+    for (int line = 1; line <= 4;) {
+        auto typed = ask(text("line ", line, ": "), true);
+        if (!typed.starts_with(char('0' + line))) typed.insert(0, text(line, " "));
+        try {
+            read_recovery_line(typed);
+            sheet += typed + '\n';
+            ++line;
+        } catch (const Error& e) { say(e.what()); }
+        wipe(typed);
+    }
+    return sheet;
+}
+
 /// Makes a key object with a new passphrase from a recovery sheet, without any of those that are there.
 Exit import_key(Job& job) {
     job.open_store();
-    auto content = read_small_file(job.operands[1] == "-" ? "/dev/stdin" : job.operands[1], kKeyFileMax);
+    std::string content;
+    content.reserve(kKeyFileMax); // so that no copy is left behind where it grew
+    if (job.operands[1] == "-" && isatty(0)) content = typed_sheet();
+    else content = read_small_file(job.operands[1] == "-" ? "/dev/stdin" : job.operands[1], kKeyFileMax);
     Secret sheet(content);
     wipe(content);
     auto master = read_recovery_sheet({sheet.chars(), sheet.size()});
@@ -8201,8 +9102,8 @@ Exit import_key(Job& job) {
     return Exit::ok;
 }
 
-Exit verb_key(int argc, char** argv) {
-    Job job("key", argc, argv, 1, 2, 3);
+Exit verb_key(const Arguments& args) {
+    Job job(args, 1, 2, 3);
     auto& action = job.operands[0];
     if (!has_word("list add remove passwd export import", action) || has_word("remove import", action) != (job.operands.size() == 2))
         throw Usage("give list, add, passwd, export, remove with an ID, or import with a FILE; see: nfreeze help key");
@@ -8231,10 +9132,14 @@ Exit verb_key(int argc, char** argv) {
         }
         if (!job.json()) print_table(rows, {});
     } else if (action == "remove") {
+        std::set<std::string> in_use;
+        for (auto& [o, bytes] : keys.whole)
+            if (o.name.starts_with(job.operands[1]) && open_key_object(bytes, passphrase)) in_use.insert(o.name);
         std::erase_if(keys.listed, [&](auto& o) { return !o.name.starts_with(job.operands[1]); });
         if (keys.listed.size() != 1) throw Usage(text(keys.listed.size(), " keys begin with ", in_quotes(job.operands[1]), "; see: nfreeze key list"));
         std::erase_if(keys.whole, [&](auto& k) { return k.first.name == keys.listed[0].name; });
         if (keys.whole.empty()) throw Error("this is the last key: without it nobody could read the repository; nothing was changed");
+        if (in_use.contains(keys.listed[0].name)) confirm(job, "That is the key of the passphrase that was given. Remove it");
         remove(keys.listed[0]);
     } else {
         auto name = Repository::add_key(*job.store, master, new_passphrase(job.args), Job::scrypt_cost(), now_ns(), Job::label());
@@ -8245,8 +9150,8 @@ Exit verb_key(int argc, char** argv) {
     return Exit::ok;
 }
 
-Exit verb_cat(int argc, char** argv) {
-    Job job("cat", argc, argv, 0, 2, 2);
+Exit verb_cat(const Arguments& args) {
+    Job job(args, 0, 2, 2);
     job.open();
     print_file(*job.repo, choose_snapshot(*job.repo, job.choice()), clean_path(job.operands[0]));
     return job.verdict();
@@ -8273,8 +9178,8 @@ bool is_append_only(const Job& job) {
     return refused;
 }
 
-Exit verb_check(int argc, char** argv) {
-    Job job("check", argc, argv, 0, 1, 1);
+Exit verb_check(const Arguments& args) {
+    Job job(args, 0, 1, 1);
     if (job.args.flag("append-only")) {
         job.open(false);
         bool refused = is_append_only(job);
@@ -8293,13 +9198,13 @@ Exit verb_check(int argc, char** argv) {
     Json json;
     json.add("snapshots", r.snapshots).add("packs", packs).add("packs_read", r.packs_read);
     json.add("bytes_read", r.bytes_read).add("errors", uint64_t(r.errors));
-    job.report(text("checked: ", r.snapshots, " snapshots, ", packs, " packs, ", r.packs_read, " of them read (",
-                    human_size(r.bytes_read), "); errors: ", r.errors), json);
+    auto contents = !read ? std::string("contents were not read (--read-data)") : text(sample.files ? "files" : text(r.packs_read, " of them"), " read (", human_size(r.bytes_read), ")");
+    job.report(text("checked: ", r.snapshots, " snapshots, ", packs, " packs, ", contents, "; errors: ", r.errors), json);
     return r.errors > 0 ? Exit::damaged : job.verdict();
 }
 
-Exit verb_repair(int argc, char** argv) {
-    Job job("repair", argc, argv, 0, 1, 1);
+Exit verb_repair(const Arguments& args) {
+    Job job(args, 0, 1, 1);
     job.open(false, true); // packs/ is listed by the repair
     auto r = Repair(*job.repo, job.connections()).run();
     job.repo->index.see(job.store->list("packs"));
@@ -8320,7 +9225,10 @@ Exit verb_repair(int argc, char** argv) {
 Keep parse_keep(const Arguments& args) {
     Keep keep;
     for (auto& rule : keep.rules) rule.number = args.number(rule.option, 0, 1, INT_MAX);
-    if (args.flag("keep-within")) keep.since = parse_time(args.value("keep-within"));
+    if (args.flag("keep-within")) {
+        if (!parse_age(args.value("keep-within"))) throw Usage(text("--keep-within wants an age such as 12h, 30d or 8w, not ", in_quotes(args.value("keep-within"))));
+        keep.since = parse_time(args.value("keep-within"));
+    }
     for (auto& [option, tag] : args.all("keep-tag")) keep.tags.push_back(tag);
     return keep;
 }
@@ -8336,27 +9244,20 @@ std::vector<const Snapshot*> find_snapshots(const std::vector<const Snapshot*>& 
     return found;
 }
 
-/// What the rules drop, by host and source; says which snapshots are from the future.
-std::vector<const Snapshot*> dropped(const std::vector<const Snapshot*>& all, const Keep& keep) {
+/// What the rules drop, by host and source, and why the others stay; says which snapshots are from the future.
+std::vector<const Snapshot*> dropped(const Repository& repo, const std::vector<const Snapshot*>& all, const Keep& keep, Keep::Reasons& reasons) {
     std::map<std::pair<std::string, std::string>, std::vector<const Snapshot*>> groups;
     for (auto* s : all) groups[{s->host, s->source}].push_back(s);
     std::vector<const Snapshot*> gone;
-    int64_t now = now_ns();
     for (auto& [name, group] : groups) {
-        auto kept = keep.chosen(group, now);
+        auto kept = keep.chosen(group, repo.now);
         for (auto* s : group) {
-            if (s->time > now) say(text("snapshot ", short_id(s->id), " is from the future and is kept; a clock was wrong"));
+            if (repo.is_from_future(*s)) say(text("snapshot ", short_id(s->id), " is from the future and is kept; a clock was wrong"));
             if (!kept.contains(s->id)) gone.push_back(s);
         }
+        reasons.merge(kept);
     }
     return gone;
-}
-
-/// Asks on a terminal; elsewhere only --yes will do.
-void confirm(const Job& job, const std::string& question) {
-    if (job.args.flag("yes")) return;
-    if (!have_terminal()) throw Usage("this asks on a terminal only: say --yes elsewhere, or --dry-run to see what would happen");
-    if (ask(question + " (yes/no)? ", true) != "yes") throw Error("nothing was changed");
 }
 
 /// Takes what matches --path out of these snapshots.
@@ -8377,6 +9278,7 @@ Exit forget_by_path(Job& job, std::vector<const Snapshot*> from) {
                        Json().add("snapshot", hex(s->id)).add("entries", entries));
         return entries == 0;
     });
+    if (from.empty() && verdict == Exit::ok) throw Error("no snapshot has anything that matches (patterns are relative to SRC, as in .gitignore): nothing was changed");
     if (!job.quiet()) print_snapshots(from, job.json(), "written anew");
     if (from.empty() || job.args.flag("dry-run")) return verdict;
     confirm(job, text("Change ", from.size(), " snapshots"));
@@ -8384,8 +9286,8 @@ Exit forget_by_path(Job& job, std::vector<const Snapshot*> from) {
     return verdict;
 }
 
-Exit verb_forget(int argc, char** argv) {
-    Job job("forget", argc, argv, 0, 1, SIZE_MAX);
+Exit verb_forget(const Arguments& args) {
+    Job job(args, 0, 1, SIZE_MAX);
     auto keep = parse_keep(job.args);
     bool purge = job.args.flag("purge"), by_path = job.args.flag("path");
     if (int(keep.any()) + int(!job.operands.empty()) + int(purge) != 1 || (purge && !by_path))
@@ -8400,11 +9302,12 @@ Exit verb_forget(int argc, char** argv) {
         return job.verdict();
     }
     auto all = chosen_snapshots(*job.repo, job.choice());
-    auto gone = purge ? all : keep.any() ? dropped(all, keep) : find_snapshots(all, job.operands);
+    Keep::Reasons reasons;
+    auto gone = purge ? all : keep.any() ? dropped(*job.repo, all, keep, reasons) : find_snapshots(all, job.operands);
     if (by_path) return forget_by_path(job, gone);
     std::erase_if(all, [&](auto* s) { return std::ranges::count(gone, s) > 0; });
     if (!job.quiet()) {
-        print_snapshots(all, job.json(), "stay");
+        print_snapshots(all, job.json(), "stay", reasons);
         print_snapshots(gone, job.json(), "go");
     }
     if (gone.empty() || job.args.flag("dry-run")) return job.verdict();
@@ -8415,12 +9318,17 @@ Exit verb_forget(int argc, char** argv) {
 
 PruneOptions parse_prune_options(const Job& job) {
     PruneOptions o;
-    auto share = job.args.value("max-unused", "10%");
-    unsigned percent = 0;
-    auto last = share.data() + std::max<size_t>(share.size(), 1) - 1;
-    if (share.size() < 2 || *last != '%' || std::from_chars(share.data(), last, percent).ptr != last || percent > 100)
-        throw Usage(text("--max-unused wants a share such as 10%, not ", in_quotes(share)));
-    o.max_unused = percent / 100.0;
+    auto amount = job.args.value("max-unused", "10%");
+    if (amount.ends_with('%')) {
+        auto last = amount.data() + amount.size() - 1;
+        unsigned percent = 0;
+        if (amount.size() < 2 || std::from_chars(amount.data(), last, percent).ptr != last || percent > 100)
+            throw Usage(text("--max-unused wants a share such as 10%, or a size, not ", in_quotes(amount)));
+        o.max_unused = percent / 100.0;
+    } else {
+        o.max_unused = 0;
+        o.unused_bytes = parse_size(amount);
+    }
     if (job.args.flag("max-repack")) o.max_repack = parse_size(job.args.value("max-repack"));
     if (job.args.flag("grace")) {
         auto grace = parse_age(job.args.value("grace"));
@@ -8432,8 +9340,8 @@ PruneOptions parse_prune_options(const Job& job) {
     return o;
 }
 
-Exit verb_prune(int argc, char** argv) {
-    Job job("prune", argc, argv, 0, 1, 1);
+Exit verb_prune(const Arguments& args) {
+    Job job(args, 0, 1, 1);
     auto o = parse_prune_options(job);
     job.open(false); // packs/ is listed when the plan is made
     Prune prune(*job.repo, o);
@@ -8444,7 +9352,9 @@ Exit verb_prune(int argc, char** argv) {
     json.add("packs", plan.all.packs).add("bytes", plan.all.bytes).add("bytes_needed", plan.used).add("packs_to_condemn", plan.condemn.packs);
     json.add("bytes_to_condemn", plan.condemn.bytes).add("bytes_to_copy", plan.copy).add("bytes_young", plan.young.bytes);
     json.add("bytes_condemned", plan.waiting.bytes).add("bytes_due", plan.due.bytes);
-    job.report(text("there: ", sum(plan.all), "; needed: ", human_size(plan.used),
+    if (plan.empty()) job.report(text("there: ", sum(plan.all), "; needed: ", human_size(plan.used), "; nothing to do",
+                                      plan.young.packs ? text("; not needed, but too young: ", sum(plan.young)) : ""), json);
+    else job.report(text("there: ", sum(plan.all), "; needed: ", human_size(plan.used),
                     "\nto condemn: ", sum(plan.condemn), "; worth keeping in them, to copy: ", human_size(plan.copy),
                     "; not needed, but too young: ", sum(plan.young),
                     "\ncondemned before: ", sum(plan.waiting), "; long enough ago to be deleted: ", sum(plan.due)), json);
@@ -8460,7 +9370,7 @@ Exit verb_prune(int argc, char** argv) {
 
 struct Verb {
     const char *name, *operands, *brief, *summary;
-    Exit (*run)(int, char**);
+    Exit (*run)(const Arguments&);
 };
 constexpr Verb kVerbs[] = {
     {"init", "REPO", "make a repository", "Makes a repository in a new or empty directory.", verb_init},
@@ -8487,6 +9397,15 @@ constexpr Verb kVerbs[] = {
     {"prune", "REPO", "delete what no snapshot needs",
      "Deletes what no snapshot needs, in two steps some days apart.", verb_prune},
 };
+
+std::string Job::missing_word(size_t at) const {
+    auto* verb = std::ranges::find(kVerbs, args.verb(), &Verb::name);
+    std::istringstream words(verb == std::end(kVerbs) ? "" : verb->operands);
+    std::string word;
+    for (size_t i = 0; i <= at; ++i) words >> word;
+    word.erase(std::min(word.find("..."), word.size()));
+    return word;
+}
 
 void print_help(const std::string& verb) {
     if (verb.empty()) {
@@ -8519,23 +9438,39 @@ Exit run_command(int argc, char** argv) {
         std::cout << "nfreeze " NFREEZE_VERSION " (format 1, libssh2 " << libssh2_version(0) << ")\n";
         return Exit::ok;
     }
-    bool wants_help = std::any_of(argv + 2, argv + argc, [](std::string_view a) { return a == "--help" || a == "-h"; });
-    if (verb == "help" || verb == "--help" || verb == "-h" || wants_help) {
-        print_help(wants_help ? verb : argc > 2 ? argv[2] : "");
+    if (verb == "help" || verb == "--help" || verb == "-h") {
+        print_help(argc > 2 ? argv[2] : "");
         return Exit::ok;
     }
-    if (has_word("snapshots ls cat diff du", verb)) signal(SIGPIPE, SIG_DFL); // who reads no more ends them, as is usual
-    for (auto& v : kVerbs)
-        if (v.name == verb) return v.run(argc - 1, argv + 1);
-    throw Usage(text("there is no verb ", in_quotes(verb), "; see: nfreeze help"));
+    bool prints = has_word("snapshots ls cat diff du key", verb); // and does little else
+    if (prints && verb != "key") signal(SIGPIPE, SIG_DFL); // who reads no more ends them, as is usual
+    auto known = std::ranges::find(kVerbs, verb, &Verb::name);
+    if (known == std::end(kVerbs)) throw Usage(text("there is no verb ", in_quotes(verb), "; see: nfreeze help"));
+    Arguments args(verb, argc - 1, argv + 1);
+    if (args.flag("help")) {
+        print_help(verb);
+        return Exit::ok;
+    }
+    if (prints && ::write(1, "", 0) != 0) throw Error("there is no standard output to print to; nothing was done");
+    auto code = known->run(args);
+    if (!std::cout.flush()) {
+        say("what came of it could not be written to standard output");
+        code = worse(code, has_word("init backup restore forget prune repair", verb) ? Exit::partial : Exit::failed);
+    }
+    return code;
 }
 
 /// What must be so before anything else runs.
 void prepare_process() {
-    struct sigaction action{};
+    // What is opened must not become standard input, output or error: what is meant for these would go there. There
+    // may be no /dev; nothing can be read from this one, or written to it.
+    for (int fd : {0, 1, 2})
+        if (fcntl(fd, F_GETFD) < 0) (void)!::open("/", O_PATH);
+    struct sigaction action{}, before{};
     action.sa_handler = on_signal;
-    for (int s : {SIGINT, SIGTERM, SIGHUP, SIGUSR1}) sigaction(s, &action, nullptr);
-    signal(SIGPIPE, SIG_IGN);
+    for (int s : {SIGINT, SIGTERM, SIGHUP, SIGUSR1})
+        if (sigaction(s, nullptr, &before) == 0 && before.sa_handler != SIG_IGN) sigaction(s, &action, nullptr); // nohup ignores some
+    for (int s : {SIGPIPE, SIGXFSZ}) signal(s, SIG_IGN); // both are errors of a write
     prctl(PR_SET_DUMPABLE, 0); // I8: no core, and no other program of the same user may look inside
     // A static program must not load the host's name-service modules: they may be of another glibc.
     for (auto [database, sources] : {std::pair{"hosts", "files dns"}, {"passwd", "files"}, {"group", "files"}, {"services", "files"}})
@@ -8560,11 +9495,11 @@ void prepare_process() {
 int main(int argc, char** argv) {
     try {
         prepare_process();
-        auto code = run_command(argc, argv);
-        if (!std::cout.flush()) throw Error("cannot write to standard output");
-        return int(code);
+        return int(run_command(argc, argv));
     } catch (const Interrupted&) {
-        say("interrupted; what was sent is kept, and the next run goes on from there");
+        bool sends = argc > 1 && has_word("backup prune repair", argv[1]), restores = argc > 1 && has_word("restore", argv[1]);
+        say(sends ? "interrupted; what was sent is kept, and the next run goes on from there"
+                  : restores ? "interrupted; what was restored stays, and the next run goes on from there" : "interrupted");
         return int(Exit::interrupted);
     } catch (const Error& e) {
         say(text(e.what(), e.no_room ? "; make room, and run it again" : ""));

@@ -19,7 +19,7 @@ class History {
         std::vector<const Snapshot*> group;
         for (auto& s : snapshots_) group.push_back(&s);
         std::set<std::string> names;
-        for (auto& id : keep.chosen(group, parse_time(now))) names.insert(names_.at(id));
+        for (auto& [id, why] : keep.chosen(group, parse_time(now))) names.insert(names_.at(id));
         return names;
     }
 
