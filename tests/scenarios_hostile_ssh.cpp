@@ -44,7 +44,7 @@ struct Served {
         url_ = "sftp://root@127.0.0.1:" + port + "/" + site.repo.string();
     }
     Result nfreeze(Strings arguments, milliseconds limit = milliseconds(30'000)) const {
-        arguments.insert(arguments.end(), {"-i", site.home / ".ssh/id_key", "--timeout", "20", "--retry-for", "0"});
+        arguments.insert(arguments.end(), {"-i", site.home / ".ssh/id_key", "--timeout", "5", "--retry-for", "0"});
         RunOptions options = site.options;
         options.timeout = limit;
         return site.nfreeze(arguments, options);
@@ -140,9 +140,12 @@ TEST_CASE("hostile: asyncssh, which repeats signature algorithms, takes an RSA k
     check_served(Served({"asyncssh_server.py"}, "rsa"));
 }
 
-TEST_CASE("hostile: words for stderr while nothing can be sent are forgotten, whether the server goes on or not") {
+TEST_CASE("hostile: words for stderr while nothing can be sent are forgotten, whether the server goes on, waits or ends") {
     if (!have_python("cryptography")) return skipped("servers that attack: need python3 and its cryptography");
-    check_ended(Evil("stderr").backup());
+    for (const std::string attack : {"stderr", "stderr-stalls"}) {
+        CAPTURE(attack);
+        check_ended(Evil(attack).backup());
+    }
     check_served(Evil("stderr-on"));
 }
 

@@ -16,7 +16,11 @@ set(LIBSSH2_CACHE "${CMAKE_SOURCE_DIR}/build/third_party/libssh2" CACHE PATH
 set(fetched "${LIBSSH2_CACHE}/source")
 find_program(APT_GET apt-get NO_CACHE)
 if(SYSTEM_LIBSSH2 OR (NOT APT_GET AND NOT EXISTS "${fetched}/src/Makefile.inc"))
-    pkg_check_modules(FOUND_LIBSSH2 REQUIRED "libssh2>=1.11.1")
+    pkg_check_modules(FOUND_LIBSSH2 QUIET "libssh2>=1.11.1")
+    if(NOT FOUND_LIBSSH2_FOUND)
+        message(FATAL_ERROR "This system has no libssh2 of version 1.11.1 or newer with its headers, and it is not "
+            "built from Debian's source as SYSTEM_LIBSSH2 is set or there is no apt-get to fetch that with.")
+    endif()
     find_dependency(libssh2 libssh2.h libssh2-1-dev ssh2)
     if(STATIC)
         link_static_needs(libssh2 ssh2 ${FOUND_LIBSSH2_STATIC_LIBRARIES})

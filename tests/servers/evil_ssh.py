@@ -387,16 +387,18 @@ def sig_algs(c, value):
     c.serve()
 
 
-def stderr(c, go_on):
+def stderr(c, then):
     """bf7fa4c1, 823a2286: words for stderr, until the client, which has to make room for each, can send no more; then the
-    end, or all as it should be."""
+    end, or nothing any more, or all as it should be."""
     c.methods.update(of(GCM))  # the fastest here
     c.to_sftp()
     pending = b''
     while select.select([], [c.sock], [], 0.5)[1]:
         pending = pending or b''.join(c.seal(bytes([EXTENDED_DATA]) + c.channel + u32(1) + string(b'x')) for _ in range(500))
         pending = pending[c.sock.send(pending, socket.MSG_DONTWAIT):]
-    if go_on:
+    if then == 'stalls':
+        time.sleep(60)
+    if then == 'on':
         c.serve(pending)
 
 
@@ -439,8 +441,9 @@ ATTACKS = {
     'none': none,
     'etm-padding': etm_padding,
     'service': short_accept,
-    'stderr': lambda c: stderr(c, False),
-    'stderr-on': lambda c: stderr(c, True),
+    'stderr': lambda c: stderr(c, 'end'),
+    'stderr-stalls': lambda c: stderr(c, 'stalls'),
+    'stderr-on': lambda c: stderr(c, 'on'),
     'sig-algs': lambda c: sig_algs(c, b','.join([b'rsa-sha2-512', b'rsa-sha2-256', b'ssh-rsa'] * 400)),
     'sig-algs-two': lambda c: sig_algs(c, b','.join([b'rsa-sha2-256'] * 2 + [b'rsa-sha2-512'] * 2 + [b'ssh-rsa'] * 2)),
     'sig-algs-none': lambda c: sig_algs(c, b''),
