@@ -1,11 +1,10 @@
 // Logging in, recognising the server, and lines that slow down, break or are shared.
-#include <netinet/in.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <csignal>
 
+#include "clients.hpp"
 #include "support.hpp"
 #include "trees.hpp"
 
@@ -15,113 +14,10 @@ namespace {
 
 constexpr std::uint64_t MiB = 1 << 20;
 
-void check_refused(const Result& result, const Strings& named) {
-    CHECK_EXIT(result, 6);
-    INFO(describe(result));
-    CHECK(result.err.starts_with("nfreeze: "));
-    for (const std::string& part : named) CHECK_NAMES(result.err, part);
-}
-
-RunOptions at_terminal(const Site& site, std::vector<Answer> dialog) {
-    RunOptions options = site.options;
-    options.pty = true;
-    options.dialog = std::move(dialog);
-    return options;
-}
-
-// A site with a repository, made while the login was still easy: known host, default key.
-struct Ready : Site {
-    explicit Ready(Sshd& server = shared_sshd(), int port = 0) : Site(server, port) {
-        write_file(src / "file", "content");
-        init_or_fail();
-        backup_or_fail();
-    }
-    void forget_key() const { fs::remove(home / ".ssh/id_ed25519"); }
-    void forget_host() const { fs::remove(known_hosts()); }
-    [[nodiscard]] fs::path known_hosts() const { return home / ".ssh/known_hosts"; }
-    Result look(const Strings& flags = {}) const { return look(flags, options); }
-    Result look(const Strings& flags, const RunOptions& with) const {
-        Strings arguments{"snapshots"};
-        arguments.insert(arguments.end(), flags.begin(), flags.end());
-        arguments.push_back(url);
-        return nfreeze(arguments, with);
-    }
-};
-
-// One repository for all tests that only look: each of them would else pay for its own.
-const Ready& looked_at() {
-    static const Ready site;
-    return site;
-}
-
-// A client's home of its own on the same repository.
-struct Client {
-    Client() : site(looked_at()) {
-        home = dir / "home";
-        fs::create_directories(home / ".ssh");
-        chmod((home / ".ssh").c_str(), 0700);
-        options = site.options;
-        options.env["HOME"] = home;
-        write_file(known_hosts(), shared_sshd().known_hosts_lines());
-    }
-    void have_key(const std::string& kind) const {
-        const fs::path from = kind == "passphrase" ? user_key_with_passphrase() : user_key(kind);
-        fs::copy_file(from, home / ".ssh" /
-                                ("id_" + (kind == "passphrase" ? std::string("ed25519") : kind)));
-    }
-    [[nodiscard]] fs::path known_hosts() const { return home / ".ssh/known_hosts"; }
-    Result look(const Strings& flags = {}) const { return site.look(flags, options); }
-    Result look_at_terminal(const Strings& flags, std::vector<Answer> dialog) const {
-        RunOptions with = options;
-        with.pty = true;
-        with.dialog = std::move(dialog);
-        return site.look(flags, with);
-    }
-    TempDir dir;
-    const Ready& site;
-    fs::path home;
-    RunOptions options;
-};
-
 std::string line_for(const std::string& host, const fs::path& key) {
     return host + " " + public_key_line(key) + "\n";
 }
 std::string here() { return "[127.0.0.1]:" + std::to_string(shared_sshd().port()); }
-
-// Somebody who listens on loopback and answers every connection with these words.
-class Stranger {
-  public:
-    explicit Stranger(std::string words) : words_(std::move(words)) {
-        listener_ = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-        sockaddr_in address{};
-        address.sin_family = AF_INET;
-        address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-        socklen_t size = sizeof address;
-        REQUIRE(bind(listener_, reinterpret_cast<sockaddr*>(&address), size) == 0);
-        REQUIRE(listen(listener_, 8) == 0);
-        getsockname(listener_, reinterpret_cast<sockaddr*>(&address), &size);
-        port_ = ntohs(address.sin_port);
-        thread_ = std::thread([this] {
-            for (int fd; (fd = accept(listener_, nullptr, nullptr)) >= 0;) {
-                static_cast<void>(send(fd, words_.data(), words_.size(), MSG_NOSIGNAL) > 0);
-                close(fd);
-            }
-        });
-    }
-    ~Stranger() {
-        shutdown(listener_, SHUT_RDWR);
-        thread_.join();
-        close(listener_);
-    }
-    Stranger(const Stranger&) = delete;
-    Stranger& operator=(const Stranger&) = delete;
-    [[nodiscard]] int port() const { return port_; }
-
-  private:
-    std::string words_;
-    int listener_ = -1, port_ = 0;
-    std::thread thread_;
-};
 
 } // namespace
 
