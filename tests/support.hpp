@@ -198,6 +198,7 @@ class Sshd {
         // account of the system, else (when the tests are not run by root) the tester's own.
         bool ordinary_account = false;
         bool interactive = false;  // keyboard-interactive in place of password (needs PAM)
+        bool expired = false;      // the throw-away account has to change its password first
         std::vector<Mount> mounts; // seen by the server only
     };
     explicit Sshd(Options options);
@@ -244,6 +245,7 @@ class Sshd {
 class Agent {
   public:
     explicit Agent(const fs::path& key);
+    explicit Agent(const std::vector<fs::path>& keys); // in this order
     [[nodiscard]] std::string socket() const { return dir_ / "agent"; }
 
   private:
@@ -303,13 +305,26 @@ void flip_byte(const fs::path& object, std::size_t at);
 } // namespace support
 
 // What the failing run printed comes from the transcript (see main.cpp), so tests need not repeat
-// it.
+// it. Each argument is evaluated once, here, so that it may be a run: in the words of a message it would be run
+// once more, and an assertion within it would wait for itself.
 #define REQUIRE_EXIT(result, wanted)                                                               \
-    REQUIRE_MESSAGE((result).code == (wanted), support::describe(result))
+    do {                                                                                           \
+        const support::Result& exit_of_ = (result);                                                \
+        REQUIRE_MESSAGE(exit_of_.code == (wanted), support::describe(exit_of_));                   \
+    } while (false)
 #define CHECK_EXIT(result, wanted)                                                                 \
-    CHECK_MESSAGE((result).code == (wanted), support::describe(result))
+    do {                                                                                           \
+        const support::Result& exit_of_ = (result);                                                \
+        CHECK_MESSAGE(exit_of_.code == (wanted), support::describe(exit_of_));                     \
+    } while (false)
 // The output names it: shows both where it does not.
 #define CHECK_NAMES(text, part)                                                                    \
-    CHECK_MESSAGE(support::contains((text), (part)), "'" << (part) << "' is not in: " << (text))
+    do {                                                                                           \
+        const std::string all_of_(text), part_of_(part);                                           \
+        CHECK_MESSAGE(support::contains(all_of_, part_of_), "'" << part_of_ << "' is not in: " << all_of_); \
+    } while (false)
 #define CHECK_NOT_NAMED(text, part)                                                                \
-    CHECK_MESSAGE(!support::contains((text), (part)), "'" << (part) << "' is in: " << (text))
+    do {                                                                                           \
+        const std::string all_of_(text), part_of_(part);                                           \
+        CHECK_MESSAGE(!support::contains(all_of_, part_of_), "'" << part_of_ << "' is in: " << all_of_); \
+    } while (false)

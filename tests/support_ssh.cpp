@@ -165,7 +165,7 @@ Sshd::Sshd(Options options) {
             write_file(dir_ / "passwd", read_file("/etc/passwd") + user_ + ":x:54321:54321::" +
                                             home().string() + ":/usr/sbin/nologin\n");
             write_file(dir_ / "shadow", read_file("/etc/shadow") + user_ + ":" + account_hash +
-                                            ":19000:0:99999:7:::\n");
+                                            (options.expired ? ":0" : ":19000") + ":0:99999:7:::\n");
             chmod((dir_ / "shadow").c_str(), 0600);
             run_.mounts.push_back({dir_ / "passwd", "/etc/passwd", ""});
             run_.mounts.push_back({dir_ / "shadow", "/etc/shadow", ""});
@@ -312,14 +312,17 @@ Sshd& shared_sshd() {
     return server;
 }
 
-Agent::Agent(const fs::path& key) {
+Agent::Agent(const fs::path& key) : Agent(std::vector{key}) {}
+
+Agent::Agent(const std::vector<fs::path>& keys) {
     RunOptions options;
     options.timeout = std::chrono::hours(1);
     child_ = std::make_unique<Child>(Strings{"ssh-agent", "-D", "-a", socket()}, options);
     RunOptions with_agent;
     with_agent.env = {{"SSH_AUTH_SOCK", socket()}};
     // The socket is there before anybody listens to it.
-    REQUIRE(wait_until([&] { return run({"ssh-add", "-q", key}, with_agent).code == 0; }, milliseconds(5000)));
+    for (const fs::path& key : keys)
+        REQUIRE(wait_until([&] { return run({"ssh-add", "-q", key}, with_agent).code == 0; }, milliseconds(5000)));
 }
 
 // ---- Site ------------------------------------------------------------------------------------
