@@ -15,6 +15,7 @@
 # make chroots    try build/nfreeze in Debian 12, 13 and the oldest that the mirror has, made by debootstrap (as root)
 # make aarch64    build/aarch64/nfreeze for 64-bit ARM, from Debian's packages for arm64, and try it under qemu
 # make s3         try a repository in S3, behind rclone: on s3rver, which npm fetches
+# make servers    try other people's SFTP servers: ProFTPD, dropbear, paramiko, asyncssh, npm's ssh2, Erlang's
 # make clean      remove what was built; make distclean: the fetched source of libssh2 as well
 
 STATIC ?= 1
@@ -124,6 +125,13 @@ s3: deps-test
 	$(BUILD) nfreeze_tests
 	build/nfreeze_tests -tc='destinations: S3*'
 
+# What only these tests need is not installed for the others, in which they are noted as skipped.
+servers: deps-servers
+	npm install --silent --no-audit --no-fund --ignore-scripts --prefix build/servers ssh2@1.17.0
+	$(CONFIGURE)
+	$(BUILD) nfreeze_tests
+	NFREEZE_TEST_SERVERS='$(CURDIR)/build/servers' JOBS=$(JOBS) tests/run.sh build/nfreeze_tests -tc='real servers:*'
+
 aarch64: deps-aarch64 all
 	cmake -S . -B build/aarch64 -DCMAKE_TOOLCHAIN_FILE=third_party/aarch64.cmake $(LIBSSH2) --log-level=NOTICE
 	cmake --build build/aarch64 --parallel $(JOBS) --target nfreeze
@@ -141,6 +149,8 @@ deps-ci:
 	@third_party/install-packages.sh ci
 deps-bench:
 	@third_party/install-packages.sh bench
+deps-servers:
+	@third_party/install-packages.sh servers
 deps-chroots:
 	@third_party/install-packages.sh chroots
 deps-aarch64:
@@ -169,5 +179,5 @@ distclean:
 	rm -rf build
 
 .PHONY: all demo test ci asan tsan fuzz valgrind lint cov soak torture bench bench-plot \
-    deps deps-demo deps-test deps-ci deps-bench deps-chroots deps-aarch64 install deb reproducible chroots aarch64 s3 \
+    deps deps-demo deps-test deps-ci deps-bench deps-servers deps-chroots deps-aarch64 install deb reproducible chroots aarch64 s3 servers \
     clean distclean

@@ -130,9 +130,9 @@ inline void check_all_verbs(const Site& site, const Strings& flags = {}) {
     };
     make_random_tree(site.src, 11, 25, 60'000);
     write_random_file(site.src / "large", 5 << 20, 12);
-    good({"init", site.url});
+    if (good({"init", site.url}).code != 0) return;
     CHECK_EXIT(nfreeze({"init", site.url}), 1); // it is there already
-    good({"backup", site.src, site.url});
+    if (good({"backup", site.src, site.url}).code != 0) return;
     good({"backup", site.src, site.url});
     mutate_tree(site.src, 13, 5);
     write_random_file(site.src / "large", 3 << 20, 14);

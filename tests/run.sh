@@ -46,7 +46,7 @@ part() { # NAME FILTERS...
 # Short ranges, taken one after the other, because a test takes from a millisecond to half a minute. Those
 # that wait for a line or a clock come one by one between the others, from the start, so that none is left
 # at the end for which the processors wait.
-waiting=networks,servers
+waiting='networks,servers,real servers'
 slow=$(count -ts="$waiting" "$@")
 many=$(count "$@" -tse="alone,$waiting")
 alone=$(count -ts=alone "$@")

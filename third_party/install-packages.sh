@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs the Debian packages that are missing for a purpose, and says which.
 #
-#     third_party/install-packages.sh build|demo|test|ci|s3|bench|chroots|aarch64
+#     third_party/install-packages.sh build|demo|test|ci|s3|servers|bench|chroots|aarch64
 #
 # Where all is there already, nothing is done and no network is needed. Where there is no apt-get,
 # what is needed is printed, and the build goes on and finds out for itself.
@@ -17,6 +17,8 @@ demo) packages="$build openssh-server openssh-client" ;;
 test) packages=$test ;;
 ci) packages="$test clang clang-tidy libclang-rt-dev valgrind" ;;
 s3) packages="nodejs npm" ;;
+servers) packages="$test proftpd-core proftpd-mod-crypto dropbear-bin python3-paramiko python3-asyncssh
+    erlang-base erlang-ssh nodejs npm fuse3" ;;
 bench) packages="$build openssh-server openssh-client python3 restic borgbackup rclone" ;;
 chroots) packages="$build openssh-server openssh-client debootstrap" ;;
 aarch64)
@@ -26,7 +28,7 @@ aarch64)
         packages="$packages $package$of"
     done ;;
 *)
-    echo "usage: $0 build|demo|test|ci|s3|bench|chroots|aarch64" >&2
+    echo "usage: $0 build|demo|test|ci|s3|servers|bench|chroots|aarch64" >&2
     exit 2 ;;
 esac
 
@@ -84,21 +86,24 @@ for package in $list; do
     fi
 done
 
-# The tests, the benchmark and the demonstration start sshd by themselves, on a port of their own.
-# The system's service must not come along: it is neither started now (a policy-rc.d for the time of
+# The tests, the benchmark and the demonstration start their servers by themselves, on ports of their own.
+# The system's services must not come along: they are neither started now (a policy-rc.d for the time of
 # the installation, where the machine has none) nor at the next boot (disabled afterwards).
 policy=/usr/sbin/policy-rc.d
-quiet_sshd=
-case " $list" in
-*' openssh-server '*)
-    quiet_sshd=1
-    if [ ! -e $policy ]; then
-        trap '$as_root rm -f $policy' EXIT
-        trap 'exit 1' HUP INT TERM
-        printf '#!/bin/sh\nexit 101\n' | $as_root tee $policy >/dev/null
-        $as_root chmod 755 $policy
-    fi ;;
-esac
+services=
+for package in $list; do
+    case $package in
+    openssh-server) services="$services ssh" ;;
+    proftpd-core) services="$services proftpd" ;;
+    erlang-base) services="$services epmd" ;;
+    esac
+done
+if [ -n "$services" ] && [ ! -e $policy ]; then
+    trap '$as_root rm -f $policy' EXIT
+    trap 'exit 1' HUP INT TERM
+    printf '#!/bin/sh\nexit 101\n' | $as_root tee $policy >/dev/null
+    $as_root chmod 755 $policy
+fi
 
 # dpkg's progress is left out; what goes wrong is on stderr.
 install() {
@@ -111,7 +116,12 @@ install || { update && install; } || {
     exit 1
 }
 
-if [ -n "$quiet_sshd" ]; then
-    $as_root update-rc.d ssh disable >/dev/null 2>&1 || true
-    echo "openssh-server was installed; its service is disabled and was not started."
-fi
+for service in $services; do
+    if [ -e "/etc/init.d/$service" ]; then $as_root update-rc.d "$service" disable >/dev/null 2>&1 || true; fi
+    if command -v systemctl >/dev/null; then
+        for unit in "$service.service" "$service.socket"; do
+            $as_root systemctl disable "$unit" >/dev/null 2>&1 || true
+        done
+    fi
+    echo "The service $service was installed; it is disabled and was not started."
+done
