@@ -1,4 +1,5 @@
-// Clients that log in: each with a home directory of its own, on one repository that they only look at.
+// Clients that log in, each with a home directory of its own, on one repository that they only look at; and
+// servers that are not OpenSSH's.
 #pragma once
 
 #include <netinet/in.h>
@@ -6,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <thread>
 
 #include "support.hpp"
@@ -115,6 +117,59 @@ class Stranger {
     int listener_ = -1, port_ = 0;
     std::thread thread_;
 };
+
+// ---- servers that are not OpenSSH's ------------------------------------------------------------------
+
+// An sshd behind which our own server speaks SFTP, with the switches of the moment.
+struct Odd {
+    TempDir dir;
+    Sshd server;
+    Site site;
+    explicit Odd(const Strings& switches = {}) : server(options(dir)), site(server) { set(switches); }
+    static Sshd::Options options(const TempDir& dir) {
+        Sshd::Options options;
+        options.config = {std::string("Subsystem sftp /usr/bin/python3 ") + NFREEZE_TESTS_DIR + "/servers/sftp_server.py @" + (dir / "switches").string()};
+        return options;
+    }
+    // For sessions to come; its log and its counts begin anew.
+    void set(const Strings& switches) const {
+        remove_tree(dir / "state");
+        fs::create_directory(dir / "state");
+        std::string text = "--state=" + (dir / "state").string() + "\n";
+        for (const std::string& line : switches) text += line + "\n";
+        write_file(dir / "switches", text);
+    }
+    [[nodiscard]] std::string log() const { return fs::exists(dir / "state/log") ? read_file(dir / "state/log") : ""; }
+    // How many requests of a kind there were; "session": how many logins.
+    [[nodiscard]] std::ptrdiff_t count(const std::string& kind) const {
+        return std::ranges::count_if(lines_of(log()), [&](const std::string& line) { return line == kind || line.starts_with(kind + " "); });
+    }
+    // For a run of which we do not know how it ends: not for a quarter of an hour.
+    Result nfreeze(Strings words) const {
+        words.insert(words.begin() + 1, {"--retry-for", "3", "--timeout", "5"});
+        return site.nfreeze(words);
+    }
+    void have_something() const { // for a backup
+        make_random_tree(site.src, 1, 10, 50'000);
+        write_random_file(site.src / "large", 3 << 20, 2);
+    }
+    // With the server in its senses again, all is there, and goes on.
+    void check_sound(bool restored = true) const {
+        set({});
+        const Result check = nfreeze({"check", "--read-data", site.url});
+        CHECK_EXIT(check, 0);
+        if (!restored) return;
+        remove_tree(site.dest);
+        CHECK_EXIT(nfreeze({"restore", site.url, site.dest}), 0);
+        CHECK(compare(site.src, site.dest) == "");
+    }
+};
+
+inline bool have_python() {
+    if (fs::exists("/usr/bin/python3")) return true;
+    skipped("a server that is not OpenSSH's: needs /usr/bin/python3");
+    return false;
+}
 
 // Has a server do all that it is for, from init to prune: each step ends well, and what comes back is what was
 // there. Leaves one snapshot behind.

@@ -197,7 +197,7 @@ class Server:
         kinds = ['open'] + ['create'] * bool(flags & CREAT) + ['excl'] * bool(flags & EXCL)
         kinds += ['excl-without-trunc'] * bool(flags & EXCL and not flags & TRUNC)
         kinds += ['open-missing'] * (not there and not flags & CREAT) + ['second-handle'] * bool(self.handles)
-        kinds.append('create' if flags & CREAT else 'open')
+        kinds.append("create" if flags & CREAT else "open")
         self.ask_rules(kinds, path)
         mode = {READ: os.O_RDONLY, WRITE: os.O_WRONLY, READ | WRITE: os.O_RDWR}[flags & (READ | WRITE)]
         for flag, also in ((APPEND, os.O_APPEND), (CREAT, os.O_CREAT), (TRUNC, os.O_TRUNC), (EXCL, os.O_EXCL)):
