@@ -336,12 +336,17 @@ TEST_CASE("names: an account that only the system's name services know: its name
         CHECK(st.st_uid == 54400);
         CHECK(st.st_gid == 54401);
     } else skipped("a restore where the name has another number: needs mount namespaces");
-    // The way back: a name that only getent knows here.
-    write_file(site.dir / "passwd-before", read_file("/etc/passwd") + ghost + ":x:54402:54402::/:/bin/false\n");
+    // The way back: a name that only getent knows here, by another number.
+    write_script(dir / "other/getent", "case \"$1 $2\" in 'passwd " + ghost + "') echo '" + ghost + ":*:54402:54402::/:/bin/sh' ;; 'group ghosts') "
+                                       "echo 'ghosts:*:54403:' ;; *) exit 2 ;; esac\n");
     RunOptions by_getent = site.options;
-    by_getent.env["PATH"] = as_ghost.env["PATH"];
+    by_getent.env["PATH"] = (dir / "other").string() + ":/usr/bin:/bin";
     remove_tree(site.dest);
     CHECK_EXIT(site.nfreeze({"restore", site.url, site.dest}, by_getent), 0);
+    struct stat back {};
+    REQUIRE(stat((site.dest / "file").c_str(), &back) == 0);
+    CHECK(back.st_uid == 54402);
+    CHECK(back.st_gid == 54403);
     // ssh's configuration counts for that account, too.
     CHECK_EXIT(site.nfreeze({"init", "alias:" + (site.repo.parent_path() / "by-alias").string()}, as_ghost), 0);
     CHECK(fs::exists(site.repo.parent_path() / "by-alias/keys"));

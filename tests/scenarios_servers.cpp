@@ -229,7 +229,8 @@ TEST_CASE("servers: one that ends the session at a request is not asked without 
         CHECK_EXIT(result, 6);
         CHECK(result.seconds < 12 * slowness());
         CHECK(odd.count("session") > 0);
-        CHECK_MESSAGE(odd.count("session") <= 7, odd.count("session") << " logins in " << result.seconds << " s");
+        // Two packs of a backup may be on their way at once, and are cut in two.
+        CHECK_MESSAGE(odd.count("session") <= (verb == "backup" ? 12 : 8), odd.count("session") << " logins in " << result.seconds << " s");
         odd.check_sound(false);
     };
     const Strings backup{"backup", site.src, site.url}, init{"init", site.url + "/another"}, forget{"forget", "--yes", "--keep-last", "1", site.url},
@@ -308,7 +309,7 @@ TEST_CASE("servers: one open handle at a time") {
 
 TEST_CASE("servers: ones on which something is locked for a while") {
     check_manners({{"--answer=create@/packs/=failure*2"},
-                   {"--answer=create@/index/=permission-denied*2"},
+                   {"--answer=create@/index/=failure*2"},
                    {"--answer=create@/keys/=lock-conflict*1", "--answer=create@/index/=lock-conflict*1"},
                    {"--answer=open@/packs/=failure*2"},
                    {"--answer=remove=failure*1"}});
