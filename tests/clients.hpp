@@ -66,8 +66,7 @@ struct Client {
     }
     void have_key(const std::string& kind) const {
         const fs::path from = kind == "passphrase" ? user_key_with_passphrase() : user_key(kind);
-        fs::copy_file(from, home / ".ssh" /
-                                ("id_" + (kind == "passphrase" ? std::string("ed25519") : kind)));
+        fs::copy_file(from, home / ".ssh" / ("id_" + (kind == "passphrase" ? std::string("ed25519") : kind)));
     }
     [[nodiscard]] fs::path known_hosts() const { return home / ".ssh/known_hosts"; }
     Result look(const Strings& flags = {}) const { return site.look(flags, options); }
@@ -128,7 +127,8 @@ struct Odd {
     explicit Odd(const Strings& switches = {}) : server(options(dir)), site(server) { set(switches); }
     static Sshd::Options options(const TempDir& dir) {
         Sshd::Options options;
-        options.config = {std::string("Subsystem sftp /usr/bin/python3 ") + NFREEZE_TESTS_DIR + "/servers/sftp_server.py @" + (dir / "switches").string()};
+        options.config = {std::string("Subsystem sftp /usr/bin/python3 ") + NFREEZE_TESTS_DIR +
+                          "/servers/sftp_server.py @" + (dir / "switches").string()};
         return options;
     }
     // For sessions to come; its log and its counts begin anew.
@@ -139,10 +139,14 @@ struct Odd {
         for (const std::string& line : switches) text += line + "\n";
         write_file(dir / "switches", text);
     }
-    [[nodiscard]] std::string log() const { return fs::exists(dir / "state/log") ? read_file(dir / "state/log") : ""; }
+    [[nodiscard]] std::string log() const {
+        return fs::exists(dir / "state/log") ? read_file(dir / "state/log") : "";
+    }
     // How many requests of a kind there were; "session": how many logins.
     [[nodiscard]] std::ptrdiff_t count(const std::string& kind) const {
-        return std::ranges::count_if(lines_of(log()), [&](const std::string& line) { return line == kind || line.starts_with(kind + " "); });
+        return std::ranges::count_if(lines_of(log()), [&](const std::string& line) {
+            return line == kind || line.starts_with(kind + " ");
+        });
     }
     // For a run of which we do not know how it ends: not for a quarter of an hour.
     Result nfreeze(Strings words) const {
@@ -171,8 +175,8 @@ inline bool have_python() {
     return false;
 }
 
-// Has a server do all that it is for, from init to prune: each step ends well, and what comes back is what was
-// there. Leaves one snapshot behind.
+// Has a server do all that it is for, from init to prune: each step ends well, and what comes back is what
+// was there. Leaves one snapshot behind.
 inline void check_all_verbs(const Site& site, const Strings& flags = {}) {
     const auto nfreeze = [&](Strings words) {
         words.insert(words.begin() + 1, flags.begin(), flags.end());

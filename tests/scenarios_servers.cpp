@@ -21,7 +21,8 @@ TEST_SUITE_BEGIN("servers");
 
 // ---- what was written -------------------------------------------------------------------------
 
-TEST_CASE("servers: one that loses what was written when it is closed, although fsync went well: nothing refers to it") {
+TEST_CASE("servers: one that loses what was written when it is closed, although fsync went well: nothing "
+          "refers to it") {
     if (!have_python()) return;
     const Odd odd;
     const Site& site = odd.site;
@@ -31,9 +32,11 @@ TEST_CASE("servers: one that loses what was written when it is closed, although 
     odd.set({});
     remove_tree(site.repo);
     site.init_or_fail();
-    // An object of each kind, once (it may be sent again) and always; each status that means that it is not there.
-    for (const std::string rule : {"@/packs/=failure", "@/packs/=failure*1", "@/index/=failure", "@/index/=failure*1", "@/packs/=no-space",
-                                   "@/packs/=quota*1", "@/packs/=permission-denied", "@/packs/=unsupported", "@/packs/=eof"}) {
+    // An object of each kind, once (it may be sent again) and always; each status that means that it is not
+    // there.
+    for (const std::string rule : {"@/packs/=failure", "@/packs/=failure*1", "@/index/=failure",
+                                   "@/index/=failure*1", "@/packs/=no-space", "@/packs/=quota*1",
+                                   "@/packs/=permission-denied", "@/packs/=unsupported", "@/packs/=eof"}) {
         CAPTURE(rule);
         odd.set({"--answer=close-written" + rule});
         write_file(site.src / "changed", random_bytes(100'000, std::hash<std::string>{}(rule)));
@@ -59,9 +62,10 @@ TEST_CASE("servers: a record that is lost when it is closed is no record: forget
     const std::string first = site.backup_or_fail().snapshot;
     write_random_file(site.src / "large", 3 * MiB, 3);
     site.backup_or_fail();
-    RunOptions with = site.options;
-    with.env["NFREEZE_NEW_PASSWORD"] = "another";
-    for (const Strings& words : {Strings{"forget", "--yes", site.url, first}, Strings{"prune", "--yes", "--now", site.url}}) {
+    write_file(site.dir / "new password", "another\n");
+    for (const Strings& words :
+         {Strings{"forget", "--yes", site.url, first}, Strings{"prune", "--yes", "--now", site.url},
+          Strings{"key", "add", "--new-password-file", site.dir / "new password", site.url}}) {
         CAPTURE(words[0]);
         odd.set({"--answer=close-written=failure"});
         CHECK_EXIT(odd.nfreeze(words), 1);
@@ -78,13 +82,16 @@ TEST_CASE("servers: fsync is refused: where it is offered, that counts; that it 
     const Site& site = odd.site;
     odd.have_something();
     site.init_or_fail();
-    for (const std::string rule : {"failure", "no-space", "failure*1", "unsupported", "unsupported*1", "bad-message"}) {
+    for (const std::string rule :
+         {"failure", "no-space", "failure*1", "unsupported", "unsupported*1", "bad-message"}) {
         CAPTURE(rule);
         odd.set({"--answer=fsync=" + rule});
         write_file(site.src / "changed", random_bytes(100'000, std::hash<std::string>{}(rule)));
         const Result result = odd.nfreeze({"backup", site.src, site.url});
-        if (rule.starts_with("un") || rule.starts_with("bad")) CHECK_EXIT(result, 0); // EINVAL comes as the latter
-        else if (rule.ends_with("*1")) CHECK_MESSAGE((result.code == 0 || result.code == 1), describe(result));
+        if (rule.starts_with("un") || rule.starts_with("bad"))
+            CHECK_EXIT(result, 0); // EINVAL comes as the latter
+        else if (rule.ends_with("*1"))
+            CHECK_MESSAGE((result.code == 0 || result.code == 1), describe(result));
         else CHECK_EXIT(result, 1);
         odd.check_sound(result.code == 0);
     }
@@ -122,7 +129,8 @@ TEST_CASE("servers: short reads at random over several connections, all that a s
 
 // ---- slow starts ------------------------------------------------------------------------------
 
-TEST_CASE("servers: one that needs 17 s for its first word, for its SSH or for its SFTP, has as long as --timeout says") {
+TEST_CASE("servers: one that needs 17 s for its first word, for its SSH or for its SFTP, has as long as "
+          "--timeout says") {
     if (!have_python()) return;
     const Odd odd;
     const Site& site = odd.site;
@@ -130,18 +138,22 @@ TEST_CASE("servers: one that needs 17 s for its first word, for its SSH or for i
     site.init_or_fail();
     odd.set({"--late=17"});
     Proxy mute(odd.server.port()), half_way(odd.server.port());
-    append_file(site.home / ".ssh/known_hosts", odd.server.known_hosts_lines(mute.port()) + odd.server.known_hosts_lines(half_way.port()));
+    append_file(site.home / ".ssh/known_hosts",
+                odd.server.known_hosts_lines(mute.port()) + odd.server.known_hosts_lines(half_way.port()));
     mute.stalled = true;
-    half_way.downstream_rate = 60; // the banner's 40 bytes come at once, what follows takes ten seconds and more
+    half_way.downstream_rate =
+        60; // the banner's 40 bytes come at once, what follows takes ten seconds and more
     const auto look = [&](const std::string& url, const Strings& flags) {
         Strings words{nfreeze_binary(), "snapshots", url};
         words.insert(words.end(), flags.begin(), flags.end());
         return std::make_unique<Child>(words, site.options);
     };
     const auto start = Clock::now();
-    const auto late_sftp = look(site.url, {"--timeout", "60"}), as_usual = look(site.url, {}), late_ssh = look(site.remote(mute.port()), {}),
+    const auto late_sftp = look(site.url, {"--timeout", "60"}), as_usual = look(site.url, {}),
+               late_ssh = look(site.remote(mute.port()), {}),
                impatient = look(site.url, {"--timeout", "3", "--retry-for", "0"}),
-               impatient_ssh = look(site.remote(mute.port()), {"--timeout", "3", "--retry-for", "0"}), piecemeal = look(site.remote(half_way.port()), {});
+               impatient_ssh = look(site.remote(mute.port()), {"--timeout", "3", "--retry-for", "0"}),
+               piecemeal = look(site.remote(half_way.port()), {});
     CHECK_EXIT(impatient->wait(), 6);
     CHECK_EXIT(impatient_ssh->wait(), 6);
     CHECK(Clock::now() - start < std::chrono::seconds(10) * slowness());
@@ -160,7 +172,8 @@ TEST_CASE("servers: the first connection is tried for as long as --retry-for say
     const Site site;
     site.init_or_fail();
     Proxy closed(shared_sshd().port()), hangs_up(shared_sshd().port());
-    append_file(site.home / ".ssh/known_hosts", shared_sshd().known_hosts_lines(closed.port()) + shared_sshd().known_hosts_lines(hangs_up.port()));
+    append_file(site.home / ".ssh/known_hosts", shared_sshd().known_hosts_lines(closed.port()) +
+                                                    shared_sshd().known_hosts_lines(hangs_up.port()));
     closed.away = true;
     hangs_up.most_connections = 0;
     std::this_thread::sleep_for(milliseconds(300));
@@ -190,7 +203,8 @@ TEST_CASE("servers: the first connection is tried for as long as --retry-for say
 
 TEST_CASE("servers: what a server does not offer is not asked for") {
     if (!have_python()) return;
-    for (const std::string offered : {"", "fsync@openssh.com", "statvfs@openssh.com", "posix-rename@openssh.com", "hardlink@openssh.com"}) {
+    for (const std::string offered : {"", "fsync@openssh.com", "statvfs@openssh.com",
+                                      "posix-rename@openssh.com", "hardlink@openssh.com"}) {
         CAPTURE(offered);
         const Odd odd({"--extensions=" + offered});
         check_all_verbs(odd.site, {"--retry-for", "3"});
@@ -230,16 +244,22 @@ TEST_CASE("servers: one that ends the session at a request is not asked without 
         CHECK(result.seconds < 12 * slowness());
         CHECK(odd.count("session") > 0);
         // Two packs of a backup may be on their way at once, and are cut in two.
-        CHECK_MESSAGE(odd.count("session") <= (verb == "backup" ? 12 : 8), odd.count("session") << " logins in " << result.seconds << " s");
+        CHECK_MESSAGE(odd.count("session") <= (verb == "backup" ? 12 : 8),
+                      odd.count("session") << " logins in " << result.seconds << " s");
         odd.check_sound(false);
     };
-    const Strings backup{"backup", site.src, site.url}, init{"init", site.url + "/another"}, forget{"forget", "--yes", "--keep-last", "1", site.url},
+    const Strings backup{"backup", site.src, site.url}, init{"init", site.url + "/another"},
+        forget{"forget", "--yes", "--keep-last", "1", site.url},
         add{"key", "add", "--new-password-file", (site.dir / "new password").string(), site.url};
     for (const std::string what : {"create", "create@/index/", "opendir", "init"}) check(what, backup);
     for (const Strings& words : {init, forget, add}) check("create", words);
     if (slow_tests()) {
-        for (const std::string what : {"write", "fsync", "close-written", "readdir", "read@/index/", "read@/keys/", "open"}) check(what, backup);
-        check("realpath", {"backup", site.src, "sftp://" + odd.server.user() + "@127.0.0.1:" + std::to_string(odd.server.port()) + "/relative"});
+        for (const std::string what :
+             {"write", "fsync", "close-written", "readdir", "read@/index/", "read@/keys/", "open"})
+            check(what, backup);
+        check("realpath", {"backup", site.src,
+                           "sftp://" + odd.server.user() + "@127.0.0.1:" + std::to_string(odd.server.port()) +
+                               "/relative"});
         for (const std::string what : {"mkdir", "write", "fsync", "close-written"}) check(what, init);
         for (const std::string what : {"write", "close-written"}) check(what, forget);
         check("write", add);
@@ -275,14 +295,17 @@ TEST_CASE("servers: what is not there, said in other words") {
                    {"--answer=mkdir-existing=permission-denied"}});
 }
 
-TEST_CASE("servers: directories that are to be made with what is above them, whatever it is called that they are missing") {
+TEST_CASE("servers: directories that are to be made with what is above them, whatever it is called that they "
+          "are missing") {
     if (!have_python()) return;
     Odd odd;
     odd.have_something();
     const std::string url = odd.site.url;
-    for (const std::string said : {"no-such-file", "failure", "permission-denied", "no-such-path", "bad-message"}) {
+    for (const std::string said :
+         {"no-such-file", "failure", "permission-denied", "no-such-path", "bad-message"}) {
         CAPTURE(said);
-        odd.set({"--answer=mkdir-missing=" + said, "--answer=opendir-missing=" + said, "--answer=stat-missing=" + said});
+        odd.set({"--answer=mkdir-missing=" + said, "--answer=opendir-missing=" + said,
+                 "--answer=stat-missing=" + said});
         odd.site.url = url + "/" + said + "/of/several";
         CHECK_EXIT(odd.nfreeze({"init", odd.site.url}), 0);
         CHECK_EXIT(odd.nfreeze({"backup", odd.site.src, odd.site.url}), 0);
@@ -304,7 +327,8 @@ TEST_CASE("servers: listings without sizes, without times, and without either") 
 }
 
 TEST_CASE("servers: one open handle at a time") {
-    check_manners({{"--answer=second-handle=failure"}, {"--answer=second-handle=permission-denied", "--extensions="}});
+    check_manners(
+        {{"--answer=second-handle=failure"}, {"--answer=second-handle=permission-denied", "--extensions="}});
 }
 
 TEST_CASE("servers: ones on which something is locked for a while") {
@@ -326,7 +350,8 @@ TEST_CASE("servers: whatever is answered, nothing is damaged by it and no run go
     odd.have_something();
     site.init_or_fail();
     site.backup_or_fail();
-    const Strings operations{"create", "write", "close-written", "open", "read", "opendir", "readdir", "mkdir", "lstat", "fstat", "stat"};
+    const Strings operations{"create",  "write", "close-written", "open",  "read", "opendir",
+                             "readdir", "mkdir", "lstat",         "fstat", "stat"};
     std::uint64_t turn = 0;
     for (const std::string& operation : operations)
         for (int status = 0; status <= 31; ++status) {
@@ -338,11 +363,13 @@ TEST_CASE("servers: whatever is answered, nothing is damaged by it and no run go
             write_file(site.src / "changed", random_bytes(50'000, 1000 + turn));
             remove_tree(site.dest);
             const Result backup = odd.nfreeze({"backup", site.src, site.url});
-            CHECK_MESSAGE((backup.code >= 0 && backup.code <= 6 && backup.code != 2 && backup.code != 4), describe(backup));
+            CHECK_MESSAGE((backup.code >= 0 && backup.code <= 6 && backup.code != 2 && backup.code != 4),
+                          describe(backup));
             CHECK(backup.seconds < 20 * slowness());
             odd.set({"--answer=" + rule});
             const Result restore = odd.nfreeze({"restore", site.url, site.dest});
-            CHECK_MESSAGE((restore.code >= 0 && restore.code <= 6 && restore.code != 2 && restore.code != 4), describe(restore));
+            CHECK_MESSAGE((restore.code >= 0 && restore.code <= 6 && restore.code != 2 && restore.code != 4),
+                          describe(restore));
             CHECK(restore.seconds < 20 * slowness());
             odd.check_sound(backup.code == 0);
         }
@@ -371,15 +398,23 @@ TEST_CASE("servers: host:~ is the login directory, another's home is refused") {
     CHECK_EXIT(site.nfreeze({"snapshots", "sftp://" + login + ":" + port + "/~"}), 0);
     CHECK_EXIT(init(login + ":./~odd"), 0); // who means it can say so
     for (const auto& entry : fs::directory_iterator(server.home()))
-        CHECK_MESSAGE((!entry.path().filename().string().starts_with("~") || entry.path().filename() == "~odd"), entry.path().string());
+        CHECK_MESSAGE(
+            (!entry.path().filename().string().starts_with("~") || entry.path().filename() == "~odd"),
+            entry.path().string());
 }
 
 TEST_CASE("servers: a password in an address is refused and not shown") {
     const Site site;
-    const std::string address = ":hun!ter2@127.0.0.1:" + std::to_string(shared_sshd().port()) + "/" + site.repo.string();
+    const std::string address =
+        ":hun!ter2@127.0.0.1:" + std::to_string(shared_sshd().port()) + "/" + site.repo.string();
     write_file(site.src / "file", "content");
     for (const std::string& user : {shared_sshd().user(), std::string()})
-        for (const Strings& words : {Strings{"init"}, {"snapshots"}, {"backup", site.src}, {"check"}, {"snapshots", "--json"}, {"prune", "--yes"}}) {
+        for (const Strings& words : {Strings{"init"},
+                                     {"snapshots"},
+                                     {"backup", site.src},
+                                     {"check"},
+                                     {"snapshots", "--json"},
+                                     {"prune", "--yes"}}) {
             Strings all = words;
             all.push_back("sftp://" + user + address);
             const Result result = site.nfreeze(all);
@@ -399,17 +434,20 @@ TEST_CASE("servers: idle connections that a gateway forgot are given up together
     site.init_or_fail();
     write_random_file(site.dir / "input", 100 * MiB, 1);
     const fs::path go_on = site.dir / "go on", waits = site.dir / "waits";
-    const std::string input = "cat '" + (site.dir / "input").string() + "'; touch '" + waits.string() + "'; while ! [ -e '" + go_on.string() +
-                              "' ]; do sleep 0.1; done";
-    Child backup({nfreeze_binary(), "backup", "--timeout", "5", "--connections", "5", "--stdin-name", "x", "--stdin-from-command", site.url, "--", "sh",
-                  "-c", input}, site.options);
+    const std::string input = "cat '" + (site.dir / "input").string() + "'; touch '" + waits.string() +
+                              "'; while ! [ -e '" + go_on.string() + "' ]; do sleep 0.1; done";
+    Child backup({nfreeze_binary(), "backup", "--timeout", "5", "--connections", "5", "--stdin-name", "x",
+                  "--stdin-from-command", site.url, "--", "sh", "-c", input},
+                 site.options);
     REQUIRE(wait_until([&] { return fs::exists(waits); }, milliseconds(40'000)));
     std::int64_t before = -1; // until what was read is sent
-    REQUIRE(wait_until([&] {
-        std::this_thread::sleep_for(milliseconds(700));
-        const std::int64_t now = proxy.upstream;
-        return std::exchange(before, now) == now;
-    }, milliseconds(30'000)));
+    REQUIRE(wait_until(
+        [&] {
+            std::this_thread::sleep_for(milliseconds(700));
+            const std::int64_t now = proxy.upstream;
+            return std::exchange(before, now) == now;
+        },
+        milliseconds(30'000)));
     CHECK_MESSAGE(proxy.open > 2, "there must be several for this to say anything");
     proxy.fault = Proxy::Fault::stalled;
     proxy.cut_after = static_cast<std::int64_t>(proxy.upstream); // at the next byte all of them
@@ -432,7 +470,8 @@ TEST_CASE("servers: sessions that never last for two megabytes still get a backu
     site.init_or_fail();
     odd.set({"--most-bytes=1500000"});
     CHECK_EXIT(site.nfreeze({"backup", "--retry-for", "30", site.src, site.url}), 0);
-    if (!fs::exists(site.repo / "packs") || site.backup({"--retry-for", "1"}).code != 0) { // the way back by itself
+    if (!fs::exists(site.repo / "packs") ||
+        site.backup({"--retry-for", "1"}).code != 0) { // the way back by itself
         odd.set({});
         site.backup_or_fail();
         odd.set({"--most-bytes=1500000"});
