@@ -5018,8 +5018,9 @@ public:
     /// Throws Error, and adds nothing, where no reader would take the entry.
     void add(const Entry& e) {
         auto name = last_name(e.path);
+        check(e);
         begin(e.path);
-        codec_.encode(chunk_, checked(e));
+        codec_.encode(chunk_, e);
         order_.passed(e);
         for (size_t done = std::min(e.chunks.size(), kIdsPerRecord);;) {
             maybe_end(name);
@@ -5048,19 +5049,19 @@ public:
     }
 
 private:
-    /// What is written is what a reader takes: the entry as it reads back.
-    const Entry& checked(const Entry& e) {
+    /// Nothing is written but what a reader takes.
+    void check(const Entry& e) {
         auto refuse = [&](const std::string& why) { throw Error(text("cannot store ", in_quotes(e.path), ": no reader would take its record, which holds ", why)); };
         if (auto* why = order_.fault(e)) refuse(why);
         Writer alone;
         TreeCodec writer, reader;
         writer.encode(alone, e);
-        if (alone.size() > kChunkMax - kTreeMax) refuse("too much");
+        if (alone.size() > kChunkMax) refuse("too much");
+        if (chunk_.size() + alone.size() > kChunkMax) end();
         try {
             Reader in(alone.view(), "it");
             reader.decode(in, read_back_);
         } catch (const Corrupt& error) { refuse(error.what()); }
-        return e;
     }
     void begin(const std::string& path) {
         if (chunk_.size() > 0) return;
@@ -5203,7 +5204,7 @@ private:
     }
     void skip_chunk(const std::string& why) {
         in_.reset();
-        if (std::exchange(unfinished_, false)) lost_rest_of(entry_.path);
+        unfinished_ = false;
         entry_ = {}; // so that nothing continues it
         std::string upto = next_chunk_ < list_.size() ? "up to " + in_quotes(list_[next_chunk_].first) : "up to the end";
         if (on_damage)
@@ -5843,7 +5844,7 @@ private:
         bool same = before && before->type == e.type && !before->racy && !options_.checksum && !options_.ignore_ctime && trust_xattrs_ &&
                     before->ctime == e.ctime && (options_.ignore_inode || before->inode == e.inode);
         bool lost = false;
-        e.xattrs = same ? before->xattrs : read_xattrs(fd, path, e.path, options_.selection.copy_links, [&](const Error& error) {
+        e.xattrs = same ? before->xattrs : read_xattrs(fd, path, e.path, options_.selection.copy_links && e.type != Type::symlink, [&](const Error& error) {
             unreadable(error);
             lost = true;
         });
@@ -6463,14 +6464,14 @@ private:
             auto mine = std::pair(e.link_group, e.link_group ? e.inode : ++alone_);
             same = claimed_.try_emplace({st.st_dev, st.st_ino}, mine).first->second == mine;
         }
-        if (same && further) return place_link(dir, e, true) ? Here::done : Here::replace;
+        if (same && further && (options_.overwrite || first->second.written)) return place_link(dir, e, true) ? Here::done : Here::replace;
         if (same) {
             // Only what is ours to give is given other rights: who else has the file open, or another name of it, keeps them.
             bool ours = e.type == Type::file && st.st_nlink == 1 && st.st_uid == (geteuid() == 0 ? owner_of(e).id : geteuid());
             bool right = is_right(fd.get(), dir.fd.get(), name, st, e);
             if (!right && !ours) return Here::replace;
             if (!right && !options_.dry_run) set_metadata(fd.get(), dir.fd.get(), name, e);
-            if (e.link_group) first_links_[{e.link_group, e.inode}] = {e, std::pair(st.st_dev, st.st_ino)};
+            if (e.link_group && !further) first_links_[{e.link_group, e.inode}] = {e, std::pair(st.st_dev, st.st_ino)};
             return in_place(dir, e, st);
         }
         if (S_ISDIR(st.st_mode) && options_.overwrite && options_.remove) {
@@ -6550,6 +6551,7 @@ private:
     struct First {
         Entry entry;
         std::optional<std::pair<dev_t, ino_t>> placed;
+        bool written = false; // by this run
         bool is(const struct stat& st) const { return placed == std::pair(st.st_dev, st.st_ino); }
     };
     /// Makes a further name of a file that was restored before. Whether that was possible: the first may have failed, and
@@ -6643,7 +6645,10 @@ private:
         dir.placed.insert(st.st_ino);
         if (e.link_group) {
             std::lock_guard links(words_mutex_);
-            if (auto first = first_links_.find({e.link_group, e.inode}); first != first_links_.end()) first->second.placed = std::pair(st.st_dev, st.st_ino);
+            if (auto first = first_links_.find({e.link_group, e.inode}); first != first_links_.end()) {
+                first->second.placed = std::pair(st.st_dev, st.st_ino);
+                first->second.written = true;
+            }
         }
         // Renaming one name of a file onto another of the same file does nothing: the temporary
         // one is then still to be removed, which the destructor does.
@@ -7795,6 +7800,7 @@ struct PruneOptions {
     uint64_t unused_bytes = 0;          // bytes that may
     uint64_t max_repack = UINT64_MAX;   // bytes to copy, at most
     int64_t grace = 3 * 24 * 3600;      // seconds between condemning and deleting
+    int64_t now = 0;                    // seconds, by our clock, for what a plan shows as due; 0: the server's alone counts
     Clock::duration patience = std::chrono::seconds(1); // before it looks again at a segment that is not whole
     int connections = kConnections;
 };
@@ -7829,11 +7835,12 @@ public:
         for (auto& [name, pack] : listed()) plan.all.add(pack.size);
         for (auto& place : repo_.index.relied_but_condemned()) plan.copy += place.length;
         choose(plan);
+        auto due_by = std::max(repo_.server_time(), options_.now); // what the server's clock says by now it tells when something is written
         for (auto& [name, pack] : listed())
-            if (is_doomed(name)) (is_due(name, now_) ? plan.due : plan.waiting).add(pack.size);
-        for (auto& name : unrecorded()) (is_due(name, now_) ? plan.due : plan.waiting).add(0);
+            if (is_doomed(name)) (is_due(name, due_by) ? plan.due : plan.waiting).add(pack.size);
+        for (auto& name : unrecorded()) (is_due(name, due_by) ? plan.due : plan.waiting).add(0);
         for (auto& [name, since] : repo_.index.condemned)
-            if (is_due(name, now_)) planned_.insert(name);
+            if (is_due(name, due_by)) planned_.insert(name);
         repo_.store.work.pause();
         return plan;
     }
@@ -7964,7 +7971,7 @@ private:
     }
     /// What the plan did not show does not go.
     bool goes(const Hash& name) const {
-        return is_due(name, repo_.server_time()) && (options_.grace == 0 || !repo_.index.condemned.contains(name) || planned_.contains(name));
+        return is_due(name, repo_.server_time()) && (options_.grace == 0 || options_.now == 0 || !repo_.index.condemned.contains(name) || planned_.contains(name));
     }
 
     /// Deletes (I4), then records it, so that the index gets smaller, too: whoever relied on one of these packs
@@ -9336,6 +9343,7 @@ PruneOptions parse_prune_options(const Job& job) {
         o.grace = *grace;
     }
     if (job.args.flag("now")) o.grace = 0;
+    o.now = now_ns() / 1'000'000'000;
     o.connections = job.connections();
     return o;
 }

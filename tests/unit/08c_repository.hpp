@@ -104,10 +104,11 @@ TEST_CASE("repository: a wrong passphrase, a missing key, a damaged key") {
         CHECK(open_with("correct horse battery staple") == Exit::ok);
         CHECK(open_with("wrong") == Exit::damaged);
     }
-    SUBCASE("too many") {
+    SUBCASE("more names than keys that are tried: what came later is passed over") {
         for (uint64_t i = 0; i < kKeysMax; ++i)
             store.objects[object_name("keys", hash_of(i))] = noise(kKeySize, i);
-        CHECK(open_with("correct horse battery staple") == Exit::damaged);
+        CHECK(open_with("correct horse battery staple") == Exit::ok);
+        CHECK(open_with("wrong") == Exit::damaged); // one of those may have been meant
     }
     SUBCASE("a second passphrase, and a planted key for another master") {
         // The master key is not to be had from outside: two keys of one master, a segment of
