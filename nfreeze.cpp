@@ -1842,6 +1842,7 @@ class Session {
 public:
     /// Calls `f` until it is done; returns its result if that is not negative, throws otherwise.
     template <class F> auto call(const std::string& tried, F f) {
+        moved_at_ = Clock::now();
         for (;; in_vain_ = 0) {
             auto result = f();
             if (result >= 0) return result;
@@ -1850,6 +1851,7 @@ public:
         }
     }
     template <class F> auto pointer_call(const std::string& tried, F f) {
+        moved_at_ = Clock::now();
         for (;; in_vain_ = 0) {
             if (auto pointer = f()) return pointer;
             if (libssh2_session_last_errno(session_.get()) != LIBSSH2_ERROR_EAGAIN) fail(tried);
@@ -1877,6 +1879,7 @@ public:
             libssh2_session_set_blocking(session_.get(), 0);
             libssh2_session_set_read_timeout(session_.get(), long(options_.timeout.count()));
             libssh2_session_callback_set2(session_.get(), LIBSSH2_CALLBACK_RECV, reinterpret_cast<libssh2_cb_generic*>(receive));
+            libssh2_session_callback_set2(session_.get(), LIBSSH2_CALLBACK_SEND, reinterpret_cast<libssh2_cb_generic*>(transmit));
             try {
                 handshake(memory, known, type);
                 if (types.size() > 1) memory.pinned_type = type;
@@ -1955,10 +1958,17 @@ private:
         auto& session = *static_cast<Session*>(*abstract);
         ssize_t n = recv(socket, into, size, flags);
         session.heard_ |= n > 0;
+        if (n > 0) session.moved_at_ = Clock::now();
         if (n > 0 && session.greeting_.size() < 4 * KiB) session.greeting_.append(static_cast<char*>(into), size_t(n));
         if (n >= 0) session.in_vain_ = 0;
         else if (errno == EAGAIN || errno == EINTR) return ++session.in_vain_ > 1000 ? -ECONNRESET : -EAGAIN;
         return n >= 0 ? n : -errno;
+    }
+
+    static ssize_t transmit(libssh2_socket_t socket, const void* from, size_t size, int flags, void** abstract) {
+        ssize_t n = send(socket, from, size, flags | MSG_NOSIGNAL);
+        if (n > 0) static_cast<Session*>(*abstract)->moved_at_ = Clock::now();
+        return n >= 0 ? n : errno == EINTR ? -EAGAIN : -errno;
     }
 
     [[noreturn]] void fail(const std::string& tried) {
@@ -1994,6 +2004,7 @@ private:
             broken_ = true;
             throw ConnectionLost(text("cannot ", tried, " on ", show(options_.host), ": the server ended the session"));
         }
+        if (Clock::now() > moved_at_ + timeout_) stalled(tried); // a socket may be ready for what libssh2 does not do
         int directions = libssh2_session_block_directions(session_.get());
         short events = short(POLLIN | (directions & LIBSSH2_SESSION_BLOCK_OUTBOUND ? POLLOUT : 0));
         poll_socket(events, tried);
@@ -2009,12 +2020,14 @@ private:
             int n = poll(&p, 1, 250); // short, so that a signal to another thread is noticed
             if (n > 0) return;
             if (n < 0 && errno != EINTR) throw system_error("wait for", "the network");
-            if (Clock::now() <= deadline) continue;
-            broken_ = true;
-            auto why = text("cannot ", tried, " on ", show(options_.host), ": nothing moved for ", timeout_.count(), " s");
-            if (heard_ && !no_sftp_) throw ConnectionLost(why);
-            throw Unreachable(why);
+            if (Clock::now() > deadline) stalled(tried);
         }
+    }
+    [[noreturn]] void stalled(const std::string& tried) {
+        broken_ = true;
+        auto why = text("cannot ", tried, " on ", show(options_.host), ": nothing moved for ", timeout_.count(), " s");
+        if (heard_ && !no_sftp_) throw ConnectionLost(why);
+        throw Unreachable(why);
     }
 
     void connect_socket() {
@@ -2117,7 +2130,8 @@ private:
 
     /// What a server says that begins no SFTP, in words: its login shell may print something, the subsystem end at once.
     std::string what_came_instead() {
-        if (broken_ && libssh2_session_last_errno(session_.get()) == LIBSSH2_ERROR_SOCKET_DISCONNECT) return "";
+        auto code = libssh2_session_last_errno(session_.get());
+        if (code != LIBSSH2_ERROR_CHANNEL_CLOSED && code != LIBSSH2_ERROR_CHANNEL_PACKET_EXCEEDED) return ""; // the line is another matter
         std::string said(200, '\0');
         try {
             auto* channel = pointer_call("look", [&] { return libssh2_channel_open_session(session_.get()); });
@@ -2220,7 +2234,8 @@ private:
             auto n = recv(socket_.get(), &c, 1, MSG_PEEK | MSG_DONTWAIT);
             bool ended = n == 0 || (n < 0 && errno != EAGAIN);
             if (ended && heard_) throw Error(text("cannot log in to ", show(options_.host), " as ", in_quotes(options_.user), ": the server ended the connection, as it does after too many attempts; tried: ", show(tried_)), Exit::network);
-            if (ended) fail("log in");
+            if (ended || result == LIBSSH2_ERROR_SOCKET_DISCONNECT || result == LIBSSH2_ERROR_SOCKET_SEND || result == LIBSSH2_ERROR_SOCKET_RECV ||
+                result == LIBSSH2_ERROR_KEY_EXCHANGE_FAILURE) fail("log in");
             // A key whose signature was asked for and not enough, or a password that was not: there may be more to do.
             maybe_partly_ = result == LIBSSH2_ERROR_PUBLICKEY_UNVERIFIED || result == LIBSSH2_ERROR_AUTHENTICATION_FAILED;
             return false;
@@ -2395,6 +2410,7 @@ private:
     std::string greeting_; // the first it said, which is not encrypted
     bool no_sftp_ = false; // whether it may be that it has none
     bool confused_ = false;
+    Clock::time_point moved_at_ = Clock::now(); // when a byte last came or went, or was to
     int in_vain_ = 0; // reads from the socket that got nothing, since something else happened
     std::chrono::seconds timeout_;
     bool broken_ = false; // libssh2's state is undefined after a failure: nothing may be sent any more
@@ -2794,15 +2810,14 @@ private:
         }
     }
 
-    /// Makes what was written durable where the server offers that, which is taken not to be so if the very first
-    /// try fails. A later failure is an error.
+    /// Makes what was written durable where the server offers that. A refusal is an error, but that it is not supported.
     void sync(Session& s, Handle& handle) {
-        if (sync_ == Sync::not_offered) return;
+        if (!can_sync_) return;
         int refused = s.call("write to disk", [&] {
             int r = libssh2_sftp_fsync(handle.get());
-            return r == LIBSSH2_ERROR_SFTP_PROTOCOL && sync_ != Sync::works ? 1 : r;
+            return r == LIBSSH2_ERROR_SFTP_PROTOCOL && libssh2_sftp_last_error(s.sftp()) == LIBSSH2_FX_OP_UNSUPPORTED ? 1 : r;
         });
-        sync_ = refused ? Sync::not_offered : Sync::works;
+        if (refused) can_sync_ = false;
     }
 
     SshOptions options_;
@@ -2815,8 +2830,7 @@ private:
     std::condition_variable changed_;
     std::vector<std::unique_ptr<Session>> idle_;
     int open_ = 1, limit_; // the first is made by the constructor
-    enum class Sync { untried, works, not_offered };
-    std::atomic<Sync> sync_{Sync::untried};
+    std::atomic<bool> can_sync_{true}; // until the server says no
     static constexpr int kLockedTries = 3;
     std::atomic<size_t> form_{0};        // in which objects are created
     std::atomic<bool> form_works_{false}; // it did
