@@ -1,7 +1,7 @@
-// Servers that attack below SFTP: packets, key exchanges and answers that no server sends, most of them before the
-// login, which is to say by anybody on the way. tests/servers/evil_ssh.py plays them. Each crashed, hung or misled
-// libssh2 as Debian has it; third_party/libssh2-patches says which patch each is about. Some faults show only where
-// libssh2 runs under AddressSanitizer (`make asan`).
+// Servers that attack below SFTP: packets, key exchanges and answers that no server sends, most of them before
+// the login, which is to say by anybody on the way. tests/servers/evil_ssh.py plays them. Each crashed, hung or
+// misled libssh2 as Debian has it; third_party/libssh2-patches says which patch each is about. Some faults show
+// only where libssh2 runs under AddressSanitizer (`make asan`).
 #include <sys/stat.h>
 
 #include <sstream>
@@ -18,6 +18,12 @@ constexpr int kNetwork = 6;
 // Whether python3 is there with these modules; a test that needs them is left out by name where not.
 bool have_python(const std::string& modules) {
     return have_program("python3") && run({"python3", "-c", "import " + modules}).code == 0;
+}
+
+bool have_attacker() {
+    if (have_python("cryptography")) return true;
+    skipped("servers that attack: need python3 and its cryptography");
+    return false;
 }
 
 // A place for a repository and a server of tests/servers before it, with one client that knows it.
@@ -44,7 +50,8 @@ struct Served {
         url_ = "sftp://root@127.0.0.1:" + port + "/" + site.repo.string();
     }
     Result nfreeze(Strings arguments, milliseconds limit = milliseconds(30'000)) const {
-        arguments.insert(arguments.end(), {"-i", site.home / ".ssh/id_key", "--timeout", "5", "--retry-for", "0"});
+        arguments.insert(arguments.end(),
+                         {"-i", site.home / ".ssh/id_key", "--timeout", "5", "--retry-for", "0"});
         RunOptions options = site.options;
         options.timeout = limit;
         return site.nfreeze(arguments, options);
@@ -61,7 +68,8 @@ struct Served {
 };
 
 struct Evil : Served {
-    explicit Evil(const std::string& attack, const std::string& key = "ed25519") : Served({"evil_ssh.py", attack}, key) {}
+    explicit Evil(const std::string& attack, const std::string& key = "ed25519")
+        : Served({"evil_ssh.py", attack}, key) {}
 };
 
 // That the server is no good is said in one sentence; nothing of ours crashes or hangs.
@@ -79,7 +87,7 @@ void check_served(const Served& served) {
 }
 
 void check_attacks(const Strings& attacks) {
-    if (!have_python("cryptography")) return skipped("servers that attack: need python3 and its cryptography");
+    if (!have_attacker()) return;
     for (const std::string& attack : attacks) {
         CAPTURE(attack);
         const Evil evil(attack);
@@ -92,12 +100,12 @@ void check_attacks(const Strings& attacks) {
 TEST_SUITE_BEGIN("servers");
 
 TEST_CASE("hostile: the server that attacks does well as long as it does not") {
-    if (!have_python("cryptography")) return skipped("servers that attack: need python3 and its cryptography");
+    if (!have_attacker()) return;
     check_served(Evil("none"));
 }
 
-TEST_CASE("hostile: packets with more padding than packet, of lengths that no packet has, with a wrong tag, or that end "
-          "within what they say are refused before the login") {
+TEST_CASE("hostile: packets with more padding than packet, of lengths that no packet has, with a wrong tag, or "
+          "that end within what they say are refused before the login") {
     check_attacks({"etm-padding", "service"});
     check_attacks({"chacha-1", "chacha-2", "chacha-3", "chacha-5", "chacha-7", "flip-chacha"});
     check_attacks({"ctr-1", "ctr-13", "ctr-29", "flip-ctr"});
@@ -111,27 +119,29 @@ TEST_CASE("hostile: a key exchange that is only a name for what the client knows
 
 TEST_CASE("hostile: with new keys comes no other cipher or MAC, and with the same ones all goes on") {
     check_attacks({"rekey-chacha-ctr", "rekey-ctr-chacha", "rekey-gcm-ctr", "rekey-ctr-mac"});
-    if (have_python("cryptography")) check_served(Evil("rekey-same"));
+    if (have_attacker()) check_served(Evil("rekey-same"));
 }
 
-TEST_CASE("hostile: the host's own key without its signature, in an exchange of new keys, does not make anybody the host") {
-    if (!have_python("cryptography")) return skipped("servers that attack: need python3 and its cryptography");
+TEST_CASE("hostile: the host's own key without its signature, in an exchange of new keys, does not make anybody "
+          "the host") {
+    if (!have_attacker()) return;
     const Evil evil("stolen");
     check_ended(evil.backup());
     CHECK(files_below(evil.site.repo / "packs").empty());
 }
 
 TEST_CASE("hostile: another cipher for each direction is as good as the same for both") {
-    if (!have_python("cryptography")) return skipped("servers that attack: need python3 and its cryptography");
-    for (const std::string attack : {"mixed-chacha-ctr", "mixed-chacha-gcm", "mixed-ctr-chacha", "mixed-ctr-gcm",
-                                     "mixed-gcm-chacha", "mixed-gcm-ctr"}) {
+    if (!have_attacker()) return;
+    for (const std::string attack : {"mixed-chacha-ctr", "mixed-chacha-gcm", "mixed-ctr-chacha",
+                                     "mixed-ctr-gcm", "mixed-gcm-chacha", "mixed-gcm-ctr"}) {
         CAPTURE(attack);
         check_served(Evil(attack));
     }
 }
 
-TEST_CASE("hostile: signature algorithms that the server repeats, leaves out or makes up do no harm to an RSA key") {
-    if (!have_python("cryptography")) return skipped("servers that attack: need python3 and its cryptography");
+TEST_CASE("hostile: signature algorithms that the server repeats, leaves out or makes up do no harm to an RSA "
+          "key") {
+    if (!have_attacker()) return;
     for (const std::string attack : {"sig-algs-two", "sig-algs"}) {
         CAPTURE(attack);
         check_served(Evil(attack, "rsa"));
@@ -147,8 +157,9 @@ TEST_CASE("hostile: asyncssh, which repeats signature algorithms, takes an RSA k
     check_served(Served({"asyncssh_server.py"}, "rsa"));
 }
 
-TEST_CASE("hostile: words for stderr while nothing can be sent are forgotten, whether the server goes on, waits or ends") {
-    if (!have_python("cryptography")) return skipped("servers that attack: need python3 and its cryptography");
+TEST_CASE("hostile: words for stderr while nothing can be sent are forgotten, whether the server goes on, waits "
+          "or ends") {
+    if (!have_attacker()) return;
     for (const std::string attack : {"stderr", "stderr-stalls"}) {
         CAPTURE(attack);
         check_ended(Evil(attack).backup());
@@ -157,14 +168,14 @@ TEST_CASE("hostile: words for stderr while nothing can be sent are forgotten, wh
 }
 
 TEST_CASE("hostile: a listing of 4 GiB is not waited for") {
-    if (!have_python("cryptography")) return skipped("servers that attack: need python3 and its cryptography");
+    if (!have_attacker()) return;
     const Result result = Evil("listing").snapshots();
     check_ended(result);
     CHECK(result.peak_kib < 300 * 1024);
 }
 
 TEST_CASE("hostile: a login directory that the server does not tell is not taken for the root") {
-    if (!have_python("cryptography")) return skipped("servers that attack: need python3 and its cryptography");
+    if (!have_attacker()) return;
     const Evil evil("realpath");
     const Result result = evil.nfreeze({"snapshots", "root@127.0.0.1:place", "-p", evil.port});
     CHECK_NAMES(result.err, "place");
@@ -172,12 +183,14 @@ TEST_CASE("hostile: a login directory that the server does not tell is not taken
 }
 
 TEST_CASE("hostile: a key file that ends too early is no key") {
-    if (!have_python("cryptography")) return skipped("servers that attack: need python3 and its cryptography");
+    if (!have_attacker()) return;
     const Evil evil("none");
-    for (const std::string body : {"AAA", "b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAAAMwA", ""}) {
+    const Strings bodies{"AAA", "b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAAAMwA", ""};
+    for (const std::string& body : bodies) {
         const fs::path key = evil.site.home / ".ssh/id_key";
         fs::remove(key);
-        write_file(key, "-----BEGIN OPENSSH PRIVATE KEY-----\n" + body + "\n-----END OPENSSH PRIVATE KEY-----\n");
+        const std::string marks = " OPENSSH PRIVATE KEY-----\n";
+        write_file(key, "-----BEGIN" + marks + body + "\n-----END" + marks);
         chmod(key.c_str(), 0600);
         check_ended(evil.snapshots());
     }
@@ -187,13 +200,15 @@ TEST_SUITE_END();
 
 TEST_SUITE_BEGIN("install");
 
-TEST_CASE("install: patches to a library stop the build where they do not fit, and the fetched source stays as it is") {
+TEST_CASE("install: patches to a library stop the build where they do not fit, and the fetched source stays as "
+          "it is") {
     if (!have_program("patch")) return skipped("patches to a library: need patch");
     const TempDir dir;
     const std::string tool = std::string(NFREEZE_TESTS_DIR) + "/../third_party/patch-libssh2.sh";
     const auto patched = [&] { return run({tool, dir / "fetched", dir / "patches", dir / "build"}); };
     const auto file = [&](const std::string& name) { return read_file(dir / name); };
-    const std::string hunk = "What it is about.\n\n--- a/src/a.c\n+++ b/src/a.c\n@@ -1,3 +1,3 @@\n one\n-two\n+2\n three\n";
+    const std::string of_a = "--- a/src/a.c\n+++ b/src/a.c\n";
+    const std::string hunk = "What it is about.\n\n" + of_a + "@@ -1,3 +1,3 @@\n one\n-two\n+2\n three\n";
     write_file(dir / "fetched/debian/changelog", "libssh2 (1-1)\n");
     write_file(dir / "fetched/include/a.h", "a\n");
     write_file(dir / "fetched/src/a.c", "one\ntwo\nthree\n");
@@ -205,7 +220,7 @@ TEST_CASE("install: patches to a library stop the build where they do not fit, a
     const std::string built = fingerprint(dir / "build");
     REQUIRE_EXIT(patched(), 0);
     CHECK_MESSAGE(fingerprint(dir / "build") == built, "nothing is done twice");
-    write_file(dir / "patches/02-three.patch", "--- a/src/a.c\n+++ b/src/a.c\n@@ -2,2 +2,2 @@\n 2\n-three\n+3\n");
+    write_file(dir / "patches/02-three.patch", of_a + "@@ -2,2 +2,2 @@\n 2\n-three\n+3\n");
     REQUIRE_EXIT(patched(), 0);
     CHECK(file("build/src/a.c") == "one\n2\n3\n");
     CHECK(fingerprint(dir / "fetched") == fetched);
