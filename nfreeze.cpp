@@ -6471,7 +6471,9 @@ private:
         bool further = first != first_links_.end();
         if (further) settle_writers();
         if (further && first->second.is(st)) return in_place(dir, e, st);
-        if (dir.owns(st.st_ino)) throw indistinct(e.path);
+        auto claim = claimed_.find({st.st_dev, st.st_ino});
+        bool its_own = e.link_group && claim != claimed_.end() && claim->second == std::pair(e.link_group, e.inode); // a further name of it
+        if (!its_own && dir.owns(st.st_ino)) throw indistinct(e.path);
         Fd fd;
         bool same = is_same(dir.fd.get(), name, st, e, fd);
         if (same && st.st_nlink > 1) { // one file here need not be one in the snapshot
