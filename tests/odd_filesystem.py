@@ -13,6 +13,7 @@ import errno
 import fnmatch
 import os
 import sys
+import time
 import unicodedata
 
 try:
@@ -28,8 +29,12 @@ CHANGES = {
 STAT = ('st_atime', 'st_ctime', 'st_gid', 'st_mode', 'st_mtime', 'st_nlink', 'st_size', 'st_uid', 'st_ino', 'st_blocks', 'st_rdev')
 
 
+UTIME_NOW, UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
+
+
 class Odd(Operations):
     use_ns = True
+    flag_utime_omit_ok = 1
 
     def __init__(self, root, switches):
         self.root = root
@@ -119,7 +124,11 @@ class Odd(Operations):
         os.lchown(self.behind(path), uid, gid)
 
     def utimens(self, path, times=None):
-        os.utime(self.behind(path), ns=times, follow_symlinks=False)
+        st = os.lstat(self.behind(path))
+        now = {UTIME_NOW: time.time_ns()}
+        times = times or (UTIME_NOW, UTIME_NOW)
+        os.utime(self.behind(path), follow_symlinks=False,
+                 ns=tuple(old if t == UTIME_OMIT else now.get(t, t) for t, old in zip(times, (st.st_atime_ns, st.st_mtime_ns))))
 
     def open(self, path, flags):
         return os.open(self.behind(path), flags & ~os.O_NOFOLLOW)

@@ -407,46 +407,48 @@ TEST_CASE("file systems: a further name of a hard link is read neither by a back
 }
 
 TEST_CASE("file systems: the names of a file that changes during a backup tell all the same") {
+    if (!may_preload()) return;
     Site site(Site::Kind::local);
     write_file(site.src / "a", "before");
-    write_random_file(site.src / "m-large", 160 * MiB, 1);
+    write_file(site.src / "m", "between");
     write_file(site.src / "untouched", "before");
     for (const char* name : {"y", "z"}) fs::create_hard_link(site.src / "a", site.src / name);
     fs::create_hard_link(site.src / "untouched", site.src / "z untouched");
     site.init_or_fail();
-    bool known = false; // from a backup before
     SUBCASE("a file that is new") {}
-    SUBCASE("a file that was stored before") { known = true; }
-    if (known) {
+    SUBCASE("a file that was stored before") {
         settle();
         site.backup_or_fail();
     }
-    for (const std::string change : {"content", "mode", "attribute"}) {
+    const bool first = all_file_systems();
+    for (const std::string change : {"printf ' and after' >> y", "printf other > z", "chmod 600 y", "setfattr -n user.new -v x y", "ln y x",
+                                     "rm z; cp a z", "mv z zz"}) {
+        if (!first && change[0] != 'p' && change[0] != 'c') continue;
         CAPTURE(change);
-        set_mtime(site.src / "m-large", change == "mode" ? 1 : change == "content" ? 2 : 3, 0); // it is read once more
-        Watch watch(site.src, IN_ACCESS);
-        Child backup({nfreeze_binary(), "backup", "--checksum", site.src, site.url}, site.options);
-        REQUIRE(wait_until([&] { return watch.saw("m-large", IN_ACCESS); }, milliseconds(20'000)));
-        if (change == "content") append_file(site.src / "y", " and after");
-        else if (change == "mode") chmod((site.src / "y").c_str(), 0600);
-        else if (!set_attribute(site.src / "y", "user.new", "x")) skipped("a changed attribute: the file system takes none");
-        REQUIRE_MESSAGE(backup.running(), "it must change before its other names were met");
-        const Result result = backup.wait();
-        CHECK_EXIT(result, 0);
+        write_file(site.src / "m", change); // so that it is opened
+        const std::string before = read_file(site.src / "a");
+        const Result backup = with_kernel(site.options, {"run,m,cd " + site.src.string() + " && " + change}, {"backup", site.src, site.url});
+        CHECK_EXIT(backup, 0);
         remove_tree(site.dest);
         site.restore_or_fail();
-        CHECK(fs::hard_link_count(site.dest / "a") == 3);
-        CHECK(look(site.dest / "a").st_ino == look(site.dest / "z").st_ino);
+        Strings names; // of one file, as the disk has it now
+        for (const char* name : {"a", "y", "z"})
+            if (fs::exists(site.src / name) && look(site.src / name).st_ino == look(site.src / "a").st_ino) names.emplace_back(name);
+        for (const std::string& name : names) {
+            REQUIRE(fs::exists(site.dest / name));
+            CHECK_MESSAGE(look(site.dest / "a").st_ino == look(site.dest / name).st_ino, name);
+        }
         const std::string content = read_file(site.dest / "a");
-        CHECK((content == "before" || content == "before and after"));
-        const Result list = site.nfreeze({"ls", "-l", site.url, "a", "y", "z"});
+        CHECK((content == before || content == read_file(site.src / "a")));
+        Strings list{"ls", "-l", site.url};
+        list.insert(list.end(), names.begin(), names.end());
         std::set<std::string> records; // without their names
-        for (const std::string& line : lines_of(list.out)) records.insert(line.substr(0, line.size() - 1));
-        CHECK_MESSAGE(records.size() == 1, list.out);
+        for (const std::string& line : lines_of(site.nfreeze(list).out)) records.insert(line.substr(0, line.size() - 1));
+        CHECK(records.size() == 1);
         CHECK(fs::hard_link_count(site.dest / "untouched") == 2);
         check_whole(site);
-        settle();
     }
+    settle();
     site.backup_or_fail();
     check_restores(site);
 }
@@ -664,9 +666,12 @@ TEST_CASE("file systems: those of the kernel are left out by themselves, and ref
     RunOptions hurried = site.options;
     hurried.timeout = milliseconds(15'000);
     for (int run = 0; run < 2; ++run) {
-        const Result backup = site.nfreeze({"backup", site.src, site.url}, hurried);
-        CHECK_EXIT(backup, 0);
+        Result backup = site.nfreeze({"backup", site.src, site.url}, hurried);
+        forget_transcript();
+        backup.err.resize(std::min<std::size_t>(backup.err.size(), 1000));
+        REQUIRE_EXIT(backup, 0);
         const Result list = site.nfreeze({"ls", "-R", site.url});
+        forget_transcript(); // which may be all of /proc
         Strings wanted{"file", "system"};
         for (const std::string& type : types) wanted.push_back("system/" + type);
         Strings listed;
