@@ -14,6 +14,7 @@
 # make reproducible  build all of that once more elsewhere and compare: it has to be the same
 # make chroots    try build/nfreeze in Debian 12, 13 and the oldest that the mirror has, made by debootstrap (as root)
 # make aarch64    build/aarch64/nfreeze for 64-bit ARM, from Debian's packages for arm64, and try it under qemu
+# make filesystems  all file systems that this machine has or gets by packages, as source and as destination
 # make s3         try a repository in S3, behind rclone: on s3rver, which npm fetches
 # make servers    try other people's SFTP servers: ProFTPD, dropbear, paramiko, asyncssh, npm's ssh2, Erlang's
 # make clean      remove what was built; make distclean: the fetched source of libssh2 as well
@@ -132,6 +133,12 @@ servers: deps-servers
 	$(BUILD) nfreeze_tests
 	NFREEZE_TEST_SERVERS='$(CURDIR)/build/servers' JOBS=$(JOBS) tests/run.sh build/nfreeze_tests -tc='real servers:*'
 
+# Disks of their own in files, FUSE, an automounter: the tests that a machine with fewer packages or rights skips.
+filesystems: deps-filesystems
+	$(CONFIGURE)
+	$(BUILD) nfreeze_tests
+	NFREEZE_TEST_FILESYSTEMS=1 JOBS=$(TEST_JOBS) tests/run.sh build/nfreeze_tests -sf='*scenarios_filesystems*,*scenarios_rights*'
+
 aarch64: deps-aarch64 all
 	cmake -S . -B build/aarch64 -DCMAKE_TOOLCHAIN_FILE=third_party/aarch64.cmake $(LIBSSH2) --log-level=NOTICE
 	cmake --build build/aarch64 --parallel $(JOBS) --target nfreeze
@@ -153,6 +160,8 @@ deps-servers:
 	@third_party/install-packages.sh servers
 deps-chroots:
 	@third_party/install-packages.sh chroots
+deps-filesystems:
+	@third_party/install-packages.sh filesystems
 deps-aarch64:
 	@third_party/install-packages.sh aarch64
 
@@ -179,5 +188,6 @@ distclean:
 	rm -rf build
 
 .PHONY: all demo test ci asan tsan fuzz valgrind lint cov soak torture bench bench-plot \
-    deps deps-demo deps-test deps-ci deps-bench deps-servers deps-chroots deps-aarch64 install deb reproducible chroots aarch64 s3 servers \
+    deps deps-demo deps-test deps-ci deps-bench deps-servers deps-chroots deps-filesystems deps-aarch64 install deb reproducible \
+    chroots filesystems aarch64 s3 servers \
     clean distclean

@@ -297,6 +297,69 @@ TEST_CASE("restore: --delete from a snapshot that is incomplete deletes nothing:
     CHECK(!fs::exists(site.dest / "extra"));
 }
 
+TEST_CASE("restore: that a snapshot is incomplete is said, on stderr and in --json") {
+    Filled site;
+    const Result whole = site.restore({"--json"});
+    CHECK_NAMES(whole.out, "\"incomplete\":false");
+    CHECK(whole.err == "");
+    chmod((site.src / "readme").c_str(), 0);
+    RunOptions other = site.options;
+    if (is_root()) { // who reads everything
+        give_to(site.dir.path(), account_uid);
+        other.uid = account_uid;
+    }
+    CHECK_EXIT(site.nfreeze({"backup", site.src, site.url}, other), 3);
+    for (const Strings& flags : {Strings{}, Strings{"-n"}, Strings{"--json"}}) {
+        const Result restore = site.restore(flags);
+        CHECK_EXIT(restore, 0);
+        CHECK_NAMES(restore.err, "incomplete");
+        if (!flags.empty() && flags[0] == "--json") CHECK_NAMES(restore.out, "\"incomplete\":true");
+    }
+    const Result before = site.restore({"--snapshot", site.first});
+    CHECK_NOT_NAMED(before.err, "incomplete");
+}
+
+TEST_CASE("restore: patterns, as ls takes them") {
+    Site site(Site::Kind::local);
+    for (const char* name : {"one.jpg", "photos/two.jpg", "photos/2025/three.jpg", "photos/2025/notes", "letters/a[1].txt", "letters/a1.txt",
+                             "letters/b.txt", "*.jpg"})
+        write_file(site.src / name, name);
+    site.init_or_fail();
+    site.backup_or_fail();
+    const auto restored = [&](const Strings& names, int code = 0) {
+        remove_tree(site.dest);
+        const Result result = site.restore({}, names);
+        CHECK_EXIT(result, code);
+        Strings found;
+        for (const fs::path& file : files_below(site.dest)) found.push_back(fs::relative(file, site.dest));
+        return found;
+    };
+    const auto listed = [&](const std::string& name) { return lines_of(must_run({nfreeze_binary(), "ls", site.url, name}, site.options)); };
+    CHECK(restored({"*.jpg"}) == Strings{"*.jpg", "one.jpg", "photos/2025/three.jpg", "photos/two.jpg"});
+    CHECK(restored({"*.jpg"}) == listed("*.jpg"));
+    CHECK(restored({"/*.jpg"}) == Strings{"*.jpg", "one.jpg"});
+    for (const std::string all : {"photos/*", "photo?", "photos/2*"}) { // a directory comes with what is in it
+        CAPTURE(all);
+        Strings wanted{"photos/2025/notes", "photos/2025/three.jpg"};
+        if (all != "photos/2*") wanted.emplace_back("photos/two.jpg");
+        CHECK(restored({all}) == wanted);
+    }
+    CHECK(restored({"photos/**/notes", "letters/b.txt"}) == Strings{"letters/b.txt", "photos/2025/notes"});
+    CHECK(restored({"letters/a[1].txt"}) == Strings{"letters/a1.txt", "letters/a[1].txt"});
+    CHECK(restored({"two*", "*.png"}, 3) == Strings{"photos/two.jpg"});
+    remove_tree(site.dest);
+    const Result none = site.restore({}, {"*.png"});
+    CHECK_EXIT(none, 1);
+    CHECK_NAMES(none.err, "*.png");
+    CHECK(files_below(site.dest).empty());
+    site.restore_or_fail();
+    write_file(site.dest / "photos/extra", "x");
+    CHECK_EXIT(site.restore({"--delete"}, {"*.jpg"}), 0); // no directory was asked for
+    CHECK(fs::exists(site.dest / "photos/extra"));
+    const Result look = site.restore({"-n"}, {"photos/*.jpg"});
+    CHECK_EXIT(look, 0);
+}
+
 TEST_CASE("restore: --delete with PATHs leaves alone what was not asked for") {
     Filled site;
     site.restore_or_fail();
@@ -367,7 +430,7 @@ TEST_CASE("restore: killed in the middle it leaves no half file under a name, an
                               path.string() << " is not whole");
     }
     proxy.downstream_rate = 0;
-    site.restore_or_fail({"--delete"}); // what the killed runs had begun is not in the snapshot
+    site.restore_or_fail(); // what the killed runs had begun goes, too
     CHECK(compare(site.src, site.dest) == "");
 }
 

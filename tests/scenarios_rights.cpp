@@ -187,11 +187,11 @@ TEST_CASE("rights: --delete that was interrupted has taken nothing") {
     Sshd& server = shared_sshd();
     Proxy proxy(server.port());
     Site site(server, proxy.port());
-    for (std::uint64_t i = 0; i < 6; ++i) write_random_file(site.src / ("dir" + std::to_string(i)) / "file", 3 << 20, i);
+    for (std::uint64_t i = 0; i < 30; ++i) write_random_file(site.src / ("dir" + std::to_string(i)) / "file", 3 << 20, i);
     site.init_or_fail();
     site.backup_or_fail();
     write_file(site.dest / "dir0/extra", "x");
-    proxy.downstream_rate = 24 << 20;
+    proxy.downstream_rate = 48 << 20;
     Child restore({nfreeze_binary(), "restore", "--delete", site.url, site.dest}, site.options);
     REQUIRE(wait_until([&] { return fs::exists(site.dest / "dir1/file"); }, milliseconds(30'000)));
     REQUIRE_MESSAGE(restore.running(), "it must be interrupted before it is done");

@@ -9,6 +9,7 @@
 
 #include <cstring>
 #include <fstream>
+#include <set>
 
 #include "support.hpp"
 #include "trees.hpp"
@@ -160,6 +161,22 @@ TEST_CASE("binary: it is static, stripped, and under 8 MB") {
     const Result ldd = run({"ldd", nfreeze_binary()});
     CHECK((contains(ldd.out + ldd.err, "not a dynamic executable") ||
            contains(ldd.out + ldd.err, "statically linked")));
+}
+
+TEST_CASE("binary: its code lies at another address in each run") {
+    if (read_file("/proc/sys/kernel/randomize_va_space")[0] == '0') return skipped("addresses: this kernel does not vary them");
+    const Site site(Site::Kind::local);
+    RunOptions options = site.options;
+    options.env.erase("NFREEZE_PASSWORD");
+    options.pty = true;
+    std::set<std::string> addresses;
+    for (int i = 0; i < 4; ++i) {
+        Child asking({nfreeze_binary(), "init", site.url}, options);
+        REQUIRE(wait_until([&] { return asking.running() && contains(asking.output_so_far(), ":"); }, milliseconds(10'000)));
+        for (const std::string& line : lines_of(read_file("/proc/" + std::to_string(asking.pid()) + "/maps")))
+            if (contains(line, " r-xp ") && contains(line, nfreeze_binary())) addresses.insert(line.substr(0, line.find('-')));
+    }
+    CHECK(addresses.size() > 1);
 }
 
 TEST_CASE("binary: in a chroot with nothing but /etc/resolv.conf and /etc/hosts it resolves names, "

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs the Debian packages that are missing for a purpose, and says which.
 #
-#     third_party/install-packages.sh build|demo|test|ci|s3|servers|bench|chroots|aarch64
+#     third_party/install-packages.sh build|demo|test|ci|s3|servers|bench|chroots|filesystems|aarch64
 #
 # Where all is there already, nothing is done and no network is needed. Where there is no apt-get,
 # what is needed is printed, and the build goes on and finds out for itself.
@@ -9,7 +9,8 @@ set -eu
 
 build='g++ make cmake pkg-config patch libcrypto++-dev libxxhash-dev libzstd-dev libssl-dev libcxxopts-dev'
 test="$build openssh-server openssh-client doctest-dev rsync attr acl git rclone man-db
-    python3 python3-cryptography python3-xxhash python3-zstandard python3-pyftpdlib python3-paramiko python3-asyncssh"
+    python3 python3-cryptography python3-xxhash python3-zstandard python3-pyftpdlib python3-paramiko python3-asyncssh
+    python3-fusepy"
 of= # which architecture's libssh2
 case ${1:-} in
 build) packages=$build ;;
@@ -21,6 +22,7 @@ servers) packages="$test proftpd-core proftpd-mod-crypto dropbear-bin python3-pa
     erlang-base erlang-ssh nodejs npm fuse3" ;;
 bench) packages="$build openssh-server openssh-client python3 restic borgbackup rclone" ;;
 chroots) packages="$build openssh-server openssh-client debootstrap" ;;
+filesystems) packages="$test xfsprogs btrfs-progs e2fsprogs dosfstools exfatprogs exfat-fuse ntfs-3g fusefat" ;;
 aarch64)
     of=:arm64
     packages="g++-aarch64-linux-gnu qemu-user rsync openssh-server openssh-client"
@@ -28,7 +30,7 @@ aarch64)
         packages="$packages $package$of"
     done ;;
 *)
-    echo "usage: $0 build|demo|test|ci|s3|servers|bench|chroots|aarch64" >&2
+    echo "usage: $0 build|demo|test|ci|s3|servers|bench|chroots|filesystems|aarch64" >&2
     exit 2 ;;
 esac
 
