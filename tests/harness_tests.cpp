@@ -9,7 +9,7 @@
 
 #include <algorithm>
 
-#include "support.hpp"
+#include "mounts.hpp"
 #include "trees.hpp"
 
 using namespace support;
@@ -430,6 +430,36 @@ TEST_CASE(
     REQUIRE(stat((server.home() / "x").c_str(), &st) == 0);
     CHECK(st.st_uid == server.uid());
     CHECK((server.uid() != 0));
+}
+
+TEST_CASE("harness: file systems have the oddities that they are asked for, die, and are mounted when somebody comes") {
+    if (!may_fuse()) return;
+    OddFilesystem odd({"fold", "strip", "refuse:symlink=EPERM", "refuse:flush:bad=EIO", "refuse:name:*[?]*=EINVAL"});
+    write_file(odd / "Name.", "content");
+    CHECK(read_file(odd / "nAME") == "content");
+    CHECK(files_below(odd.behind()) == std::vector<fs::path>{odd.behind() / "Name"});
+    set_mtime(odd / "NAME", 1'000'000'000, 5);
+    CHECK(mtime_of(odd.behind() / "Name").tv_sec == 1'000'000'000);
+    std::error_code error;
+    fs::create_symlink("x", odd / "link", error);
+    CHECK(error == std::errc::operation_not_permitted);
+    CHECK_THROWS(write_file(odd / "bad", "content"));
+    CHECK_THROWS(write_file(odd / "what?", "content"));
+    odd.die();
+    CHECK_THROWS(static_cast<void>(fs::exists(odd / "Name")));
+    if (!may_automount()) return;
+    const Mounted disk("tmpfs", "tmpfs", "size=1m");
+    write_file(disk / "file", "on the disk");
+    const TempDir place;
+    const Automount automount(place / "auto", disk.path());
+    for (int times = 0; times < 2; ++times) {
+        struct stat st {};
+        CHECK(lstat((place / "auto").c_str(), &st) == 0);
+        CHECK(!automount.triggered());
+        CHECK(read_file(place / "auto/file") == "on the disk");
+        CHECK(automount.triggered());
+        automount.expire();
+    }
 }
 
 TEST_SUITE_END();

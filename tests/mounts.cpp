@@ -36,17 +36,6 @@ bool may_automount() {
     return possible;
 }
 
-bool can_mount_type(const std::string& type) {
-    if (!may_mount()) return false;
-    try {
-        const Mounted probe(type, type);
-        return true;
-    } catch (const std::exception&) {
-        skipped("this kernel does not mount " + type);
-        return false;
-    }
-}
-
 void unmount(const fs::path& path) { umount2(path.c_str(), MNT_DETACH); }
 
 Mounted::Mounted(const std::string& type, const std::string& source, const std::string& options, const fs::path& where) {
@@ -132,12 +121,23 @@ bool may_preload() {
 }
 
 Result with_kernel(RunOptions options, const Strings& rules, const Strings& arguments) {
+    const TempDir dir;
+    write_file(dir / "log", "");
+    fs::permissions(dir / "log", fs::perms(0666)); // for another account, too
     std::string& lines = options.env["NFREEZE_TEST_KERNEL"];
     for (const std::string& rule : rules) lines += rule + "\n";
+    options.env["NFREEZE_TEST_KERNEL_LOG"] = dir / "log";
     options.env["LD_PRELOAD"] = NFREEZE_KERNEL;
     Strings argv{NFREEZE_DYNAMIC};
     argv.insert(argv.end(), arguments.begin(), arguments.end());
-    return run(argv, options);
+    Result result = run(argv, options);
+    const std::string met = "\n" + read_file(dir / "log");
+    for (const std::string& rule : rules) {
+        const std::string what = rule.substr(0, rule.find(',', rule.find(',') + 1));
+        const bool was = rule.starts_with("memory,") || contains(met, "\n" + what + "\n");
+        CHECK_MESSAGE(was, "the program never came to where this kernel is odd: " << rule);
+    }
+    return result;
 }
 
 Result with_limit(const RunOptions& options, const std::string& limit, const Strings& arguments) {

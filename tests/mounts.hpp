@@ -30,8 +30,6 @@ class Mounted {
     std::unique_ptr<TempDir> own_;
     fs::path path_;
 };
-// Whether something of this type can be mounted here; what cannot be mounted is noted as skipped.
-[[nodiscard]] bool can_mount_type(const std::string& type);
 void unmount(const fs::path& path);
 
 // A file system in a file, made by mkfs with these arguments; `mount` of them are for mounting. Sizes as truncate
@@ -83,7 +81,8 @@ class Automount {
     std::unique_ptr<Child> daemon_;
 };
 
-// A run of the program with a kernel that does what is rare: the rules of preload/kernel.cpp.
+// A run of the program with a kernel that does what is rare: the rules of preload/kernel.cpp, each of which it must
+// come to.
 [[nodiscard]] bool may_preload();
 [[nodiscard]] Result with_kernel(RunOptions options, const Strings& rules, const Strings& arguments);
 

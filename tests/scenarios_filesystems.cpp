@@ -191,6 +191,55 @@ TEST_CASE("file systems: nanoseconds that no clock has are the moment they stand
     CHECK(summary_of(again).read == 0);
 }
 
+namespace {
+
+// Files, of which "odd" is odd; the others are stored and come back all the same.
+struct WithOdd : Site {
+    WithOdd() : Site(Kind::local) {
+        for (const char* name : {"a", "odd", "sub/deeper/inside", "z"}) write_file(src / name, name);
+        init_or_fail();
+        settle();
+    }
+    void check_rest() const {
+        check_whole(*this);
+        const Result list = nfreeze({"ls", "-lR", url});
+        CHECK_EXIT(list, 0);
+        remove_tree(dest);
+        static_cast<void>(restore());
+        for (const std::string name : {"a", "z", "sub/deeper/inside"}) {
+            REQUIRE_MESSAGE(fs::exists(dest / name), name);
+            CHECK(read_file(dest / name) == name);
+        }
+    }
+};
+
+} // namespace
+
+TEST_CASE("file systems: names that no file can have are named, exit code 3, and harm nothing else") {
+    if (!may_preload()) return;
+    WithOdd site;
+    for (const std::string name : {"sub//deeper", "sub/deeper", "./sub", "", "sub/"}) {
+        CAPTURE(name);
+        const Result backup = with_kernel(site.options, {"called,odd," + name}, {"backup", "--allow-shrink", site.src, site.url});
+        CHECK_EXIT(backup, 3);
+        if (!name.empty()) CHECK_NAMES(backup.err, name);
+        CHECK(summary_of(backup).incomplete);
+        site.check_rest();
+    }
+}
+
+TEST_CASE("file systems: times at the end of all time harm nothing") {
+    if (!may_preload()) return;
+    WithOdd site;
+    for (const std::string seconds : {"9223372036854775807", "-9223372036854775808", "-1", "1000000000000"}) {
+        CAPTURE(seconds);
+        const Result backup = with_kernel(site.options, {"s,odd," + seconds}, {"backup", site.src, site.url});
+        CHECK_EXIT(backup, 0);
+        site.check_rest();
+        CHECK(read_file(site.dest / "odd") == "odd");
+    }
+}
+
 TEST_CASE("file systems: a name that the listing keeps and nobody finds is named, exit code 3; one that went is not") {
     if (!may_preload()) return;
     Site site(Site::Kind::local);
@@ -773,6 +822,30 @@ TEST_CASE("backup: a file under a write lease is waited for") {
     REQUIRE(fs::exists(site.dest / "leased"));
     CHECK(read_file(site.dest / "leased") == "WHAT its owner holds back");
     CHECK(read_file(site.dest / "z") == "z");
+}
+
+TEST_CASE("restore: a file in place under a write lease is waited for, not taken for another") {
+    Site site(Site::Kind::local);
+    write_file(site.src / "leased", "content");
+    site.init_or_fail();
+    site.backup_or_fail();
+    site.restore_or_fail();
+    leased = open((site.dest / "leased").c_str(), O_RDWR | O_CLOEXEC);
+    breaks = 0;
+    const auto old = std::signal(SIGIO, count_break);
+    if (fcntl(leased, F_SETLEASE, F_WRLCK) != 0) {
+        close(leased);
+        return skipped("leases: the file system has none");
+    }
+    Child restore({nfreeze_binary(), "restore", site.url, site.dest}, site.options);
+    CHECK(wait_until([&] { return breaks > 0 || !restore.running(); }, milliseconds(20'000)));
+    std::this_thread::sleep_for(milliseconds(300));
+    CHECK(fcntl(leased, F_SETLEASE, F_UNLCK) == 0);
+    const Result result = restore.wait();
+    close(leased);
+    std::signal(SIGIO, old);
+    CHECK_EXIT(result, 0);
+    CHECK_NAMES(result.out, "in place: 1;");
 }
 
 // ---- Restoring to file systems that refuse or change -------------------------------------------

@@ -2,7 +2,9 @@
 // rules, one a line, of words between commas; NAME is a file's own name, without what leads to it:
 //
 //     twice,NAME                    a listing has it twice
+//     called,NAME,OTHER             a listing calls it by another name
 //     ns,NAME,N                     nanoseconds of its mtime
+//     s,NAME,N                      seconds of its mtime and ctime
 //     look,NAME,ERRNO[,TIMES]       stat and its like fail, so many times (always)
 //     open,NAME,ERRNO[,TIMES]       open fails
 //     read,NAME,ERRNO[,TIMES]       reading fails
@@ -12,11 +14,14 @@
 //     run,NAME,COMMAND              before it is opened for the first time, a shell runs this
 //     pause,CALL,MS                 so many milliseconds pass behind each mknodat or symlinkat
 //     memory,N[,TIMES]              the Nth allocation of 16 KiB or more finds no memory, nor do those behind it
+//
+// To the file that NFREEZE_TEST_KERNEL_LOG names it adds "what,NAME" of each rule that was met.
 #include <dirent.h>
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <spawn.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <sys/xattr.h>
 #include <unistd.h>
@@ -41,7 +46,9 @@ namespace {
 struct Rule {
     std::string what, name, value;
     std::atomic<long> times{LONG_MAX};
+    std::atomic<bool> met{false};
     [[nodiscard]] int number() const { return std::atoi(value.c_str()); }
+    [[nodiscard]] long long large() const { return std::atoll(value.c_str()); }
 };
 
 std::string next_word(std::string_view& line) {
@@ -66,11 +73,24 @@ std::deque<Rule> read_rules() {
     return found;
 }
 
+void note(const Rule& rule) {
+    const char* log = std::getenv("NFREEZE_TEST_KERNEL_LOG");
+    const int error = errno; // past our own open() and write()
+    const long fd = log != nullptr ? syscall(SYS_openat, AT_FDCWD, log, O_WRONLY | O_APPEND | O_CLOEXEC) : -1;
+    const std::string line = rule.what + "," + rule.name + "\n";
+    if (fd >= 0) syscall(SYS_write, fd, line.data(), line.size());
+    if (fd >= 0) syscall(SYS_close, fd);
+    errno = error;
+}
+
 // The rule of this kind for this name, if its times are not over yet.
 Rule* rule_for(const char* what, std::string_view name) {
     static std::deque<Rule> rules = read_rules();
     for (Rule& rule : rules)
-        if (rule.what == what && rule.name == name && rule.times.fetch_sub(1) > 0) return &rule;
+        if (rule.what == what && rule.name == name && rule.times.fetch_sub(1) > 0) {
+            if (!rule.met.exchange(true)) note(rule);
+            return &rule;
+        }
     return nullptr;
 }
 
@@ -124,6 +144,7 @@ template <class F, class... A> int look(F function, const std::string& name, str
     const int result = function(a...);
     if (result != 0) return result;
     if (const Rule* rule = rule_for("ns", name)) found->st_mtim.tv_nsec = rule->number();
+    if (const Rule* rule = rule_for("s", name)) found->st_mtim.tv_sec = found->st_ctim.tv_sec = rule->large();
     if (rule_for("hole", name) != nullptr) found->st_blocks = 0;
     return 0;
 }
@@ -163,7 +184,7 @@ struct dirent* readdir(DIR* directory) {
     static thread_local struct {
         DIR* of = nullptr;
         long long entry[sizeof(struct dirent) / sizeof(long long)] = {};
-    } again;
+    } again, other;
     if (again.of == directory) {
         again.of = nullptr;
         return reinterpret_cast<struct dirent*>(again.entry);
@@ -172,6 +193,12 @@ struct dirent* readdir(DIR* directory) {
     if (found != nullptr && rule_for("twice", found->d_name) != nullptr) {
         again.of = directory;
         std::memcpy(again.entry, found, found->d_reclen);
+    }
+    if (const Rule* rule = found != nullptr ? rule_for("called", found->d_name) : nullptr) {
+        std::memcpy(other.entry, found, found->d_reclen);
+        auto* const renamed = reinterpret_cast<struct dirent*>(other.entry);
+        std::strcpy(renamed->d_name, rule->value.c_str());
+        return renamed;
     }
     return found;
 }
@@ -204,6 +231,7 @@ int statx(int directory, const char* path, int flags, unsigned mask, struct stat
     const int result = unless("look", name, -1, REAL(statx), directory, path, flags, mask, found);
     if (result != 0) return result;
     if (const Rule* rule = rule_for("ns", name)) found->stx_mtime.tv_nsec = static_cast<__u32>(rule->number());
+    if (const Rule* rule = rule_for("s", name)) found->stx_mtime.tv_sec = found->stx_ctime.tv_sec = rule->large();
     if (rule_for("hole", name) != nullptr) found->stx_blocks = 0;
     return 0;
 }
