@@ -481,10 +481,9 @@ TEST_CASE("file systems: the names of a file that changes during a backup tell a
         settle();
         site.backup_or_fail();
     }
-    const bool first = all_file_systems();
     for (const std::string change : {"printf ' and after' >> y", "printf other > z", "chmod 600 y", "setfattr -n user.new -v x y", "ln y x",
                                      "rm z; cp a z", "mv z zz"}) {
-        if (!first && change[0] != 'p' && change[0] != 'c') continue;
+        if (!all_file_systems() && !change.starts_with("printf ' ") && change[0] != 'c') continue;
         CAPTURE(change);
         write_file(site.src / "m", change); // so that it is opened
         const std::string before = read_file(site.src / "a");
@@ -507,8 +506,8 @@ TEST_CASE("file systems: the names of a file that changes during a backup tell a
         for (const std::string& line : lines_of(site.nfreeze(list).out)) records.insert(line.substr(0, line.size() - 1));
         CHECK(records.size() == 1);
         CHECK(fs::hard_link_count(site.dest / "untouched") == 2);
-        check_whole(site);
     }
+    check_whole(site);
     settle();
     site.backup_or_fail();
     check_restores(site);
@@ -1079,37 +1078,47 @@ TEST_CASE("file systems: too few descriptors end a run with 1 and are no damage"
 
 TEST_CASE("file systems: too little memory ends a run, which does not hang, and is no damage") {
     Site site(Site::Kind::local);
-    make_random_tree(site.src, 1, 40, 200'000);
-    write_random_file(site.src / "large", 24 * MiB, 2);
+    for (int i = 0; i < 24; ++i) { // more than is read ahead, of what compresses well
+        std::string text;
+        for (int line = 0; text.size() < 4 * MiB; ++line) text += std::to_string(i) + " has a line " + std::to_string(line) + "\n";
+        write_file(site.src / ("large" + std::to_string(i)), text);
+    }
+    make_random_tree(site.src / "small", 1, 40, 100'000);
     site.init_or_fail();
     site.backup_or_fail();
     site.options.timeout = milliseconds(20'000);
-    const auto ends = [](const Result& result) {
-        CHECK_MESSAGE(!result.timed_out, "it hangs: " << describe(result));
-        CHECK_MESSAGE((result.code == 0 || result.code == 1), describe(result));
-        CHECK_NOT_NAMED(result.err, "amage");
-    };
     const std::vector<Strings> verbs{{"restore", site.url, site.dest}, {"backup", "--checksum", "-n", site.src, site.url},
                                      {"check", "--read-data", site.url}};
+    const auto ends = [&](const auto& run, const Strings& arguments) {
+        remove_tree(site.dest);
+        const Result result = run(arguments);
+        CHECK_MESSAGE(!result.timed_out, "it hangs: " << describe(result));
+        CHECK_MESSAGE((result.code == 0 || result.code == 1), describe(result));
+        for (const char* word : {"amage", "authenticate"}) CHECK_NOT_NAMED(result.err, word);
+        for (const fs::path& file : files_below(site.dest)) {
+            const bool same = read_file(file) == read_file(site.src / fs::relative(file, site.dest));
+            CHECK_MESSAGE(same, file.string());
+        }
+    };
     SUBCASE("address space") {
-        for (int mib = 60; mib <= 300; mib += all_file_systems() ? 10 : 60)
+        for (int mib = 60; mib <= 300; mib += all_file_systems() ? 10 : 80)
             for (const Strings& arguments : verbs) {
                 CAPTURE(mib);
-                remove_tree(site.dest);
-                ends(with_limit(site.options, "-v " + std::to_string(mib * 1024), arguments));
+                ends([&](const Strings& a) { return with_limit(site.options, "-v " + std::to_string(mib * 1024), a); }, arguments);
             }
     }
     SUBCASE("an allocation that fails, and those behind it") {
         if (!may_preload()) return;
-        for (int nth = 1; nth <= 400; nth = all_file_systems() ? nth + 1 + nth / 20 : nth * 2)
+        std::vector<int> numbers{1, 3, 5, 10, 20, 60};
+        if (all_file_systems())
+            for (int n = 2; n < 1500; n += 1 + n / 12) numbers.push_back(n);
+        for (const int nth : numbers)
             for (const Strings& arguments : verbs)
                 for (const std::string times : {"", ",1"}) {
+                    if (arguments[0] != "restore" && nth > 10 && !all_file_systems()) continue;
                     CAPTURE(nth);
                     CAPTURE(times);
-                    remove_tree(site.dest);
-                    const Result result = with_kernel(site.options, {"memory," + std::to_string(nth) + times}, arguments);
-                    ends(result);
-                    if (result.code == 0 && arguments[0] == "restore" && nth < 100) CHECK(compare(site.src, site.dest) == "");
+                    ends([&](const Strings& a) { return with_kernel(site.options, {"memory," + std::to_string(nth) + times}, a); }, arguments);
                 }
     }
 }
