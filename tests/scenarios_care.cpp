@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <set>
 
+#include "answers.hpp"
 #include "support.hpp"
 #include "trees.hpp"
 
@@ -13,18 +14,6 @@ using namespace support;
 namespace {
 
 constexpr std::uint64_t MiB = 1 << 20;
-
-
-std::vector<std::string> ids_in(const Site& site, const Strings& flags = {}) {
-    Strings arguments{"snapshots"};
-    arguments.insert(arguments.end(), flags.begin(), flags.end());
-    arguments.push_back(site.url);
-    const Result result = site.nfreeze(arguments);
-    REQUIRE_EXIT(result, 0);
-    Strings ids, lines = lines_of(result.out);
-    for (std::size_t i = 1; i < lines.size(); ++i) ids.push_back(lines[i].substr(0, 8));
-    return ids;
-}
 
 } // namespace
 
@@ -351,12 +340,6 @@ TEST_CASE("forget: snapshots go by id and by rule, stay on the disk, and can be 
 }
 
 namespace {
-
-std::uint64_t number_in(const std::string& text, const std::string& before) {
-    const std::size_t at = text.find(before);
-    REQUIRE_MESSAGE(at != std::string::npos, "'" << before << "' is not in: " << text);
-    return std::stoull(text.substr(at + before.size()));
-}
 
 // Takes a file away, or a directory with all in it, and gives the directory above the time that it had.
 void take_out(const fs::path& path) {

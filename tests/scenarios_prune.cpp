@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <set>
 
+#include "answers.hpp"
 #include "support.hpp"
 #include "trees.hpp"
 
@@ -15,16 +16,6 @@ using namespace support;
 namespace {
 
 constexpr std::uint64_t MiB = 1 << 20;
-
-
-/// As if all that the repository holds had come so much earlier.
-void pass_days(const Site& site, int days) {
-    for (const char* dir : {"index", "packs"})
-        for (const auto& file : files_below(site.repo / dir)) {
-            const timespec at = mtime_of(file);
-            set_mtime(file, at.tv_sec - days * 86400, at.tv_nsec);
-        }
-}
 
 /// A source of which a large file was replaced, and of its two snapshots the first is forgotten.
 /// Returns its id.

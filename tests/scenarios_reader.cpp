@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdlib>
 
+#include "answers.hpp"
 #include "support.hpp"
 #include "trees.hpp"
 
@@ -15,14 +16,6 @@ namespace {
 constexpr std::uint64_t MiB = 1 << 20;
 
 const fs::path tests_dir = NFREEZE_TESTS_DIR;
-
-// Notes why, where the reader cannot run here.
-bool have_reader() {
-    const std::string imports = "import cryptography.hazmat.primitives.kdf.scrypt, xxhash, zstandard";
-    if (have_program("python3") && run({"python3", "-c", imports}).code == 0) return true;
-    skipped("a second reader: needs python3-cryptography, python3-xxhash and python3-zstandard");
-    return false;
-}
 
 Result reader(const Site& site, const Strings& arguments) {
     Strings argv{"python3", tests_dir / "reader.py"};

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <set>
 
+#include "answers.hpp"
 #include "support.hpp"
 #include "trees.hpp"
 
@@ -36,17 +37,6 @@ std::vector<fs::path> added(const std::vector<fs::path>& before, const std::vect
     return fresh;
 }
 
-Strings ids_in(const Site& site, const Strings& flags = {}) {
-    Strings arguments{"snapshots"};
-    arguments.insert(arguments.end(), flags.begin(), flags.end());
-    arguments.push_back(site.url);
-    const Result result = site.nfreeze(arguments);
-    REQUIRE_EXIT(result, 0);
-    Strings ids, lines = lines_of(result.out);
-    for (std::size_t i = 1; i < lines.size(); ++i) ids.push_back(lines[i].substr(0, 8));
-    return ids;
-}
-
 // repair deletes nothing: each object that was there is there after it.
 Result repair(const Site& site) {
     const auto before = files_below(site.repo);
@@ -54,12 +44,6 @@ Result repair(const Site& site) {
     for (const auto& object : before)
         CHECK_MESSAGE(fs::exists(object), "repair has deleted " << object.string());
     return result;
-}
-
-std::uint64_t number_in(const std::string& text, const std::string& before) {
-    const std::size_t at = text.find(before);
-    REQUIRE_MESSAGE(at != std::string::npos, "'" << before << "' is not in: " << text);
-    return std::stoull(text.substr(at + before.size()));
 }
 
 // A restore of the newest snapshot of the source gives the source; that of another one, what the source was then.
