@@ -23,6 +23,12 @@ inline std::size_t count_in(std::string_view text, std::string_view part) {
     return found;
 }
 
+inline std::string joined(const Strings& words) {
+    std::string all;
+    for (const std::string& word : words) all += (all.empty() ? "'" : " '") + word + "'";
+    return all;
+}
+
 // The first eight digits of the snapshots' ids, the oldest first.
 inline Strings ids_in(const Site& site, const Strings& flags = {}) {
     Strings arguments{"snapshots"};
