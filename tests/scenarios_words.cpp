@@ -637,26 +637,31 @@ TEST_CASE("numbers: what a backup, the table, ls, restore and du say of a large 
     CHECK(in_du == all);
 }
 
-TEST_CASE("words: an interrupted restore says what was restored") {
-    Site site;
-    write_random_file(site.src / "a", 2 * MiB, 1);
-    write_random_file(site.src / "b", 2 * MiB, 2);
+TEST_CASE("words: who interrupts a run is told what that run did: a restore has sent nothing") {
+    Proxy proxy(shared_sshd().port());
+    const Site site(shared_sshd(), proxy.port());
+    for (std::uint64_t i = 0; i < 8; ++i) write_random_file(site.src / std::to_string(i), 2 * MiB, i);
+    write_random_file(site.src / "large", 8 * MiB, 9);
     site.init_or_fail();
     site.backup_or_fail();
-    Child restore({nfreeze_binary(), "restore", "--limit-download", "500", site.url, site.dest}, site.options);
-    CHECK(wait_until([&] { return fs::exists(site.dest); }, milliseconds(10'000)));
-    std::this_thread::sleep_for(milliseconds(700));
-    restore.kill(SIGINT);
-    const Result result = restore.wait();
-    CHECK_EXIT(result, 130);
-    CHECK_NAMES(result.err, "restored");
-    CHECK_NOT_NAMED(result.err, "sent");
-    Child backup({nfreeze_binary(), "check", "--read-data", "--limit-download", "500", site.url}, site.options);
-    std::this_thread::sleep_for(milliseconds(1500));
-    backup.kill(SIGINT);
-    const Result checked = backup.wait();
-    CHECK_EXIT(checked, 130);
-    CHECK_NOT_NAMED(checked.err, "sent");
+    const auto interrupted = [&](Strings words) {
+        const std::int64_t before = proxy.downstream;
+        words.insert(words.begin(), nfreeze_binary());
+        Child child(words, site.options);
+        CHECK(wait_until([&] { return proxy.downstream - before > 3 * std::int64_t(MiB); }, milliseconds(20'000)));
+        child.kill(SIGINT);
+        const Result result = child.wait();
+        CHECK_EXIT(result, 130);
+        CHECK_NOT_NAMED(result.err, "sent");
+        return result.err;
+    };
+    proxy.downstream_rate = 2 * MiB;
+    const std::string restore = interrupted({"restore", site.url, site.dest});
+    CHECK_NAMES(restore, "restored");
+    for (const Strings& words : {Strings{"check", "--read-data", site.url}, {"cat", site.url, "large"}}) {
+        const std::string other = interrupted(words);
+        CHECK_NOT_NAMED(other, "restored");
+    }
 }
 
 TEST_CASE("words: a check that reads no contents says so") {
