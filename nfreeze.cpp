@@ -28,7 +28,7 @@
 //   uploads; which stretches of 256 KiB a restore reads; that something was sent again after
 //   it deleted a pack. By these it can guess how many pieces and files are new. It cannot
 //   tell the size of single files: they ride in packs of 16 MiB (14 to 19).
-//   It can withhold the newest segments and so show an older, consistent state. No client that
+//   It can withhold the newest segments and so show an older, consistent state (check counts packs that no segment names). No client that
 //   remembers nothing can notice; each backup prints the id of its snapshot, which --expect looks for.
 //   A client that is taken over holds the passphrase and can read all. On a server that refuses to
 //   delete it can destroy nothing: it can mark snapshots as forgotten and packs as condemned, and nothing
@@ -46,8 +46,9 @@
 // length beyond a named limit, an early end and bytes left over are errors. Times are since 1970, UTC.
 // AES-256-GCM: keys of 32 bytes, nonces of 12 (a number in 8 bytes and 4 zeros), the tag of 16 behind the
 // ciphertext and counted in all sizes here. HKDF gives 32 bytes. A reader stops where the last byte of
-// "nfrz..." is not 1, or at a record of an unknown type: it is too old. What is whole (I1) and does not open
-// is not ours: it is named and left out.
+// "nfrz..." is not 1 (of a key object: passes it over), or at a record of an unknown type: it is too old. What is whole
+// (I1) and does not open is not ours. In index/ it is named, and counts as an upload that was cut until a record 8 says so;
+// in keys/ it is named and passed over; in packs/ nobody looks at what no segment names, but repair.
 //
 // Key object, 193 bytes. M, the master key, is 32 random bytes made by `init`.
 //      0   8  "nfrzkey" and a byte 1     8   1  log2 of scrypt's N (15 or more; memory 256 MiB at most)
@@ -89,6 +90,8 @@
 //   side by side merge in any order and nobody needs a lock: a pack counts if one adds it and none deletes
 //   it, a snapshot if one adds it and none forgets it; a condemned pack can be read while it is there. A
 //   segment that supersedes others carries on what they say, but no more of what was deleted than that.
+//   A record that stands in several segments, or several times in one, counts once; a segment with a malformed record
+//   counts not at all. Times before the year 2000 are unknown.
 //   A parent was live when the segment was written: one that is neither there nor superseded was lost or
 //   is withheld. Torn ones were not whole: somebody's upload was cut; if they are whole later, they count.
 //
@@ -109,7 +112,7 @@
 //   (varints), mtime less that of the record before, ctime less mtime (seconds and nanoseconds each by
 //   themselves), inode less that of the record before (svarints; modulo 2^64);
 //   if linked, varint link group: names with the same group (one for each file system) and inode are one
-//   file, and each has the whole record; if it has attributes, varint number, each name and value (strings);
+//   file if their records have the same content, and each has the whole record; if it has attributes, varint number, each name and value (strings);
 //   for a symlink, its target (string); for a device, varint st_rdev as Linux has it; for a file, varint
 //   size, if it has holes, varint number, each varint distance from the end of the one before and varint
 //   length; varint number of chunks, their ids; if there are several, 8 bytes XXH3-64 (seed 0) of the
@@ -285,7 +288,7 @@ constexpr size_t kReadAhead = 64 * MiB;  // raw bytes of frames that are fetched
 constexpr size_t kPinsMax = 1 << 20;     // chunks that wait for their use: each is an id in memory
 constexpr size_t kFilesAhead = 4096;     // files that wait for their chunks: of 16 kB, they fill it
 constexpr size_t kIdsPerRecord = 4096;   // a longer file continues in another tree record
-constexpr size_t kHolesMax = 200'000;    // of a file; beyond that the smallest are stored as zeros
+constexpr size_t kHolesMax = 1 << 17;    // of a file; beyond that the smallest are stored as zeros: a record must fit a chunk
 constexpr size_t kTreePacks = 16;        // a tree that lies in more packs is written anew
 
 // Limits on what is read. Not formats: each may grow without a new version.
@@ -6293,7 +6296,7 @@ private:
             if (options_.remove && d.whole && !tree_damaged_) find_others(d);
             if (options_.dry_run) return;
             if (d.entry) set_metadata(d.fd.get(), -1, "", *d.entry);
-            else if (d.mode) fchmod(d.fd.get(), *d.mode);
+            else if (d.mode && fchmod(d.fd.get(), *d.mode) != 0) fail(system_error("set the mode of", d.path));
         } catch (const Error& e) { fail(e); } catch (const std::exception& e) { fail(Error(e.what())); }
     }
 
@@ -6401,7 +6404,7 @@ private:
                 if (unlinkat(directory, name.c_str(), 0) != 0) throw system_error("remove", path);
                 return true;
             }
-            if (st.st_uid == geteuid() && (st.st_mode & 0700) != 0700) fchmodat(directory, name.c_str(), (st.st_mode & 07777) | 0700, 0);
+            if (st.st_uid == geteuid() && (st.st_mode & 0700) != 0700) (void)!fchmodat(directory, name.c_str(), (st.st_mode & 07777) | 0700, 0);
             Fd inner = open_directory(directory, name, path);
             bool all = true;
             for (auto& [child, type] : read_directory(inner.get(), path)) all &= remove_tree(inner.get(), child, path + "/" + child);
@@ -6468,7 +6471,7 @@ private:
         struct stat st;
         if (!dir.fd || fstatat(dir.fd.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0) return Here::nothing;
         auto first = e.link_group ? first_links_.find({e.link_group, e.inode}) : first_links_.end();
-        bool further = first != first_links_.end();
+        bool further = first != first_links_.end() && difference(first->second.entry, e) != 'M';
         if (further) settle_writers();
         if (further && first->second.is(st)) return in_place(dir, e, st);
         auto claim = claimed_.find({st.st_dev, st.st_ino});
@@ -6574,7 +6577,7 @@ private:
     /// what was there before be there still (I7).
     bool place_link(Directory& dir, const Entry& e, bool replace) {
         auto first = first_links_.find({e.link_group, e.inode});
-        if (first == first_links_.end() || first->second.entry.chunks != e.chunks || first->second.entry.size != e.size) return false;
+        if (first == first_links_.end() || difference(first->second.entry, e) == 'M') return false;
         settle_writers(); // the first name may still be on its way
         if (options_.dry_run) return would_restore(e), true;
         if (!first->second.placed) return false;
@@ -7719,11 +7722,10 @@ private:
                 break;
             } catch (const Corrupt& e) {
                 snapshots.clear();
-                bool shorter = bytes.empty();
-                if (attempt == 1 && shorter) pack.size = listed_size; // it has lost its end, or the listing is wrong
+                if (attempt == 1 && bytes.empty()) pack.size = listed_size; // it has lost its end, or the listing is wrong
                 if (attempt == 1) continue; // it may have been the way, not the disk
                 say(e.what());
-                if (!bytes.empty()) return save(pack, known, bytes);
+                if (!known || !bytes.empty()) return save(pack, known, bytes);
                 std::lock_guard lock(mutex_);
                 ++result_.unreadable;
                 return;

@@ -417,7 +417,7 @@ Strings sheet_of(const Site& site) {
     REQUIRE(lines.size() == 4);
     return lines;
 }
-std::string joined(const Strings& lines) {
+std::string in_lines(const Strings& lines) {
     std::string all;
     for (const auto& line : lines) all += line + "\n";
     return all;
@@ -452,11 +452,11 @@ TEST_CASE("recovery sheet: it opens a repository whose keys are gone, from a fil
     const Strings lines = sheet_of(site);
     for (const auto& line : lines)
         CHECK(std::count_if(line.begin() + 1, line.end(), [](char c) { return c != ' '; }) == 20);
-    std::string upper = joined(lines), squeezed;
+    std::string upper = in_lines(lines), squeezed;
     for (char& c : upper) c = static_cast<char>(toupper(c));
-    for (const char c : joined(lines))
+    for (const char c : in_lines(lines))
         if (c != ' ') squeezed += c;
-    const Strings sheets{exported.out, joined(lines), joined({lines[3], lines[1], lines[0], lines[2]}), upper, squeezed, "  " + joined(lines) + "\r\n"};
+    const Strings sheets{exported.out, in_lines(lines), in_lines({lines[3], lines[1], lines[0], lines[2]}), upper, squeezed, "  " + in_lines(lines) + "\r\n"};
     for (const auto& sheet : sheets) {
         CAPTURE(sheet);
         remove_tree(site.repo / "keys");
@@ -480,7 +480,7 @@ TEST_CASE("recovery sheet: beside keys that are there it adds one; through a pip
     SUBCASE("beside keys that are there it adds one") {
         const Site more(Site::Kind::local);
         more.init_or_fail();
-        REQUIRE_EXIT(import(more, joined(sheet_of(more))), 0);
+        REQUIRE_EXIT(import(more, in_lines(sheet_of(more))), 0);
         CHECK_EXIT(more.nfreeze({"snapshots", more.url}), 0);
         CHECK_EXIT(more.nfreeze({"snapshots", more.url}, with_new(more)), 0);
         CHECK(lines_of(more.nfreeze({"key", "list", more.url}).out).size() == 3);
@@ -488,7 +488,7 @@ TEST_CASE("recovery sheet: beside keys that are there it adds one; through a pip
     SUBCASE("through a pipe, behind sshd") {
         const Site far;
         far.init_or_fail();
-        const std::string sheet = joined(sheet_of(far));
+        const std::string sheet = in_lines(sheet_of(far));
         remove_tree(far.repo / "keys");
         write_file(far.dir / "sheet", sheet);
         write_file(far.dir / "new", "made from the sheet\n");
@@ -512,7 +512,7 @@ TEST_CASE("recovery sheet: a typing error is found wherever it is, and named by 
             char& digit = typed[line][at];
             digit = digit == '9' ? 'a' : digit == 'f' ? '0' : static_cast<char>(digit + 1);
             CAPTURE(typed[line]);
-            const Result result = import(site, joined(typed));
+            const Result result = import(site, in_lines(typed));
             // Two bytes of checksum let one error in 65536 through; then the key fits no repository.
             passed += result.code == 4;
             if (result.code == 4) continue;
@@ -530,8 +530,8 @@ TEST_CASE("recovery sheet: what is no digit, two that changed places, and a line
     const Strings lines = sheet_of(site);
     const std::string before = fingerprint(site.repo);
     const auto refused = [&](const Strings& typed, const std::string& named) {
-        CAPTURE(joined(typed));
-        const Result result = import(site, joined(typed));
+        CAPTURE(in_lines(typed));
+        const Result result = import(site, in_lines(typed));
         CHECK_EXIT(result, 1);
         CHECK_NAMES(result.err, named);
     };
@@ -577,7 +577,7 @@ TEST_CASE("recovery sheet: a digit too few or too many is named by its line, too
         Strings typed = lines;
         if (more) typed[2] += "0";
         else typed[2].pop_back();
-        const Result result = import(site, joined(typed));
+        const Result result = import(site, in_lines(typed));
         CHECK_EXIT(result, 1);
         CHECK_NAMES(result.err, "line 3 ");
     }
@@ -592,7 +592,7 @@ TEST_CASE("recovery sheet: that of another repository opens nothing and changes 
     for (const bool keys : {true, false}) {
         if (!keys) remove_tree(site.repo / "keys");
         const std::string before = fingerprint(site.repo);
-        const Result result = import(site, joined(sheet_of(other)));
+        const Result result = import(site, in_lines(sheet_of(other)));
         CHECK_EXIT(result, 4);
         CHECK_NAMES(result.err, "not of this repository");
         CHECK(fingerprint(site.repo) == before);
@@ -608,7 +608,7 @@ TEST_CASE("recovery sheet: an empty passphrase is refused, and nobody without a 
     site.init_or_fail();
     const Strings lines = sheet_of(site);
     const std::string before = fingerprint(site.repo);
-    write_file(site.dir / "sheet", joined(lines));
+    write_file(site.dir / "sheet", in_lines(lines));
     write_file(site.dir / "empty", "\n");
     CHECK_EXIT(site.nfreeze({"key", "import", "--new-password-file", (site.dir / "empty").string(), site.url, (site.dir / "sheet").string()}), 1);
     RunOptions wrong = site.options;

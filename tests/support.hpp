@@ -320,11 +320,11 @@ void flip_byte(const fs::path& object, std::size_t at);
 // The output names it: shows both where it does not.
 #define CHECK_NAMES(text, part)                                                                    \
     do {                                                                                           \
-        const std::string all_of_(text), part_of_(part);                                           \
+        const std::string all_of_{text}, part_of_{part};                                           \
         CHECK_MESSAGE(support::contains(all_of_, part_of_), "'" << part_of_ << "' is not in: " << all_of_); \
     } while (false)
 #define CHECK_NOT_NAMED(text, part)                                                                \
     do {                                                                                           \
-        const std::string all_of_(text), part_of_(part);                                           \
+        const std::string all_of_{text}, part_of_{part};                                           \
         CHECK_MESSAGE(!support::contains(all_of_, part_of_), "'" << part_of_ << "' is in: " << all_of_); \
     } while (false)

@@ -447,11 +447,12 @@ TEST_CASE("hostile client: absurd numbers in a tree lead to an error, not to a c
     TestStore store = new_repository();
     auto e = file("a", 0);
     std::set<Exit> allowed{Exit::damaged};
+    bool has_its_size = true;
     put_tree(store, [&](Packer& packer) {
         auto content = packer.put(Kind::data, noise(300, 1));
-        SUBCASE("a size that no content has") { e.size = INT64_MAX; }
-        SUBCASE("a size that the content does not have") { e.size = INT64_MAX, e.chunks = {content}; }
-        SUBCASE("more content than its size") { e.size = 299, e.chunks = {content}; }
+        SUBCASE("a size that no content has") { e.size = INT64_MAX, has_its_size = false; }
+        SUBCASE("a size that the content does not have") { e.size = INT64_MAX, e.chunks = {content}, has_its_size = false; }
+        SUBCASE("more content than its size") { e.size = 299, e.chunks = {content}, has_its_size = false; }
         SUBCASE("content of the right size that is not the file's") {
             e.size = 600;
             e.chunks = {content, content};
@@ -460,6 +461,7 @@ TEST_CASE("hostile client: absurd numbers in a tree lead to an error, not to a c
         SUBCASE("the same content a million times") {
             e.size = 300;
             e.chunks.assign(200'000, content);
+            has_its_size = false;
         }
         SUBCASE("a hole of all that can be") {
             e.size = INT64_MAX;
@@ -480,7 +482,8 @@ TEST_CASE("hostile client: absurd numbers in a tree lead to an error, not to a c
         return std::vector{std::pair(std::string(), encode_entries({entry_of(Type::directory, ""), e}))};
     });
     check_deeds(store, allowed, {"restore"});
-    check_deeds(store, {Exit::ok}, {"ls", "check", "backup"});
+    check_deeds(store, {Exit::ok}, {"ls", "backup"});
+    check_deeds(store, {has_its_size ? Exit::ok : Exit::damaged}, {"check"});
 }
 
 TEST_CASE("hostile client: packs whose tables are not true give an error, and a repair gets past them") {
@@ -1123,7 +1126,7 @@ TEST_CASE("hostile server: a million names cost bounded time and memory, whateve
         store.name = [=](uint64_t i) { return digits(i, 64); };
         TestStore objects(Small::get().store);
         store.to = &objects;
-        CHECK(bounded([&] { return Repository::open(store, passphrase), Exit::ok; }, {Exit::damaged}, 60, memory_max) == "");
+        CHECK(bounded([&] { return Repository::open(store, passphrase), Exit::ok; }, {Exit::ok}, 60, memory_max) == "");
         return;
     }
     for (auto& deed : deeds()) {
