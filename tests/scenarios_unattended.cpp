@@ -70,6 +70,13 @@ TEST_CASE("closed descriptors: a recovery sheet goes nowhere but to standard out
     write_file(site.dir / "way.sh", "exec 3<>/dev/tcp/127.0.0.1/" + std::to_string(server.port()) + "\ncat <&3 &\ntee -a '" + (site.dir / "sent").string() + "' >&3\n");
     write_file(site.home / ".ssh/config", "Host 127.0.0.1\n    ProxyCommand bash " + (site.dir / "way.sh").string() + "\n");
     const std::string nobody = fingerprint(site.repo);
+    const auto check_sent = [&] {
+        if (fs::exists(site.dir / "sent")) // it may have been refused before anything was sent
+            for (const std::string& row : rows) CHECK_NOT_NAMED(read_file(site.dir / "sent"), row);
+    };
+    CHECK_EXIT(site.nfreeze({"key", "export", site.url, "-F", site.home / ".ssh/config"}), 0);
+    REQUIRE(fs::file_size(site.dir / "sent") > 1000); // that way works
+    check_sent();
     for (const char* closed : {">&-", "<&- >&-", ">&- 2>&-", "<&- >&- 2>&-"}) {
         CAPTURE(std::string(closed));
         for (const bool tapped : {false, true}) {
@@ -79,8 +86,7 @@ TEST_CASE("closed descriptors: a recovery sheet goes nowhere but to standard out
             CHECK_EXIT(result, 1);
             for (const std::string& row : rows) CHECK_NOT_NAMED(result.out + result.err, row);
         }
-        REQUIRE(fs::exists(site.dir / "sent"));
-        for (const std::string& row : rows) CHECK_NOT_NAMED(read_file(site.dir / "sent"), row);
+        check_sent();
     }
     CHECK(fingerprint(site.repo) == nobody);
 }
@@ -171,10 +177,10 @@ TEST_CASE("standard output: full or closed after a commit it is code 3 and a sen
         CHECK(snapshots_in(site) == 3);
         said({"forget", "--yes", "--keep-last", "1", site.url});
         said({"prune", "--yes", "--now", site.url});
-        CHECK(lines_of(site.nfreeze({"snapshots", "--forgotten", site.url}).out).size() == 1);
         write_file(site.dir / "new", "another one\n");
-        said({"key", "add", "--new-password-file", site.dir / "new", site.url});
-        CHECK(files_below(site.repo / "keys").size() == 2);
+        const Result key = run_with(where, {"key", "add", "--new-password-file", site.dir / "new", site.url}, site.options);
+        const bool added = files_below(site.repo / "keys").size() == 2; // or it saw before that nobody would learn of it
+        check_said(key, added ? 3 : 1);
     }
 }
 
