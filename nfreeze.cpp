@@ -620,9 +620,23 @@ struct CloseDir {
 };
 using Dir = std::unique_ptr<DIR, CloseDir>;
 
+/// Opens for reading, without changing the time of the last use where that is allowed. None where that fails: errno says why.
+Fd open_quietly(int at, const std::string& name, int flags) {
+    Fd fd(openat(at, name.c_str(), flags | O_RDONLY | O_CLOEXEC | O_NOATIME));
+    return fd || errno != EPERM ? std::move(fd) : Fd(openat(at, name.c_str(), flags | O_RDONLY | O_CLOEXEC));
+}
+/// The same for a file, without waiting for what is none any more. One that somebody holds a lease on, as Samba does, is
+/// given back soon.
+Fd open_file(int at, const std::string& name, int flags) {
+    for (auto until = Clock::now() + kLeaseBreak;; pause_for(std::chrono::milliseconds(50))) {
+        Fd fd = open_quietly(at, name, flags | O_NONBLOCK);
+        if (fd || errno != EAGAIN || Clock::now() > until) return fd;
+    }
+}
+
 /// Opens a directory below `at` without following a link; throws Error.
 Fd open_directory(int at, const std::string& name, std::string_view shown) {
-    Fd fd(openat(at, name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+    Fd fd = open_quietly(at, name, O_DIRECTORY | O_NOFOLLOW);
     if (!fd) throw system_error("open the directory", shown);
     return fd;
 }
@@ -635,7 +649,7 @@ struct DirName {
 /// All names in an open directory except "." and "..", sorted as bytes; throws Error. A name that was taken away and made
 /// again meanwhile may come twice: it is one.
 std::vector<DirName> read_directory(int directory, std::string_view shown) {
-    Fd copy(openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    Fd copy = open_quietly(directory, ".", O_DIRECTORY);
     if (!copy) throw system_error("list", shown);
     Dir dir(fdopendir(copy.get()));
     if (!dir) throw system_error("list", shown);
@@ -680,6 +694,31 @@ size_t read_full(int fd, std::span<uint8_t> into, std::string_view shown) {
         got += size_t(n);
     }
     return got;
+}
+
+/// A whole small file; throws Error.
+std::string read_small_file(const std::string& path, size_t max) {
+    Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    if (!fd) throw system_error("open", path);
+    std::string out(max + 1, '\0');
+    out.resize(read_full(fd.get(), {reinterpret_cast<uint8_t*>(out.data()), out.size()}, path));
+    if (out.size() > max) throw Error(text(in_quotes(path), " is longer than ", max, " bytes"));
+    return out;
+}
+
+/// Whether something is mounted at a name, even if it is another part of the same file system. Does not look at what is
+/// mounted, which may be on a server that is away.
+bool is_mount_point(int directory, const std::string& name) {
+    auto mount_of = [](int fd) {
+        std::istringstream lines(read_small_file(text("/proc/self/fdinfo/", fd), MiB));
+        std::string key, id;
+        while (lines >> key >> id)
+            if (key == "mnt_id:") return id;
+        return std::string();
+    };
+    Fd there(openat(directory, name.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
+    std::string inner, outer;
+    return there && succeeds([&] { inner = mount_of(there.get()), outer = mount_of(directory); }) && inner != outer;
 }
 
 void write_full(int fd, View from, std::string_view shown) {
@@ -795,7 +834,7 @@ public:
         for (pollfd p{output.get(), POLLIN, 0}; poll(&p, 1, 250) <= 0;) stop_if_asked();
         auto n = recvmsg(output.get(), &message, MSG_CMSG_CLOEXEC);
         auto* header = n > 0 ? CMSG_FIRSTHDR(&message) : nullptr;
-        if (!header || header->cmsg_type != SCM_RIGHTS || header->cmsg_len != CMSG_LEN(sizeof(int))) throw Error(text(in_quotes(name_), " passed no connection on"));
+        if (!header || header->cmsg_type != SCM_RIGHTS || header->cmsg_len != CMSG_LEN(sizeof(int))) throw Error(text(in_quotes(name_), " passed no connection on"), Exit::network);
         int fd = -1;
         std::memcpy(&fd, CMSG_DATA(header), sizeof fd);
         return Fd(fd);
@@ -864,17 +903,14 @@ std::optional<uint32_t> group_of_name(const std::string& name) {
 class TaskPool {
 public:
     TaskPool(int threads, size_t queue_max) : tasks_max_(size_t(threads) + queue_max) {
-        for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { run(); });
-    }
-    ~TaskPool() {
-        {
-            std::lock_guard lock(mutex_);
-            stopping_ = true;
-            queue_.clear();
+        try {
+            for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { run(); });
+        } catch (...) { // no memory for another
+            stop();
+            throw;
         }
-        wake_.notify_all();
-        for (auto& t : threads_) t.join();
     }
+    ~TaskPool() { stop(); }
     TaskPool(const TaskPool&) = delete;
     TaskPool& operator=(const TaskPool&) = delete;
 
@@ -908,6 +944,15 @@ public:
     }
 
 private:
+    void stop() {
+        {
+            std::lock_guard lock(mutex_);
+            stopping_ = true;
+            queue_.clear();
+        }
+        wake_.notify_all();
+        for (auto& t : threads_) t.join();
+    }
     bool has_room() const { return queue_.size() + size_t(running_) < tasks_max_; }
     void run() {
         std::unique_lock lock(mutex_);
@@ -1042,6 +1087,12 @@ using Salt = std::array<uint8_t, 32>;
 using ShortName = std::array<uint8_t, 16>; // the first half of a Hash
 using SnapshotId = std::array<uint8_t, 16>;
 using ChunkId = std::array<uint8_t, 16>;
+
+std::string lower(std::string s) {
+    for (char& c : s)
+        if (c >= 'A' && c <= 'Z') c = char(c + 32);
+    return s;
+}
 
 std::string hex(View bytes) {
     static constexpr char digits[] = "0123456789abcdef";
@@ -1448,8 +1499,9 @@ public:
         std::vector<ObjectInfo> found;
         for (auto& [name, type] : read_directory(fd.get(), path(dir))) {
             struct stat st;
-            if (fstatat(fd.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) == 0)
-                found.push_back({name, uint64_t(st.st_size), st.st_mtime});
+            if (fstatat(fd.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0) continue;
+            if (!S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode)) throw Error(text(in_quotes(path(dir) + "/" + name), " is a link or a pipe, which no repository has"));
+            found.push_back({name, uint64_t(st.st_size), st.st_mtime});
         }
         return found;
     }
@@ -1584,7 +1636,7 @@ struct SshOptions {
     bool proxy_passes = false;            // it hands the connection over
     std::string pinned;                   // "SHA256:..." or empty
     bool accept_new = false, ask_unknown = true; // of a host key that nobody knows
-    bool try_keys = true, try_passwords = true;
+    bool try_keys = true, try_passwords = true, password_first = false;
     int connections = kConnections;
     std::chrono::seconds timeout{kTimeout}, retry_for{kRetryFor};
     bool patient = false; // the first connection is tried for retry_for, too
@@ -1681,16 +1733,6 @@ std::string ask(const std::string& question, bool echo) {
 bool yes(const std::string& answer) { return answer == "yes" || answer == "y" || answer == "Y" || answer == "YES" || answer == "Yes"; }
 
 bool have_terminal() { return bool(Fd(::open("/dev/tty", O_RDWR | O_CLOEXEC))) && isatty(0); }
-
-/// A whole small file; throws Error.
-std::string read_small_file(const std::string& path, size_t max) {
-    Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-    if (!fd) throw system_error("open", path);
-    std::string out(max + 1, '\0');
-    out.resize(read_full(fd.get(), {reinterpret_cast<uint8_t*>(out.data()), out.size()}, path));
-    if (out.size() > max) throw Error(text(in_quotes(path), " is longer than ", max, " bytes"));
-    return out;
-}
 
 std::string base64(View data, bool padded) {
     std::string out;
@@ -1882,6 +1924,7 @@ public:
             libssh2_session_set_blocking(session_.get(), 0);
             libssh2_session_set_read_timeout(session_.get(), long(options_.timeout.count()));
             libssh2_session_callback_set2(session_.get(), LIBSSH2_CALLBACK_RECV, reinterpret_cast<libssh2_cb_generic*>(receive));
+            libssh2_session_callback_set2(session_.get(), LIBSSH2_CALLBACK_DISCONNECT, reinterpret_cast<libssh2_cb_generic*>(part));
             libssh2_session_callback_set2(session_.get(), LIBSSH2_CALLBACK_SEND, reinterpret_cast<libssh2_cb_generic*>(transmit));
             try {
                 handshake(memory, known, type);
@@ -1968,6 +2011,10 @@ private:
         return n >= 0 ? n : -errno;
     }
 
+    /// What the server says as it ends the connection.
+    static void part(LIBSSH2_SESSION*, int, const char* words, int size, const char*, int, void** abstract) {
+        if (words && size > 0) static_cast<Session*>(*abstract)->farewell_.assign(words, size_t(std::min(size, 200)));
+    }
     static ssize_t transmit(libssh2_socket_t socket, const void* from, size_t size, int flags, void** abstract) {
         ssize_t n = send(socket, from, size, flags | MSG_NOSIGNAL);
         if (n > 0) static_cast<Session*>(*abstract)->moved_at_ = Clock::now();
@@ -2119,9 +2166,10 @@ private:
         for (int m : {LIBSSH2_METHOD_MAC_CS, LIBSSH2_METHOD_MAC_SC}) libssh2_session_method_pref(s, m, macs);
         try {
             call("agree on encryption", [&] { return libssh2_session_handshake(s, socket_.get()); });
-        } catch (const Unreachable&) {
+        } catch (const ConnectionLost&) {
+            if (auto why = nothing_in_common(); !why.empty()) throw Error(text("cannot agree on encryption with ", show(options_.host), ": the ", why, ", and none of these can be used here"), Exit::network);
             throw;
-        } catch (const ConnectionLost& e) { throw ConnectionLost(e.what() + server_offers()); }
+        }
         size_t length = 0;
         int kind = 0;
         const char* key = libssh2_session_hostkey(s, &length, &kind);
@@ -2147,27 +2195,37 @@ private:
                 return got == 0 && !libssh2_channel_eof(channel) ? LIBSSH2_ERROR_EAGAIN : got;
             });
             said.resize(size_t(n));
-        } catch (const Error&) { return ""; }
+        } catch (const Error&) {
+            return code == LIBSSH2_ERROR_CHANNEL_CLOSED ? "; its SFTP server ends at once: ask who runs it" : "; what came is no SFTP: the login shell there must print nothing";
+        }
         if (said.empty()) return "; its SFTP server ends at once: ask who runs it";
         return text("; before any SFTP came ", in_quotes(said.substr(0, said.find_first_of("\r\n"))), ": the login shell there must print nothing");
     }
 
-    /// The algorithms that a server offers in its first packet, in words; empty where that is not to be understood.
-    std::string server_offers() const {
-        std::string said;
+    /// The algorithms of a kind that a server offers in its first packet and that we do not have, in words; empty where
+    /// there is something in common, or that packet is not to be understood.
+    std::string nothing_in_common() const {
         try {
             auto banner = greeting_.find("SSH-"), end = greeting_.find('\n', banner);
             Reader in(as_bytes(std::string_view(greeting_).substr(end == greeting_.npos ? greeting_.size() : end + 1)), "a greeting");
             in.raw(5);
             if (in.u8() != 20) return ""; // SSH_MSG_KEXINIT, then a cookie of 16 bytes
             in.raw(16);
-            for (auto* what : {"; it offers key exchange by ", "; host keys ", "; ciphers ", "", "; MACs "}) {
+            for (auto [what, method] : {std::pair{"ways to exchange keys", LIBSSH2_METHOD_KEX}, {"host keys", LIBSSH2_METHOD_HOSTKEY}, {"ciphers", LIBSSH2_METHOD_CRYPT_CS},
+                                        {"ciphers", LIBSSH2_METHOD_CRYPT_SC}, {"MACs", LIBSSH2_METHOD_MAC_CS}}) {
                 auto size = in.raw(4);
                 auto names = in.raw(size_t(size[2]) << 8 | size[3]);
-                if (*what) said += what + show({reinterpret_cast<const char*>(names.data()), names.size()});
+                std::string offered(names.begin(), names.end()), name;
+                const char** ours = nullptr;
+                int count = libssh2_session_supported_algs(session_.get(), method, &ours);
+                bool common = count <= 0;
+                for (std::istringstream list(offered); std::getline(list, name, ',');)
+                    for (int i = 0; i < count; ++i) common |= name == ours[i];
+                if (count > 0) libssh2_free(session_.get(), static_cast<void*>(ours));
+                if (!common) return text(what, " that it offers are ", show(offered));
             }
         } catch (const Corrupt&) {}
-        return said;
+        return "";
     }
 
     // -- logging in: keys that are named, the agent's others, key files, password; as often as the server wants another --
@@ -2213,9 +2271,13 @@ private:
             }
             if (good) step = name;
         };
-        if (options_.try_keys && methods.find("publickey") != methods.npos) try_keys(memory, attempt);
         bool questions = methods.find("keyboard-interactive") != methods.npos, password = methods.find("password") != methods.npos;
-        if (options_.try_passwords && (password || questions)) attempt("password", [&] { return try_password(password, memory); });
+        auto with_password = [&] {
+            if (options_.try_passwords && (password || questions)) attempt("password", [&] { return try_password(password, memory); });
+        };
+        if (options_.password_first) with_password();
+        if (options_.try_keys && methods.find("publickey") != methods.npos) try_keys(memory, attempt);
+        if (!options_.password_first) with_password();
         return step;
     }
 
@@ -2236,7 +2298,7 @@ private:
             char c; // libssh2 calls it a refusal, too, when the connection breaks before the answer
             auto n = recv(socket_.get(), &c, 1, MSG_PEEK | MSG_DONTWAIT);
             bool ended = n == 0 || (n < 0 && errno != EAGAIN);
-            if (ended && heard_) throw Error(text("cannot log in to ", show(options_.host), " as ", in_quotes(options_.user), ": the server ended the connection, as it does after too many attempts; tried: ", show(tried_)), Exit::network);
+            if (!farewell_.empty()) throw Error(text("cannot log in to ", show(options_.host), " as ", in_quotes(options_.user), ": the server ended the connection: ", in_quotes(farewell_), "; tried: ", show(tried_)), Exit::network);
             if (ended || result == LIBSSH2_ERROR_SOCKET_DISCONNECT || result == LIBSSH2_ERROR_SOCKET_SEND || result == LIBSSH2_ERROR_SOCKET_RECV ||
                 result == LIBSSH2_ERROR_KEY_EXCHANGE_FAILURE) fail("log in");
             // A key whose signature was asked for and not enough, or a password that was not: there may be more to do.
@@ -2353,7 +2415,7 @@ private:
                 if (!password()) return false;
                 good = accepted("password", [&] { return libssh2_userauth_password_ex(s, user.c_str(), unsigned(user.size()), password(), unsigned(strlen(password())), nullptr); });
             } else {
-                good = accepted("keyboard-interactive", [&] { return libssh2_userauth_keyboard_interactive_ex(s, user.c_str(), unsigned(user.size()), answer_questions); });
+                good = accepted("password (keyboard-interactive)", [&] { return libssh2_userauth_keyboard_interactive_ex(s, user.c_str(), unsigned(user.size()), answer_questions); });
             }
             if (trouble_) std::rethrow_exception(std::exchange(trouble_, nullptr));
             if (good) return true;
@@ -2410,6 +2472,7 @@ private:
     std::exception_ptr trouble_;    // of a question that could not be answered
     uint64_t moved_ = 0;
     bool heard_ = false; // whether the server ever said anything
+    std::string farewell_; // why it ended the connection, in its words
     std::string greeting_; // the first it said, which is not encrypted
     bool no_sftp_ = false; // whether it may be that it has none
     bool confused_ = false;
@@ -2558,7 +2621,8 @@ public:
                 std::string_view found_name(name.data(), size_t(n));
                 if (found_name == "." || found_name == "..") continue;
                 found.push_back({std::string(found_name.substr(0, 128)), 0, 0});
-                if (!take_attributes(found.back(), attrs)) unsized.push_back(found.back().name);
+                auto& o = found.back();
+                if (!take_attributes(o, attrs) && (o.name.size() == 64 || o.name.size() == 73)) unsized.push_back(o.name);
             }
             return found;
         });
@@ -3054,12 +3118,6 @@ ScryptCost key_object_cost(View object) {
     cost.p = in.u32();
     if (!cost.acceptable()) throw Corrupt("a key object asks for an unacceptable scrypt cost");
     return cost;
-}
-bool is_key_object(View object) {
-    try {
-        key_object_cost(object);
-    } catch (const Error&) { return false; }
-    return true;
 }
 
 /// The master key, or nothing if the passphrase does not open this object; throws Corrupt.
@@ -3740,12 +3798,23 @@ public:
         std::erase_if(keys.listed, [](auto& o) { return !parse_hash(o.name); });
         if (keys.listed.empty()) throw NotThere("it has no key objects; if they were lost, a recovery sheet helps: nfreeze help key");
         std::ranges::stable_sort(keys.listed, {}, &ObjectInfo::mtime); // what somebody planted comes last
+        std::exception_ptr newer;
         for (auto& o : keys.listed) {
             Bytes bytes;
             if (o.size == kKeySize && keys.whole.size() < kKeysMax) bytes = store.read("keys/" + o.name, 0, kKeySize);
-            if (!bytes.empty() && sha256(bytes) == *parse_hash(o.name) && is_key_object(bytes)) keys.whole.emplace_back(o, std::move(bytes)); // I1
+            bool good = !bytes.empty() && sha256(bytes) == *parse_hash(o.name); // I1
+            try {
+                if (good) key_object_cost(bytes);
+            } catch (const Corrupt&) {
+                good = false;
+            } catch (const Error&) { // of another version
+                good = false;
+                newer = std::current_exception();
+            }
+            if (good) keys.whole.emplace_back(o, std::move(bytes));
             else keys.passed_over.add(o.name.substr(0, 8));
         }
+        if (keys.whole.empty() && newer) std::rethrow_exception(newer);
         if (keys.whole.empty()) throw Corrupt("no key object is whole");
         if (keys.passed_over.count > 0) say("warning: " + keys.passed_over.words(" in keys/ is no key that can be tried: passed over", " in keys/ are no keys that can be tried: passed over"));
         return keys;
@@ -3951,6 +4020,7 @@ private:
         bool authentic = false; // whole (I1) and ours
         std::string trouble;    // of a broken one that is
         double fresh = 1;       // the share of it that newer ones do not have
+        bool bloated = false;   // it says most of what it says again and again
         bool superseded_at_start = false;
         std::optional<Bytes> records; // kept for merging if not larger than kKeepRecords
         std::string file() const { return text("index/", std::hex, std::setw(8), std::setfill('0'), seq, "-", hex(name)); }
@@ -4108,13 +4178,16 @@ private:
         bytes = {}; // a segment may be large: it is in memory once
         RecordSet records; // merges of side by side clients once wrote the same again and again
         Bytes rest;
+        size_t all = 0;
         for (auto& frame : object.frames) {
             auto raw = decompress(std::exchange(frame, {}), kFrameMax);
+            all += raw.size();
             rest.insert(rest.end(), raw.begin(), raw.end());
             if (rest.size() > kSegmentMax) throw Corrupt("a record larger than any segment");
             rest.erase(rest.begin(), rest.begin() + long(records.add(rest)));
         }
         if (!rest.empty()) throw Corrupt("its last record ends early");
+        s.bloated = all > 2 * records.size() + MiB;
         return records.take();
     }
 
@@ -4132,7 +4205,10 @@ private:
         }
         std::array<uint8_t, 1> chance;
         fill_random(chance);
-        if (!all_that_fit && chance[0] >= 256 * fresh / (fresh + repeats)) return {};
+        bool bloated = std::ranges::any_of(all, &Segment::bloated);
+        double share = fresh / (fresh + repeats);
+        if (!all_that_fit && !bloated && chance[0] >= 256 * share * share) return {};
+        all_that_fit |= bloated || repeats > fresh;
         std::ranges::sort(all, std::greater{}, [](auto* s) { return s->seq; });
         size_t sum = std::max<size_t>(size, 4 * KiB);
         for (auto* s : all) {
@@ -5384,7 +5460,8 @@ struct Selection {
 
     /// What the type alone tells, before the file is looked at: that may take for ever, on a server that is away.
     bool may_take(const std::string& path, unsigned char type) const {
-        if (type == DT_UNKNOWN || (type == DT_LNK && copy_links)) return true;
+        if (type == DT_LNK && copy_links) return true;
+        if (type == DT_UNKNOWN) return !patterns.exclude(path, true) || !patterns.exclude(path, false);
         return type != DT_SOCK && !patterns.exclude(path, type == DT_DIR) && is_selected(path);
     }
     bool takes(const std::string& path, const struct stat& st) const {
@@ -5603,6 +5680,7 @@ private:
         if (!S_ISDIR(st.st_mode)) {
             size_t slash = source.rfind('/');
             Level parent{.fd = open_directory(AT_FDCWD, source.substr(0, slash + 1), source), .path = "", .device = st.st_dev, .names = {}, .listed_again = {}};
+            if (is_made_up(parent.fd.get())) throw Error(text("cannot back up ", in_quotes(source), ": there is nothing but what the kernel makes up"));
             visit(parent, {source.substr(slash + 1), DT_UNKNOWN});
             if (result_.snapshot.counts.files + result_.snapshot.counts.others == 0) throw Error(text("cannot back up ", in_quotes(source)));
             return;
@@ -5637,10 +5715,10 @@ private:
         auto& name = listed.name;
         std::string path = level.path.empty() ? name : level.path + "/" + name;
         if (is_leftover(name) || !options_.selection.may_take(path, listed.type)) return {};
-        try {
+        for (int attempt = 1;; ++attempt) try {
             if (path.size() > kPathMax) throw Error(text("the path ", in_quotes(path.substr(0, 100)), "... is longer than ", kPathMax, " bytes"));
             struct stat st;
-            if (!look_at(level, name, path, st)) return {};
+            look_at(level, name, path, st);
             if (S_ISLNK(st.st_mode) && options_.selection.copy_links) follow_link(level, name, st);
             if (S_ISSOCK(st.st_mode) || !options_.selection.takes(path, st)) return {};
             if (S_ISDIR(st.st_mode)) return visit_directory(level, name, path, st);
@@ -5648,41 +5726,36 @@ private:
                 visit_file(level, name, path, st);
             else
                 visit_special(level, name, path, st);
+            return {};
+        } catch (const Vanished&) { // whoever rotates files takes names away, and gives them again
+            if (is_gone(level, name, path)) return {};
+            if (attempt < 3) continue;
+            unreadable(system_error("find, although its directory lists it,", path, ENOENT));
+            return {};
         } catch (const Error& e) {
             packer_.check(); // a full server is not the file's fault
             if (e.exit != Exit::failed) throw;
             unreadable(e);
+            return {};
         }
-        return {};
     }
-    /// Returns whether there is such a file, or was one when it was listed: whoever rotates files takes names away. Throws
-    /// Error where the directory goes on listing what it cannot find.
-    bool look_at(Level& level, const std::string& name, const std::string& path, struct stat& st) {
-        for (int attempt = 1; fstatat(level.fd.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0; ++attempt) {
-            int why = errno;
-            if (why != ENOENT && options_.selection.one_file_system && is_mount_point(level.fd.get(), name)) return false; // whatever is wrong with it
-            if (why != ENOENT) throw system_error("look at", path, why);
-            auto has = [&] { return std::ranges::binary_search(level.listed_again, name, {}, &DirName::name); };
-            if (level.listed_again.empty() || has()) level.listed_again = read_directory(level.fd.get(), path);
-            if (!has()) return false;
-            if (attempt == 3) throw system_error("find, although its directory lists it,", path, why);
-        }
-        return true;
+    /// There is no such name, although it was listed.
+    struct Vanished {};
+    /// Throws Vanished, Error.
+    void look_at(const Level& level, const std::string& name, const std::string& path, struct stat& st) const {
+        if (fstatat(level.fd.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) == 0) return;
+        auto error = system_error("look at", path);
+        if (errno == ENOENT) throw Vanished();
+        if (options_.selection.one_file_system && is_mount_point(level.fd.get(), name)) throw Vanished(); // whatever is wrong with it
+        throw error;
     }
-    /// Without a look at what is mounted there.
-    static bool is_mount_point(int directory, const std::string& name) {
-        auto mount_of = [](int fd) {
-            std::istringstream lines(read_small_file(text("/proc/self/fdinfo/", fd), MiB));
-            std::string key, id;
-            while (lines >> key >> id)
-                if (key == "mnt_id:") return id;
-            return std::string();
-        };
-        Fd there(openat(directory, name.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
-        std::string inner, outer;
-        return there && succeeds([&] { inner = mount_of(there.get()), outer = mount_of(directory); }) && inner != outer;
+    /// Whether a directory does not list a name any more, or it is a mount that is left out. Looks again only where the last
+    /// look had the name: many may go at once.
+    bool is_gone(Level& level, const std::string& name, const std::string& path) const {
+        auto has = [&] { return std::ranges::binary_search(level.listed_again, name, {}, &DirName::name); };
+        if (level.listed_again.empty() || has()) level.listed_again = read_directory(level.fd.get(), path);
+        return !has() || (options_.selection.one_file_system && is_mount_point(level.fd.get(), name));
     }
-
     /// `st` becomes that of what a link leads to, unless that is nothing, or a directory that the walk
     /// is in.
     void follow_link(const Level& level, const std::string& name, struct stat& st) const {
@@ -5694,14 +5767,15 @@ private:
     int no_follow() const { return options_.selection.copy_links ? 0 : O_NOFOLLOW; }
 
     void unreadable(const Error& e) {
+        if (e.exhausted) throw Error(e); // that is nothing about the file
         ++result_.unreadable;
         say(e.what());
     }
 
     std::optional<Level> visit_directory(Level& level, const std::string& name, const std::string& path, const struct stat& st) {
         if (options_.skip == std::pair(st.st_dev, st.st_ino)) return {};
-        Fd fd(openat(level.fd.get(), name.c_str(), O_RDONLY | O_DIRECTORY | no_follow() | O_CLOEXEC));
-        if (!fd && errno == ENOENT) return {};
+        Fd fd = open_quietly(level.fd.get(), name, O_DIRECTORY | no_follow());
+        if (!fd && errno == ENOENT) throw Vanished();
         if (!fd) unreadable(system_error("open the directory", path)); // it is stored all the same, empty
         struct stat opened = st; // to open it may have it mounted
         if (fd && fstat(fd.get(), &opened) != 0) throw system_error("look at", path);
@@ -5763,8 +5837,9 @@ private:
             e.racy = false;
             add_xattrs(e, before, -1, proc_path(level.fd.get(), name));
         } else {
-            Fd fd = open_to_read(level.fd.get(), name, path);
-            if (!fd) return;
+            Fd fd = open_file(level.fd.get(), name, no_follow());
+            if (!fd && errno == ENOENT) throw Vanished();
+            if (!fd) throw system_error("open", path);
             read_file(fd.get(), e, st);
         }
         store(e);
@@ -5786,20 +5861,6 @@ private:
         if (same) say(text("warning: ", in_quotes(e.path), " changed since it was read as ", in_quotes(first.path), ": it is stored as it was then"));
         return same ? &first : nullptr;
     }
-    /// Opens a file without changing the time of its last use where that is allowed, and without waiting for what is no
-    /// file any more. One that somebody holds a lease on, as Samba does, is given back soon. None: it is gone.
-    Fd open_to_read(int directory, const std::string& name, const std::string& path) const {
-        int flags = O_RDONLY | no_follow() | O_NONBLOCK | O_CLOEXEC | O_NOATIME;
-        for (auto until = Clock::now() + kLeaseBreak;;) {
-            Fd fd(openat(directory, name.c_str(), flags));
-            if (fd) return fd;
-            if (errno == ENOENT) return {};
-            if (errno == EPERM && (flags & O_NOATIME)) flags &= ~O_NOATIME;
-            else if (errno != EAGAIN || Clock::now() > until) throw system_error("open", path);
-            else pause_for(std::chrono::milliseconds(50));
-        }
-    }
-
     void count_change(const Entry& e, const Entry* before) {
         char change = before ? difference(e, *before) : '+';
         bool fresh = !before || before->type != e.type;
@@ -6060,8 +6121,9 @@ template <class F> std::vector<std::string> for_selected(TreeReader& tree, std::
 bool is_pattern(const std::string& name) { return name.find_first_of("*?[") != name.npos; }
 
 /// Calls `f(entry, inside)` for what is at or below some paths, or matches one of them as a pattern of
-/// .gitignore would, and with inside = false for the directories that lead there. Returns the names that were not found.
-template <class F> std::vector<std::string> for_named(TreeReader& tree, const std::vector<std::string>& names, F f) {
+/// .gitignore would (`with_content`: and what is in it), and with inside = false for the directories that lead there.
+/// Returns the names that were not found.
+template <class F> std::vector<std::string> for_named(TreeReader& tree, const std::vector<std::string>& names, bool with_content, F f) {
     std::vector<std::string> paths;
     for (auto& name : names) paths.push_back(plain_path(name));
     std::vector<Patterns> patterns(names.size());
@@ -6073,13 +6135,15 @@ template <class F> std::vector<std::string> for_named(TreeReader& tree, const st
         for (size_t i = 0; i < names.size(); ++i) found[i] = std::ranges::count(missing, paths[i]) == 0;
     } else {
         std::vector<Entry> above; // directories that the walk is in and that were not told yet
+        std::optional<std::string> inside; // a directory that is wanted
         while (auto* e = tree.next()) {
-            bool wanted = false;
+            bool wanted = with_content && inside && is_within(e->path, *inside);
             for (size_t i = 0; i < names.size() && !e->path.empty(); ++i)
                 if (is_within(e->path, paths[i]) || patterns[i].exclude(e->path, e->type == Type::directory)) wanted = found[i] = true;
             while (!above.empty() && !is_within(e->path, above.back().path)) above.pop_back();
             if (!wanted && e->type == Type::directory) above.push_back(*e);
             if (!wanted) continue;
+            if (e->type == Type::directory && !(inside && is_within(e->path, *inside))) inside = e->path;
             for (auto& directory : above) f(directory, false);
             above.clear();
             f(*e, true);
@@ -6142,7 +6206,7 @@ public:
             ++result_->damaged;
         };
         try {
-            result.missing = for_named(tree, options_.paths.empty() ? std::vector<std::string>{""} : options_.paths, [&](const Entry& e, bool inside) {
+            result.missing = for_named(tree, options_.paths.empty() ? std::vector<std::string>{""} : options_.paths, true, [&](const Entry& e, bool inside) {
                 stop_if_asked();
                 place(e, inside);
             });
@@ -6312,18 +6376,24 @@ private:
     /// to be right (some file systems do not keep names as they are given), nor what no snapshot can have.
     void find_others(Directory& d) {
         Doomed doomed{d.path, {}, d.entry};
-        for (auto& [name, type] : read_directory(d.fd.get(), d.path)) {
-            struct stat st;
-            if (d.names.contains(name) || fstatat(d.fd.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0) continue;
-            if (!d.owns(st.st_ino) && may_go(st, d.device)) doomed.names.push_back(name);
-        }
+        std::vector<std::pair<std::string, ino_t>> others;
+        struct stat st;
+        for (auto& [name, type] : read_directory(d.fd.get(), d.path))
+            if (!d.names.contains(name) && fstatat(d.fd.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) == 0 && !d.owns(st.st_ino) && may_go(d.fd.get(), name, st, d.device))
+                others.emplace_back(name, st.st_ino);
+        std::set<ino_t> meant; // by the snapshot's names, whatever they are called here
+        if (!others.empty())
+            for (auto& name : d.names)
+                if (fstatat(d.fd.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) == 0) meant.insert(st.st_ino);
+        for (auto& [name, inode] : others)
+            if (!meant.contains(inode)) doomed.names.push_back(name);
         if (doomed.names.empty() && !d.touched_later) return;
         std::lock_guard lock(words_mutex_);
         doomed_.push_back(std::move(doomed));
     }
-    /// Neither of another file system, nor a socket, nor the repository.
-    bool may_go(const struct stat& st, dev_t device) const {
-        return st.st_dev == device && !S_ISSOCK(st.st_mode) && options_.skip != std::pair(st.st_dev, st.st_ino);
+    /// Neither what is mounted, nor a socket, nor the repository.
+    bool may_go(int directory, const std::string& name, const struct stat& st, dev_t device) const {
+        return st.st_dev == device && !S_ISSOCK(st.st_mode) && options_.skip != std::pair(st.st_dev, st.st_ino) && !is_mount_point(directory, name);
     }
     /// Whether all is so that something may be removed; says it if not.
     bool may_remove() {
@@ -6347,8 +6417,14 @@ private:
             result_->deletion_refused = true;
             return;
         }
+        std::vector<std::pair<std::string, mode_t>> closed;
         for (auto& d : doomed_) {
             Fd fd = directory_at(destination, d.path);
+            struct stat st; // it may be closed again already
+            if (fd && !options_.dry_run && fstat(fd.get(), &st) == 0 && st.st_uid == geteuid() && (st.st_mode & 0700) != 0700) {
+                (void)!fchmod(fd.get(), (st.st_mode & 07777) | 0700);
+                closed.emplace_back(d.path, st.st_mode & 07777);
+            }
             for (auto& name : d.names) {
                 auto path = d.path.empty() ? name : d.path + "/" + name;
                 if (options_.dry_run || options_.verbose) tell('-', path);
@@ -6356,6 +6432,8 @@ private:
             }
         }
         place_late(destination);
+        for (auto& [path, mode] : closed)
+            if (Fd fd = directory_at(destination, path); fd && fchmod(fd.get(), mode) != 0) fail(system_error("set the mode of", path));
         for (auto& d : doomed_)
             if (Fd fd = directory_at(destination, d.path); fd && d.entry && !options_.dry_run) set_metadata(fd.get(), -1, "", *d.entry);
     }
@@ -6386,7 +6464,7 @@ private:
     /// All that is no directory at or below a name, on the same file system.
     uint64_t count_files(int directory, const std::string& name, const std::string& path) const {
         struct stat here, st;
-        if (fstat(directory, &here) != 0 || fstatat(directory, name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0 || !may_go(st, here.st_dev)) return 0;
+        if (fstat(directory, &here) != 0 || fstatat(directory, name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0 || !may_go(directory, name, st, here.st_dev)) return 0;
         if (!S_ISDIR(st.st_mode)) return 1;
         uint64_t sum = 0;
         Fd inner(openat(directory, name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
@@ -6399,7 +6477,7 @@ private:
         try {
             struct stat here, st;
             if (fstat(directory, &here) != 0 || fstatat(directory, name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0) throw system_error("remove", path);
-            if (!may_go(st, here.st_dev)) return false;
+            if (!may_go(directory, name, st, here.st_dev)) return false;
             if (!S_ISDIR(st.st_mode)) {
                 if (unlinkat(directory, name.c_str(), 0) != 0) throw system_error("remove", path);
                 return true;
@@ -6447,7 +6525,7 @@ private:
         repo_.store.work.planned += e.size;
         if (here == Here::done) return;
         if (options_.dry_run) return would_restore(e);
-        bool replace = here == Here::replace;
+        bool replace = here == Here::replace || options_.overwrite;
         if (e.link_group && place_link(*dir, e, replace)) return;
         if (e.link_group) {
             std::lock_guard lock(words_mutex_);
@@ -6524,7 +6602,7 @@ private:
         switch (e.type) {
         case Type::file:
             if (!S_ISREG(st.st_mode) || uint64_t(st.st_size) != e.size) return false;
-            fd = Fd(openat(directory, name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
+            fd = open_file(directory, name, O_NOFOLLOW);
             return fd && same_content(fd.get(), e);
         case Type::symlink: return S_ISLNK(st.st_mode) && read_link(directory, name, e.path) == e.target;
         case Type::fifo: return S_ISFIFO(st.st_mode);
@@ -6588,8 +6666,11 @@ private:
                 at = open_directory(at.get(), path.substr(from, slash - from), path);
             Temporary temporary(dir.fd.get());
             struct stat st;
-            if (linkat(at.get(), last_name(path).c_str(), dir.fd.get(), temporary.name.c_str(), 0) != 0 ||
-                fstatat(dir.fd.get(), temporary.name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0 || !first->second.is(st)) return false;
+            if (linkat(at.get(), last_name(path).c_str(), dir.fd.get(), temporary.name.c_str(), 0) != 0) {
+                if (errno != ENOENT) fail(system_error("make it another name of " + in_quotes(path) + ", so it is a file of its own:", e.path));
+                return false;
+            }
+            if (fstatat(dir.fd.get(), temporary.name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0 || !first->second.is(st)) return false;
             publish(temporary, dir, e, st, replace);
         } catch (const Error& error) {
             if (ends_all(error)) throw;
@@ -6764,6 +6845,7 @@ private:
         auto [uid, user_known] = owner_of(e);
         auto [gid, group_known] = group_of(e);
         bool owned = geteuid() != 0 || (st.st_uid == uid && st.st_gid == gid);
+        if ((e.mode & 06000) && e.type == Type::file && !(user_known && group_known)) return false; // which is said each time
         mode_t mode = (st.st_uid == uid && st.st_gid == gid && user_known && group_known) ? e.mode : e.mode & ~mode_t(06000);
         if (!owned || to_time(st.st_mtim) != e.mtime || (e.type != Type::symlink && (st.st_mode & 07777) != mode)) return false;
         bool all_read = true;
@@ -6936,9 +7018,10 @@ void print_snapshots(const std::vector<const Snapshot*>& snapshots, bool as_json
             if (!list.empty()) json.add("list", list);
             json.add("id", hex(id)).add("time", json_time(time / 1'000'000'000)).add("host", host).add("user", user).add("source", source);
             json.add("tags", tags).add("incomplete", incomplete).add("files", c.files + c.others).add("directories", c.directories).add("others", c.others);
-            if (auto why = reasons.find(id); why != reasons.end()) json.add("reasons", why->second);
             json.add("bytes", c.bytes).add("new_files", c.new_files).add("changed_files", c.changed_files).add("new_bytes", c.new_bytes);
-            std::cout << json.add("version", version).line() << '\n';
+            json.add("version", version);
+            if (auto why = reasons.find(id); why != reasons.end()) json.add("reasons", why->second);
+            std::cout << json.line() << '\n';
         }
         return;
     }
@@ -7064,7 +7147,7 @@ public:
         std::vector<std::string> missing;
         if (std::ranges::any_of(options_.names, is_pattern)) {
             auto tree = open(damaged);
-            missing = for_named(*tree, options_.names, [&](const Entry& e, bool inside) {
+            missing = for_named(*tree, options_.names, false, [&](const Entry& e, bool inside) {
                 if (inside) print(e);
             });
         } else {
@@ -7155,7 +7238,7 @@ std::map<std::string, std::vector<Version>> find_versions(Repository& repo, cons
         try {
             TreeReader tree(repo, wire, **s);
             tree.on_damage = [](auto& what) { throw Corrupt(what); };
-            auto missing = for_named(tree, wanted, [&](const Entry& e, bool inside) {
+            auto missing = for_named(tree, wanted, false, [&](const Entry& e, bool inside) {
                 if (!inside || e.type == Type::directory) return;
                 auto& versions = found[e.path];
                 if (versions.empty() || difference(e, versions.back().entry) == 'M') versions.push_back({*s, e});
@@ -8428,9 +8511,11 @@ void ask_ssh(SshOptions& o, const std::string& config) {
     auto strict = one("stricthostkeychecking"), preferred = one("preferredauthentications");
     o.accept_new |= has_word("no off false accept-new", strict);
     o.ask_unknown = !has_word("yes true", strict);
-    auto wants = [&](const char* method, const char* option) { return one(option) != "no" && (preferred.empty() || preferred.find(method) != preferred.npos); };
+    auto wants = [&](const char* method, const char* option) { return !has_word("no false", one(option)) && (preferred.empty() || preferred.find(method) != preferred.npos); };
     o.try_keys = wants("publickey", "pubkeyauthentication");
     o.try_passwords = wants("password", "passwordauthentication") || wants("keyboard-interactive", "kbdinteractiveauthentication");
+    auto first = preferred.substr(0, preferred.find("publickey"));
+    o.password_first = first.size() < preferred.size() && (first.find("password") != first.npos || first.find("keyboard-interactive") != first.npos);
     o.proxy_passes = one("proxyusefdpass") == "yes";
     o.only_identities = one("identitiesonly") == "yes";
     if (auto agent = one("identityagent"); agent != "SSH_AUTH_SOCK") o.agent = agent.starts_with('$') ? environment(&agent[1]) : expand(agent);
@@ -8475,9 +8560,11 @@ std::unique_ptr<Store> open_store(const Address& a, const Arguments& args) {
     while (o.pinned.ends_with('=')) o.pinned.pop_back();
     o.accept_new |= args.flag("accept-new-host-key");
     std::erase_if(o.known_hosts, [](auto& file) {
-        bool unreadable = access(file.c_str(), F_OK) == 0 && access(file.c_str(), R_OK) != 0;
-        if (unreadable) say(text("warning: the known hosts in ", in_quotes(file), " cannot be read: ", std::strerror(errno)));
-        return unreadable;
+        if (access(file.c_str(), F_OK) != 0) return false;
+        try {
+            read_small_file(file, 16 * MiB);
+            return false;
+        } catch (const Error& e) { return say(text("warning: these known hosts are passed over: ", e.what())), true; }
     });
     return std::make_unique<SftpStore>(std::move(o), a.path);
 }
@@ -8619,7 +8706,7 @@ struct Job {
     int connections() const { return args.number("connections", kConnections, 1, kConnectionsMax); }
 
     Choice choice() const {
-        return {args.value("snapshot"), args.value("source"), args.value("host"), args.value("tag"),
+        return {lower(args.value("snapshot")), args.value("source"), args.value("host"), args.value("tag"),
                 args.flag("at") ? parse_time(args.value("at")) : INT64_MAX};
     }
 
@@ -8640,23 +8727,24 @@ struct Job {
         progress.emplace(*store, progress_style());
         try {
             repo = Repository::open(*store, [&] { return get_passphrase(args, false); }, list_packs, to_repair);
-        } catch (const NotThere& e) {
-            bool rest = false;
-            succeeds([&] { rest = std::ranges::any_of(store->list(""), [](auto& o) { return o.name == "index" || o.name == "packs"; }); });
-            if (rest && verb_needs_keys()) throw Error(text("the keys of ", in_quotes(repo_name), " are lost (", e.what(), "): a recovery sheet opens it again, see: nfreeze help key"), Exit::damaged);
-            throw NotThere(text(in_quotes(repo_name), " is no repository (", e.what(), "); make one with: nfreeze init ", show(repo_name)));
-        }
+        } catch (const NotThere& e) { no_keys(e); }
         store->work.pause();
         if (!args.flag("expect")) return;
         // Forgotten ones count: what is expected is that nothing was withheld, nor an old state shown.
-        auto id = args.value("expect");
-        std::ranges::transform(id, id.begin(), [](unsigned char c) { return char(std::tolower(c)); });
+        auto id = lower(args.value("expect"));
         if (id.size() < 8) throw Usage("--expect wants at least 8 digits of a snapshot's id");
         auto begins = [&](const SnapshotId& known) { return hex(known).starts_with(id); };
         bool known = std::ranges::any_of(repo->index.snapshots, [&](auto& s) { return begins(s.first); }) ||
                      std::ranges::any_of(repo->index.forgotten, begins);
         if (!known)
             throw Corrupt(text("the history that the server shows has no snapshot ", in_quotes(id), ": it is an older one, or a part is withheld"));
+    }
+    /// Says what that means.
+    [[noreturn]] void no_keys(const NotThere& e) const {
+        bool rest = false;
+        succeeds([&] { rest = std::ranges::any_of(store->list(""), [](auto& o) { return o.name == "index" || o.name == "packs"; }); });
+        if (rest && verb_needs_keys()) throw Error(text("the keys of ", in_quotes(repo_name), " are lost (", e.what(), "): a recovery sheet opens it again, see: nfreeze help key"));
+        throw NotThere(text(in_quotes(repo_name), " is no repository (", e.what(), "); make one with: nfreeze init ", show(repo_name)));
     }
     /// An init that broke off has made an index and no key: a backup offers to make the repository.
     bool verb_needs_keys() const { return args.verb() != "backup" || std::ranges::any_of(store->list("packs"), [](auto& o) { return parse_hash(o.name).has_value(); }); }
@@ -9019,7 +9107,7 @@ Exit verb_diff(const Arguments& args) {
     bool disk = job.args.flag("dir");
     if (disk && job.operands.size() > 1) throw Usage("with --dir one ID is given; see: nfreeze help diff");
     job.open(disk);
-    auto one = [&](const std::string& id) -> const Snapshot& { return choose_snapshot(*job.repo, {id, "", "", "", INT64_MAX}); };
+    auto one = [&](const std::string& id) -> const Snapshot& { return choose_snapshot(*job.repo, {lower(id), "", "", "", INT64_MAX}); };
     auto& from = one(job.operands[0]);
     if (disk) { // a backup that compares content and sends nothing
         BackupOptions o;
@@ -9134,7 +9222,10 @@ Exit verb_key(const Arguments& args) {
         throw Usage("give list, add, passwd, export, remove with an ID, or import with a FILE; see: nfreeze help key");
     if (action == "import") return import_key(job);
     job.args.flag("expect") ? job.open(false) : job.open_store();
-    auto keys = Repository::read_keys(*job.store);
+    Repository::KeyObjects keys;
+    try {
+        keys = Repository::read_keys(*job.store);
+    } catch (const NotThere& e) { job.no_keys(e); }
     auto passphrase = get_passphrase(job.args, false);
     auto master = Repository::unlock(keys, passphrase);
     auto remove = [&](const ObjectInfo& o) {
@@ -9263,7 +9354,7 @@ std::vector<const Snapshot*> find_snapshots(const std::vector<const Snapshot*>& 
     std::vector<const Snapshot*> found;
     for (auto& id : ids) {
         size_t before = found.size();
-        std::ranges::copy_if(all, std::back_inserter(found), [&](auto* s) { return hex(s->id).starts_with(id); });
+        std::ranges::copy_if(all, std::back_inserter(found), [&](auto* s) { return hex(s->id).starts_with(lower(id)); });
         if (found.size() - before != 1) throw Usage(text(found.size() - before, " snapshots begin with ", in_quotes(id), "; see: nfreeze snapshots"));
     }
     return found;
