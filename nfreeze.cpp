@@ -9442,6 +9442,8 @@ PruneOptions parse_prune_options(const Job& job) {
             throw Usage(text("--max-unused wants a share such as 10%, or a size, not ", in_quotes(amount)));
         o.max_unused = percent / 100.0;
     } else {
+        if (amount != "0" && amount.find_first_of("KMGT") == amount.npos) // a share, or how many bytes?
+            throw Usage(text("--max-unused wants a share such as 10%, a size such as 500M, or 0, not ", in_quotes(amount)));
         o.max_unused = 0;
         o.unused_bytes = parse_size(amount);
     }
