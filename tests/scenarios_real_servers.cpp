@@ -66,7 +66,6 @@ struct Real {
         at(site.repo);
         options.timeout = std::chrono::hours(1);
         options.stdout_to = dir / "log";
-        site.options.unset = {"SSH_AUTH_SOCK"};
         site.options.timeout = std::chrono::minutes(2);
     }
     void at(const fs::path& repository) {
