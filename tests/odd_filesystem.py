@@ -6,12 +6,14 @@
 
     fold                     names that differ in case only are one, and keep the case they were made with
     lower | strip | decompose   names are changed: to lower case, without dots and blanks at their ends, to NFD
+    untyped                  listings do not tell what is a directory
     refuse:OPERATION[:NAME]=ERRNO   an operation fails, for a file or (getxattr, setxattr) an attribute of that name;
                              * in NAME stands for anything; the operation "name" is whatever makes this name
 """
 import errno
 import fnmatch
 import os
+import stat
 import sys
 import time
 import unicodedata
@@ -39,6 +41,7 @@ class Odd(Operations):
     def __init__(self, root, switches):
         self.root = root
         self.fold = 'fold' in switches
+        self.untyped = 'untyped' in switches
         self.changes = [CHANGES[switch] for switch in switches if switch in CHANGES]
         self.refusals = []
         for switch in switches:
@@ -83,7 +86,11 @@ class Odd(Operations):
         return found
 
     def readdir(self, path, fh):
-        return ['.', '..'] + os.listdir(self.behind(path))
+        for name in '.', '..':
+            yield name, {'st_mode': stat.S_IFDIR}, 0
+        for entry in os.scandir(self.behind(path)):
+            st = entry.stat(follow_symlinks=False)
+            yield entry.name, {'st_mode': 0 if self.untyped else st.st_mode, 'st_ino': st.st_ino}, 0
 
     def readlink(self, path):
         return os.readlink(self.behind(path))
