@@ -72,6 +72,11 @@ struct Cautious : Site {
     }
 };
 
+// One that trusts all times, however young: what was not changed is not read again, without a pause between.
+struct Trusting : Site {
+    Trusting() : Site(Kind::local) { options.env["NFREEZE_RACY_SECONDS"] = "0"; }
+};
+
 // Every sum of --json that tells of trouble, as a user's script would add them up.
 std::uint64_t trouble_in(const Result& result) {
     std::uint64_t sum = 0;
@@ -92,12 +97,11 @@ TEST_SUITE_BEGIN("file systems");
 
 TEST_CASE("file systems: a name that a listing has twice is stored once") {
     if (!may_preload()) return;
-    Site site(Site::Kind::local);
+    Trusting site;
     for (const char* name : {"a", "log", "sub/log", "sub/deeper/x", "z"}) write_file(site.src / name, name);
     fs::create_symlink("log", site.src / "link");
     REQUIRE(mkfifo((site.src / "pipe").c_str(), 0600) == 0);
     site.init_or_fail();
-    settle();
     const Strings rules{"twice,log", "twice,sub", "twice,link", "twice,pipe", "twice,x", "twice,z"};
     for (const std::string run : {"first", "second"}) {
         CAPTURE(run);
@@ -158,7 +162,7 @@ TEST_CASE("file systems: programs that rotate files beside backups cost none of 
 
 TEST_CASE("file systems: nanoseconds that no clock has are the moment they stand for") {
     if (!may_preload()) return;
-    Site site(Site::Kind::local);
+    Trusting site;
     const std::vector<std::tuple<std::string, long, std::int64_t, long>> files{
         // name, what the kernel says, seconds and nanoseconds that it means
         {"before", -5, 999, 999'999'995},
@@ -173,7 +177,6 @@ TEST_CASE("file systems: nanoseconds that no clock has are the moment they stand
     }
     write_file(site.src / "sane", "sane");
     site.init_or_fail();
-    settle();
     const Result backup = with_kernel(site.options, rules, {"backup", site.src, site.url});
     CHECK_EXIT(backup, 0);
     check_whole(site);
@@ -198,7 +201,6 @@ struct WithOdd : Site {
     WithOdd() : Site(Kind::local) {
         for (const char* name : {"a", "odd", "sub/deeper/inside", "z"}) write_file(src / name, name);
         init_or_fail();
-        settle();
     }
     void check_rest() const {
         check_whole(*this);
@@ -427,12 +429,11 @@ TEST_CASE("file systems: of more holes than are kept the largest are, and the re
 }
 
 TEST_CASE("file systems: a further name of a hard link is read neither by a backup nor by a restore") {
-    Site site(Site::Kind::local);
+    Trusting site;
     write_random_file(site.src / "a/first", 6 * MiB, 1);
     fs::create_directory(site.src / "b");
     for (const char* name : {"a/second", "b/third", "b/fourth"}) fs::create_hard_link(site.src / "a/first", site.src / name);
     site.init_or_fail();
-    settle();
     const auto names_read = [](Watch& watch) {
         std::set<std::string> names;
         for (const Event& event : watch.events())
@@ -445,7 +446,6 @@ TEST_CASE("file systems: a further name of a hard link is read neither by a back
         CHECK(names_read(watch) == 1);
     }
     chmod((site.src / "a/first").c_str(), 0600);
-    settle();
     {
         Watch watch(site.src, IN_ACCESS);
         CHECK(site.backup_or_fail().read == 6 * MiB);
@@ -469,7 +469,7 @@ TEST_CASE("file systems: a further name of a hard link is read neither by a back
 
 TEST_CASE("file systems: the names of a file that changes during a backup tell all the same") {
     if (!may_preload()) return;
-    Site site(Site::Kind::local);
+    Trusting site;
     write_file(site.src / "a", "before");
     write_file(site.src / "m", "between");
     write_file(site.src / "untouched", "before");
@@ -477,10 +477,7 @@ TEST_CASE("file systems: the names of a file that changes during a backup tell a
     fs::create_hard_link(site.src / "untouched", site.src / "z untouched");
     site.init_or_fail();
     SUBCASE("a file that is new") {}
-    SUBCASE("a file that was stored before") {
-        settle();
-        site.backup_or_fail();
-    }
+    SUBCASE("a file that was stored before") { site.backup_or_fail(); }
     for (const std::string change : {"printf ' and after' >> y", "printf other > z", "chmod 600 y", "setfattr -n user.new -v x y", "ln y x",
                                      "rm z; cp a z", "mv z zz"}) {
         if (!all_file_systems() && !change.starts_with("printf ' ") && change[0] != 'c') continue;
@@ -508,7 +505,6 @@ TEST_CASE("file systems: the names of a file that changes during a backup tell a
         CHECK(fs::hard_link_count(site.dest / "untouched") == 2);
     }
     check_whole(site);
-    settle();
     site.backup_or_fail();
     check_restores(site);
 }
@@ -517,7 +513,7 @@ TEST_CASE("file systems: the names of a file that changes during a backup tell a
 
 TEST_CASE("file systems: an attribute that cannot be read once leaves the others, exit code 3, and the next backup has it") {
     if (!may_preload()) return;
-    Site site(Site::Kind::local);
+    Trusting site;
     write_file(site.src / "file", "content");
     write_file(site.src / "directory/inside", "inside");
     fs::create_symlink("file", site.src / "link");
@@ -527,7 +523,6 @@ TEST_CASE("file systems: an attribute that cannot be read once leaves the others
             if (!set_attribute(site.src / name, attribute, std::string(attribute) + " of " + name)) return skipped("attributes: the file system takes none");
     if (is_root()) REQUIRE(set_attribute(site.src / "link", "trusted.b", "of link"));
     site.init_or_fail();
-    settle();
     const std::string error = std::to_string(EIO);
     SUBCASE("one of them") {}
     SUBCASE("known from before") { site.backup_or_fail(); }
@@ -539,7 +534,6 @@ TEST_CASE("file systems: an attribute that cannot be read once leaves the others
     }
     for (const char* name : {"file", "directory"}) chmod((site.src / name).c_str(), 0755); // so that they are read again
     if (is_root()) REQUIRE(lchown((site.src / "link").c_str(), 1, 1) == 0);
-    settle();
     const Result failed = with_kernel(site.options, rules, {"backup", site.src, site.url});
     CHECK_EXIT(failed, 3);
     CHECK_NAMES(failed.err, "file");
@@ -560,14 +554,13 @@ TEST_CASE("file systems: an attribute that cannot be read once leaves the others
 
 TEST_CASE("file systems: what an ordinary user may not read of a file's attributes, the next backup by root has") {
     if (!is_root()) return skipped("attributes that only root sees: not root");
-    Site site(Site::Kind::local);
+    Trusting site;
     write_file(site.src / "file", "content");
     write_file(site.src / "directory/inside", "inside");
     fs::create_symlink("file", site.src / "link");
     for (const char* name : {"file", "directory", "link"})
         if (!set_attribute(site.src / name, "trusted.secret", name)) return skipped("trusted attributes: the file system takes none");
     site.init_or_fail();
-    settle();
     give_to(site.repo.parent_path() / site.repo.filename(), account_uid);
     RunOptions theirs = site.options;
     theirs.uid = account_uid;
@@ -581,13 +574,12 @@ TEST_CASE("file systems: what an ordinary user may not read of a file's attribut
 }
 
 TEST_CASE("file systems: --copy-links takes the attributes of what a link leads to, with --ignore-ctime too") {
-    Site site(Site::Kind::local);
+    Trusting site;
     write_file(site.src / "target", "content");
     fs::create_symlink("target", site.src / "link");
     if (!set_attribute(site.src / "target", "user.of", "the target")) return skipped("attributes: the file system takes none");
     if (is_root()) REQUIRE(set_attribute(site.src / "link", "trusted.of", "the link"));
     site.init_or_fail();
-    settle();
     for (const std::string run : {"first", "second"}) {
         CAPTURE(run);
         site.backup_or_fail({"--copy-links", "--ignore-ctime"});
@@ -603,11 +595,10 @@ TEST_CASE("file systems: --copy-links takes the attributes of what a link leads 
 
 TEST_CASE("file systems: an automount is what is mounted there, as SRC and in it, triggered or not") {
     if (!may_automount()) return;
-    Site site(Site::Kind::local);
+    Trusting site;
     const Mounted disk("tmpfs", "tmpfs", "size=4m");
     write_file(disk / "sub/file", "on the other disk");
     site.init_or_fail();
-    settle();
     SUBCASE("as SRC") {
         const Automount automount(site.src, disk.path());
         for (const Strings& flags : {Strings{"--one-file-system"}, Strings{"--one-file-system"}, Strings{}}) {
@@ -1188,12 +1179,11 @@ TEST_CASE("file systems: XFS, btrfs, ext4 and tmpfs give back what they held") {
                                             (*layers / "upper").string() + ",workdir=" + (*layers / "work").string());
     }
     const fs::path at = disk ? disk->path() : mounted->path();
-    Site site(Site::Kind::local);
+    Trusting site;
     site.src = at / "src";
     site.dest = at / "dest";
     const AwkwardTree tree(site.src);
     site.init_or_fail();
-    settle();
     const Result first = site.backup();
     CHECK_EXIT(first, 0);
     CHECK(first.err == "");
