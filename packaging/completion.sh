@@ -25,6 +25,7 @@ FILENAME == "-" {
         # What an option takes is known by the word for it. What may be left out ("[=AMOUNT]") is no word
         # of its own.
         if ($5 == "" || $5 ~ /^\[/ || seen[names]++) next
+        sub(/\.\.\.$/, "", $5) # it may be repeated
         kind = $5 == "FILE" || $5 == "DIR" ? $5 : $5 == "PATH" ? "FILE" : "OTHER"
         sub(/ /, "|", names)
         put[kind] = add(put[kind], "|", names)
