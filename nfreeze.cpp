@@ -185,6 +185,7 @@
 #define XXH_STATIC_LINKING_ONLY // for a state that needs no heap
 #include <xxhash.h>
 #include <zstd.h>
+#include <zstd_errors.h>
 
 #include <arpa/inet.h>
 #include <dirent.h>
@@ -324,6 +325,7 @@ constexpr size_t kOneRead = 30000 / 4; // libssh2 asks ahead for four times as m
 
 constexpr auto kCheckpoint = std::chrono::seconds(30);
 constexpr int64_t kClockSkew = 120 * INT64_C(1'000'000'000); // ns by which the clocks of two machines may well differ
+constexpr int64_t kInitTakes = 30; // seconds
 constexpr int64_t kSettled = 3600; // seconds: what is so old nobody is still busy with
 constexpr auto kListingFresh = std::chrono::seconds(10); // a listing of index/ need not be repeated
 // A ctime this fresh may hide a later change (I9): a page that is dirty is written through a mapping without a new
@@ -876,8 +878,9 @@ std::optional<std::string> account(const std::string& database, const std::strin
 }
 std::optional<uint32_t> numeric(const std::optional<std::string>& digits) {
     uint32_t n = 0;
-    if (!digits || std::from_chars(digits->data(), digits->data() + digits->size(), n).ptr != digits->data() + digits->size()) return {};
-    return n;
+    if (!digits) return {};
+    auto [end, bad] = std::from_chars(digits->data(), digits->data() + digits->size(), n);
+    return bad != std::errc() || end != digits->data() + digits->size() ? std::nullopt : std::optional(n);
 }
 /// Accounts: first what /etc has, then whatever else the system knows. An empty name: nobody knows it.
 std::string name_of_user(uid_t id) {
@@ -1366,8 +1369,9 @@ Bytes decompress(View plain, size_t max) {
     View packed = in.raw(in.left());
     if (codec == Codec::stored && packed.size() == size) return Bytes(packed.begin(), packed.end());
     Bytes raw(codec == Codec::zstd ? size : 0);
-    if (codec != Codec::zstd || ZSTD_decompress(raw.data(), raw.size(), packed.data(), packed.size()) != raw.size())
-        in.fail("bytes that do not decompress");
+    size_t got = codec == Codec::zstd ? ZSTD_decompress(raw.data(), raw.size(), packed.data(), packed.size()) : SIZE_MAX;
+    if (codec == Codec::zstd && ZSTD_getErrorCode(got) == ZSTD_error_memory_allocation) throw std::bad_alloc();
+    if (got != raw.size()) in.fail("bytes that do not decompress");
     return raw;
 }
 
@@ -1660,6 +1664,7 @@ public:
     ~Prompt() {
         restore();
         for (size_t i = 0; i < kSignals.size(); ++i) sigaction(kSignals[i], &before_[i], nullptr);
+        if (int number = std::exchange(caught_, 0)) raise(number);
     }
     Prompt(const Prompt&) = delete;
     Prompt& operator=(const Prompt&) = delete;
@@ -1684,8 +1689,12 @@ private:
             struct sigaction stop{}, ours{};
             stop.sa_handler = SIG_DFL;
             sigaction(SIGTTIN, &stop, &ours);
+            auto begun = since_boot();
             raise(SIGTTIN);
+            bool stopped = since_boot() - begun > std::chrono::milliseconds(1); // an orphan is not
             sigaction(SIGTTIN, &ours, nullptr);
+            if (int number = caught_; number == SIGINT || number == SIGTERM || number == SIGHUP || number == SIGQUIT) g_signal = number;
+            else if (!stopped) std::this_thread::sleep_for(std::chrono::milliseconds(200));
         }
         if (changed_ || tcgetattr(tty_, &settings_) != 0) return;
         auto silent = settings_;
@@ -1706,6 +1715,8 @@ private:
 
 /// Asks on the terminal; throws Error where there is none.
 std::string ask(const std::string& question, bool echo) {
+    static std::mutex one_at_a_time; // further connections may ask, too
+    std::lock_guard lock(one_at_a_time);
     Fd tty(::open("/dev/tty", O_RDWR | O_CLOEXEC));
     if (!tty) throw Error(text("cannot ask \"", question, "\": there is no terminal"));
     say("", true);
@@ -1716,12 +1727,16 @@ std::string ask(const std::string& question, bool echo) {
     {
         Prompt prompt(tty.get(), echo);
         write_full(tty.get(), as_bytes(question), "the terminal");
-        while (g_signal == 0 && ((n = ::read(tty.get(), &c, 1)) == 1 || (n < 0 && errno == EINTR))) {
-            if (n == 1 && (c == '\n' || c == '\r')) break;
-            if (n == 1) answer += c;
-            if (n < 0 && prompt.pass_on()) {
+        while (g_signal == 0) {
+            pollfd p{tty.get(), POLLIN, 0};
+            bool ready = poll(&p, 1, 250) > 0; // the signal may come to another thread
+            if (prompt.pass_on()) {
                 wipe(answer);
                 write_full(tty.get(), as_bytes(question), "the terminal");
+            } else if (ready) {
+                n = ::read(tty.get(), &c, 1);
+                if ((n < 0 && errno != EINTR) || n == 0 || (n == 1 && (c == '\n' || c == '\r'))) break;
+                if (n == 1) answer += c;
             }
         }
     }
@@ -2195,6 +2210,8 @@ private:
                 return got == 0 && !libssh2_channel_eof(channel) ? LIBSSH2_ERROR_EAGAIN : got;
             });
             said.resize(size_t(n));
+        } catch (const Interrupted&) {
+            throw;
         } catch (const Error&) {
             return code == LIBSSH2_ERROR_CHANNEL_CLOSED ? "; its SFTP server ends at once: ask who runs it" : "; what came is no SFTP: the login shell there must print nothing";
         }
@@ -2263,17 +2280,17 @@ private:
             bool again = memory.steps.empty() ? std::ranges::count(taken, name) > 0 : taken.size() >= memory.steps.size() || memory.steps[taken.size()] != name;
             if (!step.empty() || again) return;
             maybe_partly_ = false;
+            auto before = methods;
             bool good = f();
-            if (!good && maybe_partly_ && !libssh2_userauth_authenticated(session_.get())) {
-                auto next = ask_methods();
-                good = next != methods;
-                methods = next;
-            }
-            if (good) step = name;
+            if (!good && maybe_partly_) methods = ask_methods(); // which the server counts as an attempt
+            if (good || methods != before) step = name;
         };
-        bool questions = methods.find("keyboard-interactive") != methods.npos, password = methods.find("password") != methods.npos;
-        auto with_password = [&] {
-            if (options_.try_passwords && (password || questions)) attempt("password", [&] { return try_password(password, memory); });
+        auto with_password = [&] { // by questions where the plain one was not asked for, or was not enough
+            for (auto* way : {"password", "keyboard-interactive"})
+                if (bool plain = *way == 'p'; options_.try_passwords && step.empty() && offers(methods, way)) {
+                    if (!plain && offers(methods, "password") && std::ranges::count(taken, "password") == 0) continue; // it would be the same again
+                    attempt(way, [&] { return try_password(plain, methods, memory); });
+                }
         };
         if (options_.password_first) with_password();
         if (options_.try_keys && methods.find("publickey") != methods.npos) try_keys(memory, attempt);
@@ -2302,10 +2319,11 @@ private:
             if (ended || result == LIBSSH2_ERROR_SOCKET_DISCONNECT || result == LIBSSH2_ERROR_SOCKET_SEND || result == LIBSSH2_ERROR_SOCKET_RECV ||
                 result == LIBSSH2_ERROR_KEY_EXCHANGE_FAILURE) fail("log in");
             // A key whose signature was asked for and not enough, or a password that was not: there may be more to do.
-            maybe_partly_ = result == LIBSSH2_ERROR_PUBLICKEY_UNVERIFIED || result == LIBSSH2_ERROR_AUTHENTICATION_FAILED;
+            maybe_partly_ = result == LIBSSH2_ERROR_PUBLICKEY_UNVERIFIED;
             return false;
         }
     }
+    static bool offers(const std::string& methods, const std::string& way) { return ("," + methods + ",").find("," + way + ",") != methods.npos; }
 
     struct AgentKey {
         libssh2_agent_publickey* key;
@@ -2402,8 +2420,9 @@ private:
         return locked;
     }
 
-    /// `plain`: the server takes a password as such; else it asks questions, of which it may be one.
-    bool try_password(bool plain, LoginMemory& memory) {
+    /// `plain`: the server takes a password as such; else it asks questions, of which it may be one. `methods` becomes what
+    /// the server accepts next, where it was asked.
+    bool try_password(bool plain, std::string& methods, LoginMemory& memory) {
         const char* given = getenv("NFREEZE_SSH_PASSWORD");
         memory_ = &memory;
         auto *s = session_.get();
@@ -2419,10 +2438,8 @@ private:
             }
             if (trouble_) std::rethrow_exception(std::exchange(trouble_, nullptr));
             if (good) return true;
-            if (attempt == 1 && maybe_partly_) {
-                auto next = ask_methods();
-                if (next.find("password") == next.npos && next.find("keyboard-interactive") == next.npos) return false; // it was right, and is not enough
-            }
+            auto next = attempt == 1 && methods.find(',') == methods.npos && !plain ? methods : ask_methods();
+            if (std::exchange(methods, next) != next) return false; // it was right, and is not enough
             memory.secrets.erase("password");
         }
         return false;
@@ -2604,7 +2621,7 @@ public:
     }
 
     std::vector<ObjectInfo> list(const std::string& dir) override {
-        std::vector<std::string> unsized;
+        std::vector<size_t> unsized; // their numbers
         auto found = with_session([&](Session& s) {
             unsized.clear();
             auto handle = open_existing(s, path(dir), "list", 0, LIBSSH2_SFTP_OPENDIR);
@@ -2622,18 +2639,17 @@ public:
                 if (found_name == "." || found_name == "..") continue;
                 found.push_back({std::string(found_name.substr(0, 128)), 0, 0});
                 auto& o = found.back();
-                if (!take_attributes(o, attrs) && (o.name.size() == 64 || o.name.size() == 73)) unsized.push_back(o.name);
+                if (!take_attributes(o, attrs) && (o.name.size() == 64 || o.name.size() == 73)) unsized.push_back(found.size() - 1);
             }
             return found;
         });
         // Some servers list names alone: each is asked for.
-        for (auto& o : found) {
-            if (unsized.empty() || std::ranges::find(unsized, o.name) == unsized.end()) continue;
+        for (size_t at : unsized)
             with_session([&](Session& s) {
-                LIBSSH2_SFTP_ATTRIBUTES attrs;
-                if (look_at(s, path(dir) + "/" + o.name, attrs)) take_attributes(o, attrs);
+                LIBSSH2_SFTP_ATTRIBUTES attrs{};
+                if (look_at(s, path(dir) + "/" + found[at].name, attrs) && !take_attributes(found[at], attrs))
+                    throw Error(text(show(options_.host), " does not tell how large ", show(path(dir)), "/", show(found[at].name), " is"));
             });
-        }
         return found;
     }
 
@@ -2784,10 +2800,14 @@ private:
 
     /// Whether there is something of this name, as far as the server tells.
     static bool look_at(Session& s, const std::string& p, LIBSSH2_SFTP_ATTRIBUTES& attrs) {
-        return s.call("look at " + show(p), [&] {
+        auto said = LIBSSH2_FX_OK;
+        int refused = s.call("look at " + show(p), [&] {
             int r = libssh2_sftp_stat_ex(s.sftp(), p.c_str(), unsigned(p.size()), LIBSSH2_SFTP_STAT, &attrs);
+            if (r == LIBSSH2_ERROR_SFTP_PROTOCOL) said = int(libssh2_sftp_last_error(s.sftp()));
             return r == LIBSSH2_ERROR_SFTP_PROTOCOL ? 1 : r;
-        }) == 0;
+        });
+        if (refused) attrs.flags = 0;
+        return !refused || (said != LIBSSH2_FX_NO_SUCH_FILE && said != LIBSSH2_FX_NO_SUCH_PATH && said != LIBSSH2_FX_FAILURE && said != LIBSSH2_FX_PERMISSION_DENIED);
     }
     /// Returns whether the size is among them.
     static bool take_attributes(ObjectInfo& o, const LIBSSH2_SFTP_ATTRIBUTES& attrs) {
@@ -3682,6 +3702,7 @@ public:
     const FramePlace& frame(uint32_t number) const { return frames_[number]; }
     const PackInfo& pack(const FramePlace& f) const { return packs_[f.pack]; }
     const std::vector<PackInfo>& packs() const { return packs_; }
+    size_t packs_listed() const { return packs_.size() - std::min(deleted.size(), packs_.size()); } // or more
 
     /// Chunks this run relies on which only condemned packs hold by now, `most` at most, in the order in
     /// which they lie.
@@ -3769,7 +3790,10 @@ public:
         Secret master(32);
         fill_random(master.span());
         Repository r(store, master);
-        for (auto& left : there.empty() ? there : names("index")) r.try_remove("index/" + left.name); // no key that would open it was ever made
+        for (auto& left : there.empty() ? there : names("index")) { // no key that would open it was ever made
+            if (now / 1'000'000'000 - left.mtime < kInitTakes) throw Error("an init was begun there a moment ago: wait a minute and run it again, if it is not running any more; nothing was changed");
+            r.try_remove("index/" + left.name);
+        }
         r.listed_ = since_boot(); // nothing is there
         r.commit([] { return Bytes(); });
         auto key = add_key(store, master, passphrase, cost, now, label);
@@ -3779,8 +3803,13 @@ public:
                 bool gone = r.try_remove(key);
                 throw Error(text("another repository is being made there at this moment: ", gone ? "run it again" : "start anew in another directory"));
             }
-        Repository again(store, master);
-        again.load();
+        try {
+            Repository again(store, master);
+            again.load();
+        } catch (...) {
+            r.try_remove(key); // a key without an index would be in the way
+            throw;
+        }
     }
 
     // ---- key objects: each gives the same master key to who knows its passphrase ----
@@ -3801,15 +3830,16 @@ public:
         std::exception_ptr newer;
         for (auto& o : keys.listed) {
             Bytes bytes;
-            if (o.size == kKeySize && keys.whole.size() < kKeysMax) bytes = store.read("keys/" + o.name, 0, kKeySize);
-            bool good = !bytes.empty() && sha256(bytes) == *parse_hash(o.name); // I1
+            bool good = false;
             try {
-                if (good) key_object_cost(bytes);
+                if (o.size == kKeySize && keys.whole.size() < kKeysMax) bytes = store.read("keys/" + o.name, 0, kKeySize);
+                bool whole = !bytes.empty() && sha256(bytes) == *parse_hash(o.name); // I1
+                if (whole) key_object_cost(bytes);
+                good = whole;
             } catch (const Corrupt&) {
-                good = false;
-            } catch (const Error&) { // of another version
-                good = false;
-                newer = std::current_exception();
+            } catch (const Error& e) { // of another version, or it cannot be read
+                if (e.exit != Exit::failed || e.exhausted) throw;
+                if (!newer) newer = std::current_exception();
             }
             if (good) keys.whole.emplace_back(o, std::move(bytes));
             else keys.passed_over.add(o.name.substr(0, 8));
@@ -3959,7 +3989,6 @@ public:
     /// then, and what the object holds must be sent under another. Throws once that has gone on for
     /// the store's retry_for since `begun`.
     bool create(const std::string& name, const SealedObject& object, Clock::time_point begun) {
-        if (index.packs().size() >= kListMax) throw Error(text("the repository has ", kListMax, " packs, and no reader takes more: forget and prune, or begin another"));
         uint64_t before = store.work.up;
         try {
             store.create(name, object.bytes);
@@ -4692,6 +4721,7 @@ private:
         bool full = frame.raw.size() + data.size() > frame_max(kind) || frame.info.chunks.size() >= kFrameChunks;
         if (full || frame.info.kind != kind) end_frame(s);
         if (frame.number == kNone) {
+            if (repo_.index.packs_listed() >= kListMax) throw Error(text("the repository has ", kListMax, " packs, and no reader takes more: forget and prune, or begin another"));
             frame.number = repo_.index.begin_frame(kind);
             frame.info.kind = kind;
             frame.raw = frames_.take();
@@ -5597,7 +5627,11 @@ private:
         if (options_.against) all = {options_.against};
         auto* newest = repo_.newest(all);
         repo_.store.work.begin("backing up", newest ? newest->counts.bytes : 0);
-        if (!newest && options_.count_ahead) counter_.emplace([this, source = mine.source] { count_ahead(source); });
+        if (!newest && options_.count_ahead) counter_.emplace([this, source = mine.source] {
+            try {
+                count_ahead(source);
+            } catch (const std::exception&) {} // then there is no per cent
+        });
         if (!newest) return;
         std::erase_if(all, [](auto* s) { return s->incomplete; });
         complete_before_ = repo_.newest(all);
@@ -5663,7 +5697,7 @@ private:
                     if (S_ISREG(st.st_mode)) sum += std::min<uint64_t>(uint64_t(st.st_size), uint64_t(st.st_blocks) * 512);
                     if (!S_ISDIR(st.st_mode) || (st.st_dev != device && options_.selection.one_file_system)) continue;
                     Fd below(openat(fd.get(), name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
-                    if (below && !is_made_up(below.get())) self(self, std::move(below), inner, st.st_dev);
+                    if (below && fstat(below.get(), &st) == 0 && (st.st_dev == device || !options_.selection.one_file_system) && !is_made_up(below.get())) self(self, std::move(below), inner, st.st_dev);
                 }
             });
         };
@@ -5728,10 +5762,11 @@ private:
                 visit_special(level, name, path, st);
             return {};
         } catch (const Vanished&) { // whoever rotates files takes names away, and gives them again
-            if (is_gone(level, name, path)) return {};
+            try {
+                if (is_gone(level, name, path)) return {};
+            } catch (const Error& e) { return unreadable(e), std::nullopt; }
             if (attempt < 3) continue;
-            unreadable(system_error("find, although its directory lists it,", path, ENOENT));
-            return {};
+            return unreadable(system_error("find, although its directory lists it,", path, ENOENT)), std::nullopt;
         } catch (const Error& e) {
             packer_.check(); // a full server is not the file's fault
             if (e.exit != Exit::failed) throw;
@@ -5890,8 +5925,8 @@ private:
         if (e.type == Type::file) e.size = uint64_t(st.st_size);
         if (e.type == Type::character || e.type == Type::block) e.device = st.st_rdev;
         e.link_group = st.st_nlink > 1 && e.type != Type::directory ? device_number(st.st_dev) : 0;
-        int64_t now = now_ns(), age = now / 1'000'000'000 - e.ctime.seconds; // negative where another clock set it
-        e.racy = age < options_.racy || (age == options_.racy && now % 1'000'000'000 < e.ctime.ns);
+        int64_t now = now_ns(), then = now / 1'000'000'000 - options_.racy; // later where another clock set it
+        e.racy = e.ctime.seconds > then || (e.ctime.seconds == then && now % 1'000'000'000 < e.ctime.ns);
     }
     /// 1 for the first file system met, 2 for the next: unlike st_dev, the same after a reboot.
     uint64_t device_number(dev_t device) {
@@ -6015,7 +6050,7 @@ private:
             repo_.store.work.planned += n;
             ended = n < want;
             if (ended && hole != e.holes.end()) e.holes.erase(hole, e.holes.end()); // it was truncated
-            have = put_chunks(e, have, ended);
+            if (ended || have >= kChunkMax) have = put_chunks(e, have, ended); // many small pieces are not searched again and again
             packer_.maybe_checkpoint();
             stop_if_asked();
         }
@@ -6339,7 +6374,7 @@ private:
             d.parent->own(st.st_ino);
         }
         if (created || options_.dry_run) return true;
-        if (st.st_uid == geteuid() && (st.st_mode & 0700) != 0700 && fchmod(d.fd.get(), (st.st_mode & 07777) | 0700) == 0) d.mode = st.st_mode & 07777;
+        if (geteuid() != 0 && st.st_uid == geteuid() && (st.st_mode & 0700) != 0700 && fchmod(d.fd.get(), (st.st_mode & 07777) | 0700) == 0) d.mode = st.st_mode & 07777;
         remove_leftovers(d);
         return true;
     }
@@ -6440,7 +6475,8 @@ private:
     /// Files in whose place there was a directory.
     void place_late(const std::string& destination) {
         auto late = std::exchange(late_, {});
-        if (late.empty()) return;
+        if (options_.dry_run) std::ranges::for_each(late, [&](auto& e) { would_restore(e); });
+        if (late.empty() || options_.dry_run) return;
         options_.remove = false;
         open_root(destination);
         for (auto& e : late) {
@@ -6554,7 +6590,7 @@ private:
         if (further && first->second.is(st)) return in_place(dir, e, st);
         auto claim = claimed_.find({st.st_dev, st.st_ino});
         bool its_own = e.link_group && claim != claimed_.end() && claim->second == std::pair(e.link_group, e.inode); // a further name of it
-        if (!its_own && dir.owns(st.st_ino)) throw indistinct(e.path);
+        if (!its_own && st.st_nlink == 1 && dir.owns(st.st_ino)) throw indistinct(e.path);
         Fd fd;
         bool same = is_same(dir.fd.get(), name, st, e, fd);
         if (same && st.st_nlink > 1) { // one file here need not be one in the snapshot
@@ -6566,12 +6602,15 @@ private:
             // Only what is ours to give is given other rights: who else has the file open, or another name of it, keeps them.
             bool ours = e.type == Type::file && st.st_nlink == 1 && st.st_uid == (geteuid() == 0 ? owner_of(e).id : geteuid());
             bool right = is_right(fd.get(), dir.fd.get(), name, st, e);
-            if (!right && !ours) return Here::replace;
+            if (!right && !ours) return ++replaced_, Here::replace;
             if (!right && !options_.dry_run) set_metadata(fd.get(), dir.fd.get(), name, e);
-            if (e.link_group && !further) first_links_[{e.link_group, e.inode}] = {e, std::pair(st.st_dev, st.st_ino)};
+            if (e.link_group && !further) {
+                std::lock_guard lock(words_mutex_);
+                first_links_[{e.link_group, e.inode}] = {e, std::pair(st.st_dev, st.st_ino)};
+            }
             return in_place(dir, e, st);
         }
-        if (S_ISDIR(st.st_mode) && options_.overwrite && options_.remove) {
+        if (S_ISDIR(st.st_mode) && options_.overwrite && options_.remove && dir.whole) {
             late_.push_back(e);
             dir.names.erase(name);
             dir.touched_later = true;
@@ -6733,7 +6772,7 @@ private:
         auto name = last_name(e.path);
         std::lock_guard lock(dir.mutex);
         struct stat there;
-        auto is_ours = [&] { return fstatat(dir.fd.get(), name.c_str(), &there, AT_SYMLINK_NOFOLLOW) == 0 && there.st_ino != st.st_ino && dir.placed.contains(there.st_ino); };
+        auto is_ours = [&] { return fstatat(dir.fd.get(), name.c_str(), &there, AT_SYMLINK_NOFOLLOW) == 0 && there.st_ino != st.st_ino && there.st_nlink == 1 && dir.placed.contains(there.st_ino); };
         if (replace && is_ours()) throw indistinct(e.path);
         int bad = renameat2(temporary.directory, temporary.name.c_str(), dir.fd.get(), name.c_str(), replace ? 0 : RENAME_NOREPLACE);
         if (bad && errno == EINVAL) {
@@ -6869,13 +6908,11 @@ private:
     LocalId group_of(const Entry& e) { return local_id(groups_, snapshot_.groups, e.gid, group_of_name); }
     template <class LookUp> LocalId local_id(std::map<uint32_t, LocalId>& cache, const Names& names, uint32_t id, LookUp look_up) {
         std::lock_guard lock(names_mutex_);
-        auto [at, fresh] = cache.try_emplace(id, LocalId{id, true});
+        if (auto known = cache.find(id); known != cache.end()) return known->second;
         auto name = names.find(id);
-        if (fresh && name != names.end() && !name->second.empty()) {
-            auto found = look_up(name->second);
-            at->second = {found.value_or(id), found.has_value()};
-        }
-        return at->second;
+        bool named = name != names.end() && !name->second.empty();
+        auto found = named ? look_up(name->second) : std::optional(id);
+        return cache[id] = {found.value_or(id), found.has_value()};
     }
 
     /// Returns whether the file has the owner and group now that it is to have, so that it may run with their rights.
@@ -7768,7 +7805,7 @@ private:
             stop_if_asked();
             PackInfo pack;
             pack.name = *parse_hash(o.name);
-            pack.size = o.size;
+            pack.size = std::min<uint64_t>(o.size, kPackMax);
             try {
                 auto bytes = read_pack(repo_, pack);
                 open_pack(repo_, pack, bytes, [&](const FrameInfo& f, const Chunk& c, View chunk) {
