@@ -428,6 +428,30 @@ TEST_CASE("file systems: of more holes than are kept the largest are, and the re
     CHECK(look(site.dest / "holes").st_blocks < blocks + blocks / 10);
 }
 
+TEST_CASE("file systems: a file of many small pieces between holes takes no longer than one without holes" *
+          doctest::test_suite("alone")) {
+    Site site(Site::Kind::local);
+    constexpr off_t pieces = 6000, piece = 4096;
+    const auto make = [&](const char* name, off_t step) {
+        write_file(site.src / name / "file", "");
+        const int fd = open((site.src / name / "file").c_str(), O_WRONLY | O_CLOEXEC);
+        const std::string block(piece, 'x'); // in which no place looks like the end of a chunk
+        for (off_t i = 0; i < pieces; ++i) REQUIRE(pwrite(fd, block.data(), piece, i * step) == piece);
+        close(fd);
+    };
+    make("whole", piece);
+    make("sparse", 2 * piece);
+    if (look(site.src / "sparse/file").st_blocks * 512 > pieces * piece * 3 / 2) return skipped("holes: the file system has none so small");
+    site.init_or_fail();
+    const auto seconds = [&](const char* name) {
+        const Result result = site.nfreeze({"backup", site.src / name, site.url});
+        CHECK_EXIT(result, 0);
+        return result.seconds;
+    };
+    const double whole = seconds("whole"), sparse = seconds("sparse");
+    CHECK(sparse < 2 * whole + 1);
+}
+
 TEST_CASE("file systems: a further name of a hard link is read neither by a backup nor by a restore") {
     Trusting site;
     write_random_file(site.src / "a/first", 6 * MiB, 1);
