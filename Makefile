@@ -128,6 +128,7 @@ s3: deps-test
 
 # What only these tests need is not installed for the others, in which they are noted as skipped.
 servers: deps-servers
+	command -v npm >/dev/null || third_party/install-packages.sh s3
 	npm install --silent --no-audit --no-fund --ignore-scripts --prefix build/servers ssh2@1.17.0
 	$(CONFIGURE)
 	$(BUILD) nfreeze_tests

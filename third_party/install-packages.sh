@@ -19,7 +19,7 @@ test) packages=$test ;;
 ci) packages="$test clang clang-tidy libclang-rt-dev valgrind" ;;
 s3) packages="nodejs npm" ;;
 servers) packages="$test proftpd-core proftpd-mod-crypto dropbear-bin python3-paramiko python3-asyncssh
-    erlang-base erlang-ssh nodejs npm fuse3" ;;
+    erlang-base erlang-ssh fuse3" ;;
 bench) packages="$build openssh-server openssh-client python3 restic borgbackup rclone" ;;
 chroots) packages="$build openssh-server openssh-client debootstrap" ;;
 filesystems) packages="$test xfsprogs btrfs-progs e2fsprogs dosfstools exfatprogs exfat-fuse ntfs-3g fusefat" ;;
