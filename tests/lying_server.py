@@ -78,8 +78,12 @@ class Server:
         found = []
         for name in names:
             st = os.lstat(os.path.join(path, name))
-            # As large as it was, although it is not.
-            found.append((name, attributes(st, st.st_size + 1000 if self.lie == 'larger' else None)))
+            # As large as it was, although it is not; or, of packs alone, of one size or another.
+            sizes = {'larger': st.st_size + 1000}
+            if in_packs:
+                sizes.update({'packs-larger': st.st_size + 1000, 'packs-smaller': st.st_size // 2, 'packs-empty': 0, 'packs-huge': 1 << 40,
+                              'packs-one-less': st.st_size - 1, 'packs-one-more': st.st_size + 1})
+            found.append((name, attributes(st, sizes.get(self.lie))))
         if self.lie == 'names':
             plain = struct.pack('>I', 0)
             found += [(odd, plain) for odd in (b'../../outside', b'/etc/passwd', b'a\0b', b'\x1b[31m\x07', b'\xff' * 300, b'y' * 4000, b'..', b'.')]

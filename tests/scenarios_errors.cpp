@@ -171,4 +171,77 @@ TEST_CASE("errors: init goes on where one was cut short, and touches nothing tha
     check_error(site.init(), 1, {"packs/ is not empty"}); // a recovery sheet opens these
 }
 
+TEST_CASE("errors: init takes nothing away that is not its own, from no directory and through no link") {
+    for (const Site::Kind kind : {Site::Kind::ssh, Site::Kind::local}) {
+        for (const std::string& name : Strings{"index/thesis.tex", "index/book/chapter 1", "index/00000001-" + std::string(63, 'a'), "index/00000001-" + std::string(64, 'A'), "index/.hidden",
+                                              "packs/picture", "keys/door"}) {
+            CAPTURE(name);
+            const Site site(kind);
+            write_file(site.repo / name, "mine");
+            write_file(site.repo / "index" / ("00000001-" + std::string(64, 'a')), "half a segment");
+            check_error(site.init(), 1, {});
+            CHECK(read_file(site.repo / name) == "mine");
+            CHECK(files_below(site.repo).size() == 2);
+        }
+        const Site begun(kind); // one that was cut short is gone on with
+        write_file(begun.repo / "index" / ("00000001-" + std::string(64, 'a')), "half a segment");
+        fs::create_directory(begun.repo / "packs");
+        begun.init_or_fail();
+        write_file(begun.src / "file", "x");
+        begun.backup_or_fail();
+        CHECK_EXIT(begun.nfreeze({"check", begun.url}), 0);
+    }
+}
+
+TEST_CASE("errors: init follows no link out of a directory") {
+    for (const std::string where : {"index", "packs", "keys"}) {
+        CAPTURE(where);
+        const Site site(Site::Kind::local);
+        write_file(site.dir / "elsewhere" / ("00000001-" + std::string(64, 'a')), "somebody's");
+        fs::create_directories(site.repo);
+        fs::create_directory_symlink(site.dir / "elsewhere", site.repo / where);
+        const std::string before = fingerprint(site.dir / "elsewhere");
+        CHECK_EXIT(site.init(), 1);
+        CHECK(fingerprint(site.dir / "elsewhere") == before);
+        fs::remove_all(site.dir / "elsewhere");
+        fs::create_directory(site.dir / "elsewhere"); // nor into an empty one
+        CHECK_EXIT(site.init(), 1);
+        CHECK(fs::is_empty(site.dir / "elsewhere"));
+        fs::remove(site.dir / "elsewhere"); // nor to nowhere
+        CHECK_EXIT(site.init(), 1);
+        CHECK(!fs::exists(site.dir / "elsewhere"));
+    }
+}
+
+TEST_CASE("errors: of several that make a repository at once one has made it, and can open it") {
+    for (const Site::Kind kind : {Site::Kind::local, Site::Kind::ssh})
+        for (int round = 0; round < (slow_tests() ? 100 : 6); ++round) {
+            CAPTURE(round);
+            const Site site(kind);
+            std::vector<std::unique_ptr<Child>> all;
+            std::vector<RunOptions> options(4, site.options);
+            for (std::size_t i = 0; i < options.size(); ++i) {
+                options[i].env["NFREEZE_PASSWORD"] = "of client " + std::to_string(i);
+                all.push_back(std::make_unique<Child>(Strings{nfreeze_binary(), "init", site.url}, options[i]));
+            }
+            int made = 0;
+            for (std::size_t i = 0; i < options.size(); ++i) {
+                const Result result = all[i]->wait();
+                CHECK_MESSAGE((result.code == 0 || result.code == 1), describe(result));
+                made += result.code == 0;
+                CHECK(contains(result.out, "created") == (result.code == 0));
+                if (result.code == 0) continue;
+                CHECK(result.err.starts_with("nfreeze: "));
+                options[i].env.clear();
+            }
+            CHECK(made <= 1);
+            write_file(site.src / "file", "x");
+            for (const RunOptions& with : options) {
+                if (with.env.empty()) continue;
+                CHECK_EXIT(site.nfreeze({"backup", site.src, site.url}, with), 0);
+                CHECK_EXIT(site.nfreeze({"check", "--read-data", site.url}, with), 0);
+            }
+        }
+}
+
 TEST_SUITE_END();
