@@ -325,7 +325,6 @@ constexpr size_t kOneRead = 30000 / 4; // libssh2 asks ahead for four times as m
 
 constexpr auto kCheckpoint = std::chrono::seconds(30);
 constexpr int64_t kClockSkew = 120 * INT64_C(1'000'000'000); // ns by which the clocks of two machines may well differ
-constexpr int64_t kInitTakes = 30; // seconds
 constexpr int64_t kSettled = 3600; // seconds: what is so old nobody is still busy with
 constexpr auto kListingFresh = std::chrono::seconds(10); // a listing of index/ need not be repeated
 // A ctime this fresh may hide a later change (I9): a page that is dirty is written through a mapping without a new
@@ -2047,7 +2046,8 @@ private:
             auto why = text("cannot ", tried, " on ", show(options_.host), ": ",
                             status < std::size(said) ? said[status] : "an unknown error");
             if (status == LIBSSH2_FX_NO_SUCH_FILE || status == LIBSSH2_FX_NO_SUCH_PATH) throw NotThere(why);
-            throw Refused(why, status != LIBSSH2_FX_PERMISSION_DENIED && status < LIBSSH2_FX_FILE_ALREADY_EXISTS);
+            bool clear = status == LIBSSH2_FX_PERMISSION_DENIED || (status >= LIBSSH2_FX_FILE_ALREADY_EXISTS && status <= LIBSSH2_FX_QUOTA_EXCEEDED);
+            throw Refused(why, !clear);
         }
         confused_ = sftp_ && libssh2_session_last_errno(session_.get()) == LIBSSH2_ERROR_SFTP_PROTOCOL;
         char* message = nullptr;
@@ -2469,6 +2469,7 @@ private:
                 const char* known = its_password ? self.password() : nullptr;
                 if (known) answer = known;
                 else if (have_terminal()) answer = ask(show(question), prompts[i].echo);
+                else throw Error(text("the server asks ", in_quotes(question), ", and there is no terminal to answer on"), Exit::network);
             } catch (...) { self.trouble_ = std::current_exception(); }
             answers[i].text = strdup(answer.c_str());
             answers[i].length = unsigned(answer.size());
@@ -2902,7 +2903,8 @@ private:
         if (!can_sync_) return;
         int refused = s.call("write to disk", [&] {
             int r = libssh2_sftp_fsync(handle.get());
-            return r == LIBSSH2_ERROR_SFTP_PROTOCOL && libssh2_sftp_last_error(s.sftp()) == LIBSSH2_FX_OP_UNSUPPORTED ? 1 : r;
+            auto why = r == LIBSSH2_ERROR_SFTP_PROTOCOL ? libssh2_sftp_last_error(s.sftp()) : LIBSSH2_FX_OK;
+            return why == LIBSSH2_FX_OP_UNSUPPORTED || why == LIBSSH2_FX_BAD_MESSAGE ? 1 : r; // the latter: a file system that cannot
         });
         if (refused) can_sync_ = false;
     }
@@ -3790,10 +3792,7 @@ public:
         Secret master(32);
         fill_random(master.span());
         Repository r(store, master);
-        for (auto& left : there.empty() ? there : names("index")) { // no key that would open it was ever made
-            if (now / 1'000'000'000 - left.mtime < kInitTakes) throw Error("an init was begun there a moment ago: wait a minute and run it again, if it is not running any more; nothing was changed");
-            r.try_remove("index/" + left.name);
-        }
+        for (auto& left : there.empty() ? there : names("index")) r.try_remove("index/" + left.name); // no key that would open it was ever made
         r.listed_ = since_boot(); // nothing is there
         r.commit([] { return Bytes(); });
         auto key = add_key(store, master, passphrase, cost, now, label);
@@ -3935,7 +3934,9 @@ public:
             Bytes additions = records(); // which may take hours
             if (!begun) begun = Clock::now();
             bool written = write_segment(additions, *begun, merge_all);
-            if (written && since_boot() - *listed_ < std::chrono::seconds(kSettled)) return; // not suspended for days
+            if (!written || since_boot() - *listed_ >= std::chrono::seconds(kSettled)) continue; // suspended for days
+            if (!merge_all) tidy(*begun);
+            return;
         }
     }
     Clock::duration listing_lasts = kListingFresh;
@@ -4087,6 +4088,21 @@ private:
         if (index.listed_packs) index.listed_packs->clear(); // packs of later segments count as absent, which costs little
     }
 
+    /// Bytes of live segments that others have as well, for each byte that they have not.
+    double repeats() const {
+        double again = 0, fresh = 0;
+        for (auto& [key, s] : segments_)
+            if (live(s)) fresh += s.fresh * double(s.size), again += (1 - s.fresh) * double(s.size);
+        return again / std::max(fresh, 1.0);
+    }
+    /// Where clients that ran side by side have left the same many times, and nobody else is at work now, it is merged.
+    void tidy(Clock::time_point begun) {
+        if (repeats() < 0.8) return;
+        auto known = segments_.size();
+        refresh();
+        if (segments_.size() == known) write_segment({}, begun, true);
+    }
+
     /// Returns false if nobody knows whether it was written.
     bool write_segment(View additions, Clock::time_point begun, bool merge_all) {
         RecordSet out;
@@ -4225,19 +4241,14 @@ private:
     /// merge the same: the more what is live repeats itself, the fewer of them do.
     std::vector<Segment*> choose_merge(size_t size, bool all_that_fit) {
         std::vector<Segment*> all, chosen;
-        double repeats = 0, fresh = 0; // bytes
-        for (auto& [key, s] : segments_) {
-            if (!live(s)) continue;
-            all.push_back(&s);
-            fresh += s.fresh * double(s.size);
-            repeats += (1 - s.fresh) * double(s.size);
-        }
+        for (auto& [key, s] : segments_)
+            if (live(s)) all.push_back(&s);
         std::array<uint8_t, 1> chance;
         fill_random(chance);
         bool bloated = std::ranges::any_of(all, &Segment::bloated);
-        double share = fresh / (fresh + repeats);
+        double share = 1 / (1 + repeats());
         if (!all_that_fit && !bloated && chance[0] >= 256 * share * share) return {};
-        all_that_fit |= bloated || repeats > fresh;
+        all_that_fit |= bloated;
         std::ranges::sort(all, std::greater{}, [](auto* s) { return s->seq; });
         size_t sum = std::max<size_t>(size, 4 * KiB);
         for (auto* s : all) {
