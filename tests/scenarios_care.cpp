@@ -688,4 +688,156 @@ TEST_CASE("backup --verify: what it cannot verify is said before anything is sto
     CHECK((files.code == 2 || number_in(files.out, "verified: ") > 0));
 }
 
+TEST_CASE("key: no more are added than are tried, and all that there are open the repository") {
+    if (!have_reader()) return;
+    const Site site(Site::Kind::local);
+    site.init_or_fail();
+    const auto with = [&](const Strings& words, int number) {
+        RunOptions options = site.options;
+        if (number > 1) options.env["NFREEZE_PASSWORD"] = "passphrase number " + std::to_string(number);
+        return site.nfreeze(words, options);
+    };
+    const auto file = [&](int number) {
+        write_file(site.dir / "new", "passphrase number " + std::to_string(number) + "\n");
+        return site.dir / "new";
+    };
+    const auto add = [&](int number) { return with({"key", "add", "--new-password-file", file(number), site.url}, 1); };
+    CHECK_EXIT(add(2), 0);
+    plant(site, {"keys", "cost", "15", "13"}); // of others, whose passphrases nobody here knows
+    CHECK_EXIT(add(16), 0);
+    const std::string before = fingerprint(site.repo);
+    const Result refused = add(17);
+    CHECK_EXIT(refused, 1);
+    CHECK_NAMES(refused.err, "16");
+    write_file(site.dir / "sheet", with({"key", "export", site.url}, 1).out);
+    CHECK_EXIT(site.nfreeze({"key", "import", "--new-password-file", site.dir / "new", site.url, site.dir / "sheet"}), 1);
+    CHECK(fingerprint(site.repo) == before);
+    for (const int i : {1, 2, 16}) CHECK_EXIT(with({"snapshots", site.url}, i), 0);
+    // One that takes another's place is one more for a moment only.
+    CHECK_EXIT(with({"key", "passwd", "--new-password-file", file(18), site.url}, 2), 0);
+    CHECK(files_below(site.repo / "keys").size() == 16);
+    for (const auto& [number, code] : {std::pair{1, 0}, {2, 4}, {16, 0}, {18, 0}}) CHECK_EXIT(with({"snapshots", site.url}, number), code);
+}
+
+TEST_CASE("forget --undo: twice makes one snapshot") {
+    const Site site(Site::Kind::local);
+    write_file(site.src / "file", "content");
+    site.init_or_fail();
+    const std::string id = site.backup_or_fail().snapshot;
+    REQUIRE_EXIT(site.nfreeze({"forget", "--yes", site.url, id}), 0);
+    SUBCASE("one after the other") {
+        REQUIRE_EXIT(site.nfreeze({"forget", "--undo", site.url, id}), 0);
+        const Result again = site.nfreeze({"forget", "--undo", site.url, id});
+        CHECK((again.code == 0 || again.code == 1));
+        CHECK(again.out + again.err != "");
+    }
+    SUBCASE("in one breath") { CHECK_EXIT(site.nfreeze({"forget", "--undo", site.url, id, id.substr(0, 10)}), 0); }
+    const Strings back = ids_in(site);
+    REQUIRE(back.size() == 1);
+    // What is forgotten once more can be taken back once more.
+    REQUIRE_EXIT(site.nfreeze({"forget", "--yes", site.url, back[0]}), 0);
+    CHECK(ids_in(site).empty());
+    CHECK_EXIT(site.nfreeze({"forget", "--undo", site.url, back[0]}), 0);
+    CHECK(ids_in(site).size() == 1);
+}
+
+TEST_CASE("check: a file whose size is not that of its parts is named, without reading a byte of it") {
+    if (!have_reader()) return;
+    const Site site(Site::Kind::local);
+    site.init_or_fail();
+    const std::string id = plant(site, {"tree", "size"});
+    for (const std::string how : {"", "--read-data", "--read-data=files:all", "--read-data=files:2"}) {
+        CAPTURE(how);
+        Strings words{"check", site.url};
+        if (!how.empty()) words.insert(words.begin() + 1, how);
+        const Result check = site.nfreeze(words);
+        CHECK_EXIT(check, 5);
+        CHECK_NAMES(check.err, "'bad'");
+        CHECK_NAMES(check.err, id.substr(0, 8));
+        CHECK_NOT_NAMED(check.err, "'good'");
+        CHECK_NAMES(check.out, "errors: 1");
+    }
+    CHECK_EXIT(site.restore(), 5);
+    CHECK(!fs::exists(site.dest / "bad"));
+    CHECK(fs::file_size(site.dest / "good") == 900'000);
+}
+
+TEST_CASE("check --read-data=files: compares the checksum of a whole file, too") {
+    if (!have_reader()) return;
+    const Site site(Site::Kind::local);
+    site.init_or_fail();
+    const std::string id = plant(site, {"tree", "checksum"});
+    CHECK_EXIT(site.nfreeze({"check", site.url}), 0); // each of its parts is what it was
+    for (const std::string how : {"files:all", "files:2", "files:100"}) {
+        CAPTURE(how);
+        const Result check = site.nfreeze({"check", "--read-data=" + how, site.url});
+        CHECK_EXIT(check, 5);
+        CHECK_NAMES(check.err, "'bad'");
+        CHECK_NAMES(check.err, id.substr(0, 8));
+        CHECK_NOT_NAMED(check.err, "'good'");
+        CHECK_NAMES(check.out, "reading 2 files");
+        CHECK_NAMES(check.out, "errors: 1");
+    }
+    CHECK_EXIT(site.restore(), 5);
+    CHECK(!fs::exists(site.dest / "bad"));
+}
+
+TEST_CASE("check --read-data=files:all reads each file there is, with holes and without") {
+    const Site site(Site::Kind::local);
+    make_random_tree(site.src, 3, 100, 20'000);
+    make_sparse_file(site.src / "sparse");
+    write_random_file(site.src / "large", 9 * MiB, 1);
+    site.init_or_fail();
+    site.backup_or_fail();
+    std::size_t with_content = 0;
+    for (const auto& file : files_below(site.src)) with_content += fs::file_size(file) > 0;
+    const Result check = site.nfreeze({"check", "--read-data=files:all", site.url});
+    CHECK_EXIT(check, 0);
+    CHECK_NAMES(check.out, "reading " + std::to_string(with_content) + " files");
+}
+
+TEST_CASE("a record that says it is continued, and is not, is damage that every verb names") {
+    if (!have_reader()) return;
+    for (const Strings& how : {Strings{"tree", "no-continuation"}, {"tree", "no-continuation", "last"}}) {
+        CAPTURE(joined(how));
+        const Site site(Site::Kind::local);
+        site.init_or_fail();
+        plant(site, how);
+        for (const Strings& words : {Strings{"ls", site.url}, {"check", site.url}, {"check", "--read-data", site.url}, {"restore", site.url, site.dest}, {"du", site.url}}) {
+            CAPTURE(words[0]);
+            const Result result = site.nfreeze(words);
+            CHECK_EXIT(result, 5);
+            CHECK_NAMES(result.err, "bad");
+        }
+        CHECK(!fs::exists(site.dest / "bad"));
+        if (how.size() == 2) CHECK(fs::exists(site.dest / "good"));
+        CHECK_EXIT(site.nfreeze({"prune", "--yes", site.url}), 5);
+    }
+}
+
+TEST_CASE("a segment that authenticates and makes no sense counts not at all, and is not called half an upload") {
+    if (!have_reader()) return;
+    for (const std::string how : {"early", "long", "snapshot"}) {
+        CAPTURE(how);
+        const Site site(Site::Kind::local);
+        write_file(site.src / "file", "content");
+        site.init_or_fail();
+        const std::string id = site.backup_or_fail().snapshot;
+        const std::string segment = plant(site, {"malformed", id, how}); // which forgets the snapshot, and goes on wrongly
+        const Result listed = site.nfreeze({"snapshots", site.url});
+        CHECK_EXIT(listed, 5);
+        CHECK_NAMES(listed.out, id.substr(0, 8));
+        CHECK_NAMES(listed.err, segment.substr(0, 20));
+        CHECK_NOT_NAMED(listed.err, "interrupted");
+        CHECK_EXIT(site.restore(), 5);
+        CHECK(compare(site.src, site.dest) == "");
+        CHECK_EXIT(site.nfreeze({"prune", "--yes", "--now", site.url}), 5);
+        const Result repaired = site.nfreeze({"repair", site.url});
+        CHECK_EXIT(repaired, 0);
+        const Result after = site.nfreeze({"check", "--read-data", site.url});
+        CHECK_EXIT(after, 0);
+        CHECK(ids_in(site) == Strings{id.substr(0, 8)});
+    }
+}
+
 TEST_SUITE_END();

@@ -6,6 +6,7 @@
 #include <ctime>
 #include <set>
 
+#include "answers.hpp"
 #include "support.hpp"
 #include "trees.hpp"
 
@@ -794,6 +795,114 @@ TEST_CASE("versions: a name that is not there is named however it is written") {
         CHECK_EXIT(result, 1);
         CHECK_NAMES(result.err, "nosuch");
     }
+}
+
+namespace {
+
+// A source of which a snapshot exists that a clock which ran ahead has dated: of an older state.
+struct Ahead : Site {
+    std::string ahead, newest, older;
+    explicit Ahead(int seconds) : Site(Kind::local) {
+        write_file(src / "file", "older");
+        write_random_file(src / "large", 3 * MiB, 1);
+        init_or_fail();
+        older = backup_or_fail().snapshot;
+        ahead = plant(*this, {"snapshot", std::to_string(seconds), older});
+        write_file(src / "file", "newest");
+        fs::remove(src / "large");
+        write_random_file(src / "larger", 4 * MiB, 2);
+        settle();
+        newest = backup_or_fail({"--allow-shrink"}).snapshot;
+    }
+};
+
+} // namespace
+
+TEST_CASE("clocks: a snapshot from after now is named, and is not the newest") {
+    if (!have_reader()) return;
+    const Ahead site(86'400);
+    const std::string id = site.ahead.substr(0, 8);
+    const auto check = [&](const Strings& words, const std::string& wanted, const std::string& not_wanted) {
+        CAPTURE(words[0]);
+        const Result result = site.nfreeze(words);
+        CHECK_EXIT(result, 0);
+        CHECK_NAMES(result.out, wanted);
+        CHECK_NOT_NAMED(result.out, not_wanted);
+        CHECK_NAMES(result.err, id);
+        CHECK_MESSAGE((contains(result.err, "after now") || contains(result.err, "future")), result.err);
+    };
+    check({"ls", site.url}, "larger\n", "large\n");
+    check({"cat", site.url, "file"}, "newest", "older");
+    check({"restore", site.url, site.dest}, site.newest, site.ahead);
+    CHECK(compare(site.src, site.dest) == "");
+    check({"du", site.url}, "larger", "large\n");
+    check({"diff", site.url, site.older}, "+ larger", "- larger");
+    check({"backup", site.src, site.url}, "2 unchanged", "changed, 1");
+    // Asked for, it is given.
+    const Result asked = site.nfreeze({"cat", "--snapshot", id, site.url, "file"});
+    CHECK_EXIT(asked, 0);
+    CHECK(asked.out == "older");
+    const Result against = site.nfreeze({"diff", site.url, site.newest, id});
+    CHECK_NAMES(against.out, "- larger");
+    // It stays where rules choose, and goes by its id.
+    CHECK_EXIT(site.nfreeze({"forget", "--yes", "--keep-last", "1", site.url}), 0);
+    const Strings left = ids_in(site);
+    CHECK(left.size() == 2);
+    CHECK(left.back() == id);
+    CHECK_EXIT(site.nfreeze({"forget", "--yes", site.url, id}), 0);
+    const Result after = site.nfreeze({"ls", site.url});
+    CHECK(after.err == "");
+}
+
+TEST_CASE("clocks: the guard of a backup compares with what is from before now") {
+    if (!have_reader()) return;
+    const Ahead site(864'000);
+    write_file(site.src / "more", "x");
+    const Summary same = site.backup_or_fail(); // "large" was taken away before the newest, which was allowed to
+    CHECK(same.fresh == 1);
+    CHECK(same.gone == 0);
+    fs::remove(site.src / "larger");
+    CHECK_EXIT(site.backup(), 1); // and it is there to be refused
+}
+
+TEST_CASE("clocks: two minutes are nothing, and what is all that there is counts") {
+    if (!have_reader()) return;
+    const Ahead close(90);
+    const Result listed = close.nfreeze({"cat", close.url, "file"});
+    CHECK_EXIT(listed, 0);
+    CHECK(listed.out == "older"); // of a minute from now
+    CHECK(listed.err == "");
+    const Ahead far(100'000);
+    REQUIRE_EXIT(far.nfreeze({"forget", "--yes", far.url, far.older, far.newest}), 0);
+    const Result only = far.nfreeze({"cat", far.url, "file"});
+    CHECK_EXIT(only, 0);
+    CHECK(only.out == "older");
+    CHECK_NAMES(only.err, far.ahead.substr(0, 8));
+    const Result restored = far.restore();
+    CHECK_EXIT(restored, 0);
+    CHECK(read_file(far.dest / "file") == "older");
+    CHECK_EXIT(far.backup({"--allow-shrink"}), 0);
+}
+
+TEST_CASE("ls: a file of a name with slashes, from standard input, is found as others are") {
+    const Site site(Site::Kind::local);
+    site.init_or_fail();
+    RunOptions options = site.options;
+    options.input = "a dump";
+    REQUIRE_EXIT(site.nfreeze({"backup", "--stdin-name", "a/b/c", site.url}, options), 0);
+    CHECK(listed(site, {}) == Names{"a"});
+    CHECK(listed(site, {}, {"-R"}) == Names{"a", "a/b", "a/b/c"});
+    CHECK(listed(site, {"a"}) == Names{"a/b"});
+    CHECK(listed(site, {"a/b/c"}) == Names{"a/b/c"});
+    CHECK(listed(site, {"*c"}).contains("a/b/c"));
+    CHECK(site.nfreeze({"cat", site.url, "a/b/c"}).out == "a dump");
+    CHECK_EXIT(site.restore(), 0);
+    CHECK(read_file(site.dest / "a/b/c") == "a dump");
+    CHECK_EXIT(site.nfreeze({"check", "--read-data", site.url}), 0);
+    options.input = "a longer dump";
+    const Result again = site.nfreeze({"backup", "--stdin-name", "/a//b/./c", site.url}, options);
+    CHECK_EXIT(again, 0);
+    CHECK(site.nfreeze({"cat", "--snapshot", summary_of(again).snapshot, site.url, "a/b/c"}).out == "a longer dump");
 }
 
 TEST_SUITE_END();

@@ -272,4 +272,88 @@ TEST_CASE("prune: on an append-only server it says why it cannot delete, and all
     site.backup_or_fail();
 }
 
+namespace {
+
+double number_of(const Result& result, const std::string& name) {
+    std::string all;
+    for (const std::string& line : lines_of(result.out))
+        if (contains(line, "\"" + name + "\":")) all = line;
+    return decimal_in(all, "\"" + name + "\":");
+}
+
+} // namespace
+
+TEST_CASE("prune: a dry run shows what the run then does") {
+    const auto compare_both = [](const Site& site, const Strings& flags) {
+        CAPTURE(joined(flags));
+        Strings words{"prune", "-n", "--json"};
+        words.insert(words.end(), flags.begin(), flags.end());
+        words.push_back(site.url);
+        const Result dry = site.nfreeze(words);
+        REQUIRE_EXIT(dry, 0);
+        words[1] = "--yes";
+        const Result run = site.nfreeze(words);
+        REQUIRE_EXIT(run, 0);
+        for (const char* name : {"packs", "bytes", "packs_to_condemn", "bytes_to_condemn", "bytes_to_copy", "bytes_young", "bytes_condemned", "bytes_due"})
+            CHECK_MESSAGE(number_of(dry, name) == number_of(run, name), std::string(name));
+        const bool at_once = std::ranges::count(flags, "--now") > 0;
+        const double due = number_of(dry, "bytes_due") + (at_once ? number_of(dry, "bytes_to_condemn") : 0);
+        const double deleted = contains(run.out, "packs_deleted") ? number_of(run, "bytes_deleted") : 0;
+        CHECK(deleted == due);
+    };
+    const Site site(Site::Kind::local);
+    forget_a_snapshot(site);
+    write_file(site.repo / "packs" / std::string(64, 'a'), "left behind by an upload that broke off");
+    set_mtime(site.repo / "packs" / std::string(64, 'a'), time(nullptr) - 3 * 86'400, 0);
+    write_file(site.repo / "packs" / std::string(64, 'b'), "young");
+    copy_tree(site.repo, site.dir / "copy");
+    for (const Strings& flags : {Strings{}, {"--max-unused", "0%"}, {"--grace", "1d"}, {"--now"}, {"--now", "--max-unused", "0%"}}) {
+        remove_tree(site.repo);
+        copy_tree(site.dir / "copy", site.repo);
+        compare_both(site, flags);
+        pass_days(site, 2);
+        compare_both(site, flags);
+        pass_days(site, 5); // and nobody has written since
+        compare_both(site, flags);
+        compare_both(site, flags);
+        check_whole(site);
+    }
+}
+
+TEST_CASE("prune: a pack that was condemned nobody knows when is not due before a grace period of which the time is known") {
+    if (!have_reader()) return;
+    for (const std::string since : {"1", "86400", "946684799", "0"}) { // seconds: 1970, the last one of 1999, and that of the segment
+        CAPTURE(since);
+        const Site site(Site::Kind::local);
+        forget_a_snapshot(site);
+        const std::string segment = plant(site, {"say", "condemned", "all", since});
+        const std::size_t before = packs_of(site).size();
+        pass_days(site, 30);
+        if (since == "0") set_mtime(site.repo / "index" / segment, 0, 0); // of which the server knows no time either
+        const Result dry = site.nfreeze({"prune", "-n", "--json", site.url});
+        CHECK(number_of(dry, "bytes_due") == 0);
+        CHECK(prune(site) == 0); // it stores anew what is needed of them
+        CHECK(packs_of(site).size() >= before);
+        pass_days(site, 2);
+        CHECK(prune(site) == 0);
+        check_whole(site);
+        CHECK(prune(site, {"--now"}) > 0);
+        check_whole(site);
+    }
+}
+
+TEST_CASE("prune: --max-unused takes a share or a size") {
+    const Site site(Site::Kind::local);
+    forget_a_snapshot(site);
+    for (const char* amount : {"0", "0%", "500M", "10%", "1G", "100%", "2K"}) {
+        CAPTURE(std::string(amount));
+        CHECK_EXIT(site.nfreeze({"prune", "-n", "--max-unused", amount, site.url}), 0);
+    }
+    const auto copies = [&](const char* amount) { return number_of(site.nfreeze({"prune", "-n", "--json", "--max-unused", amount, site.url}), "bytes_to_copy"); };
+    CHECK(copies("0") == copies("0%"));
+    CHECK(copies("0") > 1 * MiB); // of the first pack "stays" is worth keeping
+    CHECK(copies("500M") == 0);
+    CHECK(copies("100%") == copies("1G"));
+}
+
 TEST_SUITE_END();
