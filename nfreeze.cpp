@@ -707,19 +707,20 @@ std::string read_small_file(const std::string& path, size_t max) {
     return out;
 }
 
+/// Of the mount that an open file lies in; empty where /proc is not there.
+std::string mount_id(int fd) {
+    std::string key, id;
+    succeeds([&] {
+        std::istringstream lines(read_small_file(text("/proc/self/fdinfo/", fd), MiB));
+        while (lines >> key >> id && key != "mnt_id:") {}
+    });
+    return key == "mnt_id:" ? id : "";
+}
 /// Whether something is mounted at a name, even if it is another part of the same file system. Does not look at what is
 /// mounted, which may be on a server that is away.
 bool is_mount_point(int directory, const std::string& name) {
-    auto mount_of = [](int fd) {
-        std::istringstream lines(read_small_file(text("/proc/self/fdinfo/", fd), MiB));
-        std::string key, id;
-        while (lines >> key >> id)
-            if (key == "mnt_id:") return id;
-        return std::string();
-    };
     Fd there(openat(directory, name.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
-    std::string inner, outer;
-    return there && succeeds([&] { inner = mount_of(there.get()), outer = mount_of(directory); }) && inner != outer;
+    return there && mount_id(there.get()) != mount_id(directory);
 }
 
 void write_full(int fd, View from, std::string_view shown) {
@@ -1630,7 +1631,7 @@ Address parse_address(const std::string& given) {
 struct SshOptions {
     std::string user, host;
     int port = 0;
-    std::vector<std::string> identities;
+    std::vector<std::string> identities, certificates; // files
     std::vector<std::string> known_hosts; // files; the first is where accepted keys are added
     std::string key_alias;                // the name in these, if not the host's
     std::string agent;                    // its socket; empty: as SSH_AUTH_SOCK says; "none"
@@ -2171,14 +2172,15 @@ private:
         return first;
     }
 
+    // The order was measured: libssh2 encrypts chacha20 by the packet, AES by the 16-byte block.
+    static constexpr const char* kCiphers = "chacha20-poly1305@openssh.com,aes128-ctr,aes256-ctr,aes256-gcm@openssh.com,aes128-gcm@openssh.com";
+    static constexpr const char* kMacs = "hmac-sha2-256-etm@openssh.com,hmac-sha2-256,hmac-sha2-512-etm@openssh.com,hmac-sha2-512";
+
     void handshake(LoginMemory& memory, const std::vector<KnownKey>& known, const std::string& types) {
         auto* s = session_.get();
         libssh2_session_method_pref(s, LIBSSH2_METHOD_HOSTKEY, types.c_str());
-        // The order was measured: libssh2 encrypts chacha20 by the packet, AES by the 16-byte block.
-        static constexpr const char* ciphers = "chacha20-poly1305@openssh.com,aes128-ctr,aes256-ctr,aes256-gcm@openssh.com,aes128-gcm@openssh.com";
-        static constexpr const char* macs = "hmac-sha2-256-etm@openssh.com,hmac-sha2-256,hmac-sha2-512-etm@openssh.com,hmac-sha2-512";
-        for (int m : {LIBSSH2_METHOD_CRYPT_CS, LIBSSH2_METHOD_CRYPT_SC}) libssh2_session_method_pref(s, m, ciphers);
-        for (int m : {LIBSSH2_METHOD_MAC_CS, LIBSSH2_METHOD_MAC_SC}) libssh2_session_method_pref(s, m, macs);
+        for (int m : {LIBSSH2_METHOD_CRYPT_CS, LIBSSH2_METHOD_CRYPT_SC}) libssh2_session_method_pref(s, m, kCiphers);
+        for (int m : {LIBSSH2_METHOD_MAC_CS, LIBSSH2_METHOD_MAC_SC}) libssh2_session_method_pref(s, m, kMacs);
         try {
             call("agree on encryption", [&] { return libssh2_session_handshake(s, socket_.get()); });
         } catch (const ConnectionLost&) {
@@ -2203,11 +2205,10 @@ private:
             auto* channel = pointer_call("look", [&] { return libssh2_channel_open_session(session_.get()); });
             call("look", [&] { return libssh2_channel_subsystem(channel, "sftp"); });
             timeout_ = std::min(timeout_, std::chrono::seconds(3));
-            int stream = SSH_EXTENDED_DATA_STDERR;
-            auto n = call("look", [&] {
-                stream = stream ? 0 : SSH_EXTENDED_DATA_STDERR; // whichever comes first
-                auto got = libssh2_channel_read_ex(channel, stream, said.data(), said.size());
-                return got == 0 && !libssh2_channel_eof(channel) ? LIBSSH2_ERROR_EAGAIN : got;
+            auto n = call("look", [&]() -> ssize_t {
+                for (int stream : {0, SSH_EXTENDED_DATA_STDERR}) // whichever comes first
+                    if (auto got = libssh2_channel_read_ex(channel, stream, said.data(), said.size()); got != 0 && got != LIBSSH2_ERROR_EAGAIN) return got;
+                return libssh2_channel_eof(channel) ? 0 : LIBSSH2_ERROR_EAGAIN;
             });
             said.resize(size_t(n));
         } catch (const Interrupted&) {
@@ -2233,12 +2234,13 @@ private:
                 auto size = in.raw(4);
                 auto names = in.raw(size_t(size[2]) << 8 | size[3]);
                 std::string offered(names.begin(), names.end()), name;
+                std::string wanted = method == LIBSSH2_METHOD_CRYPT_CS || method == LIBSSH2_METHOD_CRYPT_SC ? kCiphers : method == LIBSSH2_METHOD_MAC_CS ? kMacs : "";
                 const char** ours = nullptr;
-                int count = libssh2_session_supported_algs(session_.get(), method, &ours);
-                bool common = count <= 0;
-                for (std::istringstream list(offered); std::getline(list, name, ',');)
-                    for (int i = 0; i < count; ++i) common |= name == ours[i];
+                int count = wanted.empty() ? libssh2_session_supported_algs(session_.get(), method, &ours) : 0;
+                for (int i = 0; i < count; ++i) wanted += std::string(",") + ours[i];
                 if (count > 0) libssh2_free(session_.get(), static_cast<void*>(ours));
+                bool common = false;
+                for (std::istringstream list(offered); std::getline(list, name, ',');) common |= offers(wanted, name);
                 if (!common) return text(what, " that it offers are ", show(offered));
             }
         } catch (const Corrupt&) {}
@@ -2252,7 +2254,7 @@ private:
         const char* offered = nullptr;
         while (!(offered = libssh2_userauth_list(session_.get(), options_.user.c_str(), unsigned(options_.user.size())))) {
             if (libssh2_userauth_authenticated(session_.get())) return "";
-            if (libssh2_session_last_errno(session_.get()) != LIBSSH2_ERROR_EAGAIN) fail("log in");
+            if (libssh2_session_last_errno(session_.get()) != LIBSSH2_ERROR_EAGAIN) sent_away(), fail("log in");
             wait("log in");
         }
         return offered;
@@ -2283,7 +2285,7 @@ private:
             auto before = methods;
             bool good = f();
             if (!good && maybe_partly_) methods = ask_methods(); // which the server counts as an attempt
-            if (good || methods != before) step = name;
+            if (good || methods != before || maybe_partly_) step = name; // another key may be wanted as well
         };
         auto with_password = [&] { // by questions where the plain one was not asked for, or was not enough
             for (auto* way : {"password", "keyboard-interactive"})
@@ -2315,13 +2317,18 @@ private:
             char c; // libssh2 calls it a refusal, too, when the connection breaks before the answer
             auto n = recv(socket_.get(), &c, 1, MSG_PEEK | MSG_DONTWAIT);
             bool ended = n == 0 || (n < 0 && errno != EAGAIN);
-            if (!farewell_.empty()) throw Error(text("cannot log in to ", show(options_.host), " as ", in_quotes(options_.user), ": the server ended the connection: ", in_quotes(farewell_), "; tried: ", show(tried_)), Exit::network);
+            sent_away();
             if (ended || result == LIBSSH2_ERROR_SOCKET_DISCONNECT || result == LIBSSH2_ERROR_SOCKET_SEND || result == LIBSSH2_ERROR_SOCKET_RECV ||
                 result == LIBSSH2_ERROR_KEY_EXCHANGE_FAILURE) fail("log in");
             // A key whose signature was asked for and not enough, or a password that was not: there may be more to do.
             maybe_partly_ = result == LIBSSH2_ERROR_PUBLICKEY_UNVERIFIED;
             return false;
         }
+    }
+    /// Throws what the server said if it ended the connection, as after too many attempts: to try again would not help.
+    void sent_away() const {
+        if (farewell_.empty()) return;
+        throw Error(text("cannot log in to ", show(options_.host), " as ", in_quotes(options_.user), ": the server ended the connection: ", in_quotes(farewell_), "; tried: ", show(tried_)), Exit::network);
     }
     static bool offers(const std::string& methods, const std::string& way) { return ("," + methods + ",").find("," + way + ",") != methods.npos; }
 
@@ -2337,7 +2344,7 @@ private:
             for (libssh2_agent_publickey *key = nullptr, *before = nullptr; libssh2_agent_get_identity(agent.get(), &key, before) == 0; before = key)
                 keys.push_back({key, {reinterpret_cast<char*>(key->blob), key->blob_len}});
         auto by_agent = [&](const AgentKey& k) {
-            auto name = text("the agent's key ", k.key->comment ? k.key->comment : "");
+            auto name = text(k.blob.substr(0, 64).find("-cert-v01@") != k.blob.npos ? "the agent's certificate " : "the agent's key ", k.key->comment ? k.key->comment : "");
             attempt(name + base64(sha256(as_bytes(k.blob)), false), [&] {
                 return accepted(name, [&] { return libssh2_agent_userauth(agent.get(), options_.user.c_str(), k.key); });
             });
@@ -2370,10 +2377,13 @@ private:
 
     bool try_key_file(const std::string& file, LoginMemory& memory) {
         auto with = [&](const char* passphrase) {
-            auto certificate = file + "-cert.pub";
-            for (bool certified : {true, false}) {
+            std::vector<std::string> ways{file + "-cert.pub"};
+            ways.insert(ways.end(), options_.certificates.begin(), options_.certificates.end());
+            ways.push_back("");
+            for (auto& certificate : ways) {
+                bool certified = !certificate.empty();
                 if (certified && access(certificate.c_str(), R_OK) != 0) continue;
-                if (accepted(certified ? certificate : file, [&] {
+                if (accepted(certified ? "the certificate " + certificate : file, [&] {
                         return libssh2_userauth_publickey_fromfile_ex(session_.get(), options_.user.c_str(), unsigned(options_.user.size()),
                                                                       certified ? certificate.c_str() : nullptr, file.c_str(), passphrase);
                     }))
@@ -2438,8 +2448,10 @@ private:
             }
             if (trouble_) std::rethrow_exception(std::exchange(trouble_, nullptr));
             if (good) return true;
-            auto next = attempt == 1 && methods.find(',') == methods.npos && !plain ? methods : ask_methods();
-            if (std::exchange(methods, next) != next) return false; // it was right, and is not enough
+            if (attempt < kPasswordTries) { // the server counts the question as an attempt
+                auto next = ask_methods();
+                if (std::exchange(methods, next) != next) return false; // it was right, and is not enough
+            }
             memory.secrets.erase("password");
         }
         return false;
@@ -4561,7 +4573,12 @@ private:
         auto [begin, end] = run.aligned();
         Bytes sealed;
         try {
-            sealed = repo.store.read(name, begin, size_t(end - begin));
+            try {
+                sealed = repo.store.read(name, begin, size_t(end - begin));
+            } catch (const Corrupt&) { // it ends early, but perhaps behind these frames
+                if (end <= run.end) throw;
+                sealed = repo.store.read(name, begin, size_t(run.end - begin));
+            }
         } catch (const Error& e) {
             if (e.exit != Exit::failed || e.exhausted) throw; // the connection, a signal, this machine
             throw Corrupt(e.what());
@@ -6319,6 +6336,7 @@ private:
         if (!options_.dry_run) make_directories(destination, 0777);
         root->fd = Fd(::open(destination.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
         if (!root->fd && !options_.dry_run) throw system_error("open the directory", destination);
+        if (root->fd) mount_ = mount_id(root->fd.get());
         look_into(*root, false);
         stack_.push_back(std::move(root));
     }
@@ -6427,6 +6445,7 @@ private:
         for (auto& [name, type] : read_directory(d.fd.get(), d.path))
             if (!d.names.contains(name) && fstatat(d.fd.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) == 0 && !d.owns(st.st_ino) && may_go(d.fd.get(), name, st, d.device))
                 others.emplace_back(name, st.st_ino);
+        if (!others.empty() && mount_id(d.fd.get()) != mount_) return say(text("nothing is deleted in ", in_quotes(d.path), ": something else is mounted there"));
         std::set<ino_t> meant; // by the snapshot's names, whatever they are called here
         if (!others.empty())
             for (auto& name : d.names)
@@ -7012,6 +7031,7 @@ private:
     std::map<std::pair<uint64_t, uint64_t>, First> first_links_; // (group, inode)
     std::map<std::pair<dev_t, ino_t>, std::pair<uint64_t, uint64_t>> claimed_; // which of these a file here is
     uint64_t alone_ = 0;                                                       // files of one name
+    std::string mount_; // that DEST lies in
     std::vector<Doomed> doomed_;
     std::vector<Entry> late_;
     std::mutex names_mutex_, words_mutex_;
@@ -8539,6 +8559,8 @@ void ask_ssh(SshOptions& o, const std::string& config) {
         return to.starts_with("~/") ? home + to.substr(1) : to;
     };
     for (auto [at, end] = said.equal_range("identityfile"); at != end; ++at) o.identities.push_back(expand(at->second));
+    for (auto [at, end] = said.equal_range("certificatefile"); at != end; ++at)
+        if (at->second != "none") o.certificates.push_back(expand(at->second));
     auto files_of = [&](const char* key) { // names are not quoted: where blanks are in one, the longest that is there is meant
         auto theirs = known_home + "/.ssh/";
         for (std::string rest = one(key); !rest.empty();) {

@@ -34,7 +34,7 @@ struct Liar {
     }
     void tell(const std::string& lie) const { write_file(dir / "lie", lie); }
     Result nfreeze(Strings arguments) const {
-        arguments.insert(arguments.end(), {"--timeout", "3", "--retry-for", "1"});
+        arguments.insert(arguments.end(), {"--timeout", "6", "--retry-for", "1"});
         return site.nfreeze(arguments);
     }
 };
