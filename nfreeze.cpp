@@ -662,8 +662,7 @@ std::vector<DirName> read_directory(int directory, std::string_view shown) {
     }
     if (errno != 0) throw system_error("list", shown);
     std::ranges::sort(names, {}, &DirName::name);
-    auto [from, to] = std::ranges::unique(names, {}, &DirName::name);
-    names.erase(from, to);
+    names.erase(std::unique(names.begin(), names.end(), [](auto& a, auto& b) { return a.name == b.name; }), names.end());
     return names;
 }
 
@@ -2813,10 +2812,10 @@ private:
 
     /// Whether there is something of this name, as far as the server tells.
     static bool look_at(Session& s, const std::string& p, LIBSSH2_SFTP_ATTRIBUTES& attrs) {
-        auto said = LIBSSH2_FX_OK;
+        unsigned long said = LIBSSH2_FX_OK;
         int refused = s.call("look at " + show(p), [&] {
             int r = libssh2_sftp_stat_ex(s.sftp(), p.c_str(), unsigned(p.size()), LIBSSH2_SFTP_STAT, &attrs);
-            if (r == LIBSSH2_ERROR_SFTP_PROTOCOL) said = int(libssh2_sftp_last_error(s.sftp()));
+            if (r == LIBSSH2_ERROR_SFTP_PROTOCOL) said = libssh2_sftp_last_error(s.sftp());
             return r == LIBSSH2_ERROR_SFTP_PROTOCOL ? 1 : r;
         });
         if (refused) attrs.flags = 0;
@@ -3817,9 +3816,9 @@ public:
         try {
             Repository again(store, master);
             again.load();
-        } catch (...) {
-            r.try_remove(key); // a key without an index would be in the way
-            throw;
+        } catch (const Corrupt&) { // somebody else took it for what an init had left that was cut
+            r.try_remove(key);     // a key without an index would be in the way
+            throw Error("another repository is being made there at this moment: run it again");
         }
     }
 
@@ -3872,10 +3871,10 @@ public:
         if (!master) throw Error("wrong passphrase: no key object opens with it", Exit::passphrase);
         return std::move(*master);
     }
-    /// Returns the new object's name.
-    static std::string add_key(Store& store, const Secret& master, const Secret& passphrase, ScryptCost cost, int64_t now, const std::string& label) {
+    /// Returns the new object's name. `replaces`: another goes as soon as it is there.
+    static std::string add_key(Store& store, const Secret& master, const Secret& passphrase, ScryptCost cost, int64_t now, const std::string& label, bool replaces = false) {
         auto there = store.list("keys");
-        if (std::ranges::count_if(there, [](auto& o) { return parse_hash(o.name) && o.size == kKeySize; }) >= long(kKeysMax))
+        if (std::ranges::count_if(there, [](auto& o) { return parse_hash(o.name) && o.size == kKeySize; }) >= long(kKeysMax) + replaces)
             throw Error(text("there are ", kKeysMax, " keys already, and no more are tried: remove one first; nothing was changed"));
         std::string name;
         int failed = 0;
@@ -6977,9 +6976,9 @@ private:
             if (rights || is_labels_own(name)) ++result_->no_xattr;
             else fail(system_error(text("set the attribute ", show(name), " of"), e.path, why));
         };
-        for (auto& [name, value] : have) // a directory's default ACL may have given it some
-            if (!is_labels_own(name) && std::ranges::none_of(want, [&](auto& x) { return x.first == name; }) &&
-                (fd >= 0 ? fremovexattr(fd, name.c_str()) : lremovexattr(path.c_str(), name.c_str())) != 0) refused(name, errno);
+        for (auto& old : have) // a directory's default ACL may have given it some
+            if (!is_labels_own(old.first) && std::ranges::none_of(want, [&](auto& x) { return x.first == old.first; }) &&
+                (fd >= 0 ? fremovexattr(fd, old.first.c_str()) : lremovexattr(path.c_str(), old.first.c_str())) != 0) refused(old.first, errno);
         for (auto& x : want) {
             if (std::ranges::count(have, x) > 0) continue;
             auto& [name, value] = x;
@@ -9328,7 +9327,7 @@ Exit verb_key(const Arguments& args) {
         if (in_use.contains(keys.listed[0].name)) confirm(job, "That is the key of the passphrase that was given. Remove it");
         remove(keys.listed[0]);
     } else {
-        auto name = Repository::add_key(*job.store, master, new_passphrase(job.args), Job::scrypt_cost(), now_ns(), Job::label());
+        auto name = Repository::add_key(*job.store, master, new_passphrase(job.args), Job::scrypt_cost(), now_ns(), Job::label(), action == "passwd");
         job.report("added the key " + name.substr(5, 8), Json().add("added", name.substr(5)));
         for (auto& [o, bytes] : keys.whole)
             if (action == "passwd" && open_key_object(bytes, passphrase)) remove(o);

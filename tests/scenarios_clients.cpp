@@ -88,6 +88,11 @@ struct Clients {
         CHECK_NAMES(check.out, "errors: 0");
         const Result prune = site.nfreeze({"prune", "--yes", site.url});
         CHECK_EXIT(prune, 0);
+        // A client that is alone merges what they left many times; the next, a day later, takes that away.
+        for (int i = 1; i <= 2; ++i) {
+            pass_days(site, 1);
+            REQUIRE_EXIT(run(backup(0, 1'000'000 + i), site.options), 0);
+        }
     }
 };
 

@@ -182,7 +182,8 @@ TEST_CASE("file systems: nanoseconds that no clock has are the moment they stand
     check_whole(site);
     site.restore_or_fail();
     for (const auto& [name, ns, seconds, rest] : files) {
-        CAPTURE(name);
+        const auto captured = name;
+        CAPTURE(captured);
         REQUIRE(fs::exists(site.dest / name));
         CHECK(read_file(site.dest / name) == name);
         CHECK(mtime_of(site.dest / name).tv_sec == seconds);

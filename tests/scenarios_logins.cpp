@@ -683,7 +683,8 @@ TEST_CASE("refused: no algorithm in common: what the server offers is named") {
              {{"Ciphers aes128-ctr", "MACs umac-64@openssh.com"}, {"umac-64@openssh.com"}},
              {{"KexAlgorithms sntrup761x25519-sha512@openssh.com"},
               {"sntrup761x25519-sha512@openssh.com"}}}) {
-        CAPTURE(config[0]);
+        const auto captured = config[0];
+        CAPTURE(captured);
         const Door door(config, false);
         const Result result = door.look();
         check_says(result, named, {kGiveAKey, "trying again"});

@@ -311,7 +311,8 @@ TEST_CASE("rights: root takes over nobody's file: what another put there is writ
     CHECK_EXIT(restore, 0);
     CHECK(compare(site.src, site.dest) == "");
     for (const auto& [fd, name] : {std::pair{tool, "bin/tool"}, std::pair{config, "config"}}) {
-        CAPTURE(name);
+        const auto captured = name;
+        CAPTURE(captured);
         struct stat theirs {};
         REQUIRE(fstat(fd, &theirs) == 0);
         CHECK(theirs.st_uid == account_uid);

@@ -13,7 +13,7 @@ using namespace support;
 namespace {
 
 constexpr std::uint64_t MiB = 1 << 20;
-constexpr std::int64_t mib = 1 << 20; // of the proxy's counters
+[[maybe_unused]] constexpr std::int64_t mib = 1 << 20; // of the proxy's counters
 
 } // namespace
 

@@ -209,7 +209,7 @@ TEST_CASE("signals: those that are ignored at the start stay ignored, as nohup w
         CAPTURE(name);
         const Site site(Site::Kind::local);
         site.init_or_fail();
-        const auto backup = [&](const std::string& ignored) {
+        const auto backup = [&, number = number](const std::string& ignored) {
             const fs::path begun = site.dir / ("begun" + ignored);
             Child child({"sh", "-c", "trap '' " + ignored + "; exec \"$0\" \"$@\"", nfreeze_binary(), "backup", "--stdin-name", "dump", "--stdin-from-command", site.url, "--", "sh", "-c",
                          "echo begin; touch '" + begun.string() + "'; sleep 1; echo end"},

@@ -695,7 +695,8 @@ TEST_CASE("words: a password file that others can read is warned of") {
     write_file(file, std::string(passphrase) + "\n");
     site.options.env.erase("NFREEZE_PASSWORD");
     for (const auto& [mode, warned] : {std::pair{0600, false}, {0400, false}, {0644, true}, {0640, true}, {0604, true}}) {
-        CAPTURE(mode);
+        const auto captured = mode;
+        CAPTURE(captured);
         chmod(file.c_str(), static_cast<mode_t>(mode));
         const Result result = site.nfreeze({"snapshots", "--password-file", file, site.url});
         CHECK_EXIT(result, 0);
