@@ -2213,9 +2213,9 @@ private:
         } catch (const Interrupted&) {
             throw;
         } catch (const Error&) {
-            return code == LIBSSH2_ERROR_CHANNEL_CLOSED ? "; its SFTP server ends at once: ask who runs it" : "; what came is no SFTP: the login shell there must print nothing";
+            return code == LIBSSH2_ERROR_CHANNEL_CLOSED ? "; its SFTP server ends at once, as where a password has expired or the account has no shell: try ssh, or ask who runs it" : "; what came is no SFTP: the login shell there must print nothing";
         }
-        if (said.empty()) return "; its SFTP server ends at once: ask who runs it";
+        if (said.empty()) return "; its SFTP server ends at once, as where a password has expired or the account has no shell: try ssh, or ask who runs it";
         return text("; before any SFTP came ", in_quotes(said.substr(0, said.find_first_of("\r\n"))), ": the login shell there must print nothing");
     }
 
@@ -2480,7 +2480,7 @@ private:
                 const char* known = its_password ? self.password() : nullptr;
                 if (known) answer = known;
                 else if (have_terminal()) answer = ask(show(question), prompts[i].echo);
-                else throw Error(text("the server asks ", in_quotes(question), ", and there is no terminal to answer on"), Exit::network);
+                else throw Error(text("cannot log in: the server asks (keyboard-interactive, for a password or the like) ", in_quotes(question), ", and there is no terminal to answer on"), Exit::network);
             } catch (...) { self.trouble_ = std::current_exception(); }
             answers[i].text = strdup(answer.c_str());
             answers[i].length = unsigned(answer.size());

@@ -561,7 +561,7 @@ TEST_CASE("refused: a login shell that prints, a subsystem that ends, and none a
     check_says(look("/bin/true"), {"SFTP"});
     check_says(look("/bin/false"), {"SFTP"});
     check_says(look("/no/such/program"), {"SFTP"});
-    check_says(look("echo This account is not available >&2; exit 1"), {"SFTP", "not available"});
+    check_says(look("echo This account is not available >&2; exit 1"), {"SFTP", "shell"}); // sshd passes no words on
     check_says(look("kill -9 $$"), {"SFTP"});
     const Door none({"Subsystem other /bin/true"}, false);
     check_says(none.look(), {"SFTP"});
