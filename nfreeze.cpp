@@ -2480,7 +2480,7 @@ private:
                 const char* known = its_password ? self.password() : nullptr;
                 if (known) answer = known;
                 else if (have_terminal()) answer = ask(show(question), prompts[i].echo);
-                else throw Error(text("cannot log in: the server asks (keyboard-interactive, for a password or the like) ", in_quotes(question), ", and there is no terminal to answer on"), Exit::network);
+                else throw Error(text("cannot log in to ", show(self.options_.host), " as ", in_quotes(self.options_.user), ": the server asks (keyboard-interactive, for a password or the like) ", in_quotes(question), ", and there is no terminal to answer on"), Exit::network);
             } catch (...) { self.trouble_ = std::current_exception(); }
             answers[i].text = strdup(answer.c_str());
             answers[i].length = unsigned(answer.size());
