@@ -1,9 +1,11 @@
 // What a run shows while it works, and how fast it may be.
 #include <sys/stat.h>
 
+#include <cmath>
 #include <csignal>
 #include <cstdlib>
 
+#include "answers.hpp"
 #include "support.hpp"
 #include "trees.hpp"
 
@@ -11,7 +13,7 @@ using namespace support;
 
 namespace {
 
-constexpr std::uint64_t KiB = 1024;
+constexpr std::uint64_t KiB = 1024, MiB = 1024 * KiB;
 
 // A source that takes about two seconds to send, and as long to fetch, at half a megabyte a second.
 struct Limited : Site {
@@ -43,6 +45,131 @@ TEST_CASE("limits: an upload and a download take as long as they may, and all ar
     CHECK(restore.seconds < 6);
     CHECK(compare(site.src, site.dest) == "");
     CHECK_EXIT(site.nfreeze({"backup", "--limit-upload", "0", site.src, site.url}), 2);
+}
+
+namespace {
+
+// A client behind a line of its own, and what its run said of how long it would take, with when it said so.
+class Timed {
+  public:
+    struct Line {
+        double at; // seconds since the start
+        std::string text;
+    };
+    explicit Timed(const std::string& what) : name(what), proxy_(shared_sshd().port()), site(shared_sshd(), proxy_.port()) { site.init_or_fail(); }
+    void slow_down(std::int64_t rate) { proxy_.upstream_rate = proxy_.downstream_rate = rate; }
+    void start(Strings words, const Strings& behind = {}) { // REPO
+        words.insert(words.begin(), nfreeze_binary());
+        words.insert(words.end(), {"--progress", "--json", site.url});
+        words.insert(words.end(), behind.begin(), behind.end());
+        begun_ = Clock::now();
+        RunOptions options = site.options;
+        options.timeout = milliseconds(200'000);
+        child_ = std::make_unique<Child>(words, options);
+    }
+    // False once it has ended.
+    bool look() {
+        if (ended_) return false;
+        const bool running = child_->running();
+        const Strings all = lines_of(child_->output_so_far());
+        const double now = std::chrono::duration<double>(Clock::now() - begun_).count();
+        for (std::size_t i = lines_.size(); i < all.size(); ++i) lines_.push_back({now, all[i]});
+        if (!running) {
+            ended_ = true;
+            result = child_->wait();
+        }
+        return running;
+    }
+    // From a fifth of the run on, what it says is left is within a quarter of what is; a second more is that of its clock.
+    void check(double least, double most) const {
+        CAPTURE(name);
+        CHECK_EXIT(result, 0);
+        const double end = result.seconds;
+        CHECK(end > least);
+        CHECK(end < most);
+        double before = 0;
+        int said = 0;
+        for (const Line& line : lines_) {
+            if (!contains(line.text, "\"progress\":true")) continue;
+            const double left = end - line.at;
+            if (line.at < end / 5 || left < 1.5) continue;
+            CAPTURE(end);
+            CAPTURE(line.at);
+            CAPTURE(line.text);
+            CHECK(contains(line.text, "\"seconds_left\":"));
+            CHECK(contains(line.text, "\"percent\":"));
+            if (!contains(line.text, "\"seconds_left\":") || !contains(line.text, "\"percent\":")) return; // one is enough
+            ++said;
+            const double told = decimal_in(line.text, "\"seconds_left\":"), percent = decimal_in(line.text, "\"percent\":");
+            CHECK_MESSAGE(std::abs(told - left) <= left / 4 + 1, told << " s are said to be left, and it was " << left);
+            CHECK(percent >= before);
+            CHECK(percent <= 100);
+            before = percent;
+        }
+        CHECK(said > end / 2);
+    }
+    std::string name;
+
+  private:
+    Proxy proxy_;
+
+  public:
+    Site site;
+    Result result;
+
+  private:
+    Clock::time_point begun_;
+    std::unique_ptr<Child> child_;
+    std::vector<Line> lines_;
+    bool ended_ = false;
+};
+
+// Four verbs side by side, each on a line of its own: they wait more than they work. `mixed`: with many small files, and
+// with what can be compressed.
+void check_time_left(std::uint64_t seconds, bool mixed) {
+    constexpr std::uint64_t rate = 2 * MiB;
+    Timed backup("a first backup"), restore("a restore"), check("a check that reads"), prune("a prune that copies");
+    for (Timed* timed : {&backup, &restore, &check, &prune}) {
+        const std::uint64_t share = timed == &prune ? 2 : 1; // which has to come, and to go
+        const std::uint64_t files = seconds * rate / share / (2 * MiB);
+        for (std::uint64_t i = 0; i < files; ++i) write_random_file(timed->site.src / "large" / std::to_string(i), 2 * MiB, i);
+        if (timed == &prune)
+            for (std::uint64_t i = 0; i < files; ++i) write_random_file(timed->site.src / "gone" / std::to_string(i), 2 * MiB, 1000 + i);
+        if (!mixed) continue;
+        make_random_tree(timed->site.src / "tree", 1, 2000, 2000);
+        for (int i = 0; i < 40; ++i) write_file(timed->site.src / "text" / std::to_string(i), must_run({"seq", std::to_string(i * 1000), std::to_string(i * 1000 + 30'000)}));
+    }
+    for (Timed* timed : {&restore, &check}) timed->site.backup_or_fail();
+    // Each pack has half of what stays: files come by name, and these take turns.
+    for (const auto& file : files_below(prune.site.src / "gone")) fs::rename(file, prune.site.src / "large" / (file.filename().string() + "-gone"));
+    fs::remove(prune.site.src / "gone");
+    const std::string first = prune.site.backup_or_fail().snapshot;
+    for (const auto& file : files_below(prune.site.src / "large"))
+        if (file.string().ends_with("-gone")) fs::remove(file);
+    prune.site.backup_or_fail({"--allow-shrink"});
+    REQUIRE_EXIT(prune.site.nfreeze({"forget", "--yes", prune.site.url, first}), 0);
+    for (Timed* timed : {&backup, &restore, &check, &prune}) timed->slow_down(rate);
+    backup.start({"backup", backup.site.src});
+    restore.start({"restore"}, {restore.site.dest});
+    check.start({"check", "--read-data"});
+    prune.start({"prune", "--yes", "--now", "--max-unused", "0%"});
+    for (bool running = true; running;) {
+        running = false;
+        for (Timed* timed : {&backup, &restore, &check, &prune}) running = timed->look() || running;
+        std::this_thread::sleep_for(milliseconds(20));
+    }
+    for (Timed* timed : {&backup, &restore, &check, &prune}) timed->check(double(seconds) * 0.7, double(seconds) * 2);
+}
+
+} // namespace
+
+TEST_CASE("progress: the time that is left is known from a fifth of a run on, in a backup, a restore, a check and a prune") {
+    check_time_left(13, false);
+}
+
+TEST_CASE("progress: the time that is left is known in a run of a minute, of files large and small") {
+    if (!slow_tests()) return skipped("runs of a minute: NFREEZE_TEST_SLOW=1 runs them");
+    check_time_left(60, true);
 }
 
 TEST_SUITE_END();
