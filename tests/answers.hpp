@@ -66,7 +66,8 @@ inline Result in_shell(const std::string& script, const Strings& arguments, cons
     return false;
 }
 
-// Puts what nfreeze would not write into a repository that lies here: see tests/planter.py. Returns what that prints.
+// Puts what nfreeze would not write into a repository that lies here: see tests/planter.py. Returns what that
+// prints.
 inline std::string plant(const Site& site, const Strings& what) {
     Strings argv{"python3", fs::path(NFREEZE_TESTS_DIR) / "planter.py", site.repo};
     argv.insert(argv.end(), what.begin(), what.end());

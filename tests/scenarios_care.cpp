@@ -701,7 +701,9 @@ TEST_CASE("key: no more are added than are tried, and all that there are open th
         write_file(site.dir / "new", "passphrase number " + std::to_string(number) + "\n");
         return site.dir / "new";
     };
-    const auto add = [&](int number) { return with({"key", "add", "--new-password-file", file(number), site.url}, 1); };
+    const auto add = [&](int number) {
+        return with({"key", "add", "--new-password-file", file(number), site.url}, 1);
+    };
     CHECK_EXIT(add(2), 0);
     plant(site, {"keys", "cost", "15", "13"}); // of others, whose passphrases nobody here knows
     CHECK_EXIT(add(16), 0);
@@ -710,13 +712,16 @@ TEST_CASE("key: no more are added than are tried, and all that there are open th
     CHECK_EXIT(refused, 1);
     CHECK_NAMES(refused.err, "16");
     write_file(site.dir / "sheet", with({"key", "export", site.url}, 1).out);
-    CHECK_EXIT(site.nfreeze({"key", "import", "--new-password-file", site.dir / "new", site.url, site.dir / "sheet"}), 1);
+    CHECK_EXIT(site.nfreeze(
+                   {"key", "import", "--new-password-file", site.dir / "new", site.url, site.dir / "sheet"}),
+               1);
     CHECK(fingerprint(site.repo) == before);
     CHECK_EXIT(with({"snapshots", site.url}, 16), 0);
     // One that takes another's place is one more for a moment only.
     CHECK_EXIT(with({"key", "passwd", "--new-password-file", file(18), site.url}, 2), 0);
     CHECK(files_below(site.repo / "keys").size() == 16);
-    for (const auto& [number, code] : {std::pair{2, 4}, {16, 0}, {18, 0}}) CHECK_EXIT(with({"snapshots", site.url}, number), code);
+    for (const auto& [number, code] : {std::pair{2, 4}, {16, 0}, {18, 0}})
+        CHECK_EXIT(with({"snapshots", site.url}, number), code);
 }
 
 TEST_CASE("forget --undo: twice makes one snapshot") {
@@ -731,7 +736,9 @@ TEST_CASE("forget --undo: twice makes one snapshot") {
         CHECK((again.code == 0 || again.code == 1));
         CHECK(again.out + again.err != "");
     }
-    SUBCASE("in one breath") { CHECK_EXIT(site.nfreeze({"forget", "--undo", site.url, id, id.substr(0, 10)}), 0); }
+    SUBCASE("in one breath") {
+        CHECK_EXIT(site.nfreeze({"forget", "--undo", site.url, id, id.substr(0, 10)}), 0);
+    }
     const Strings back = ids_in(site);
     REQUIRE(back.size() == 1);
     // What is forgotten once more can be taken back once more.
@@ -803,7 +810,11 @@ TEST_CASE("a record that says it is continued, and is not, is damage that every 
         const Site site(Site::Kind::local);
         site.init_or_fail();
         plant(site, how);
-        for (const Strings& words : {Strings{"ls", site.url}, {"check", site.url}, {"check", "--read-data", site.url}, {"restore", site.url, site.dest}, {"du", site.url}}) {
+        for (const Strings& words : {Strings{"ls", site.url},
+                                     {"check", site.url},
+                                     {"check", "--read-data", site.url},
+                                     {"restore", site.url, site.dest},
+                                     {"du", site.url}}) {
             CAPTURE(words[0]);
             const Result result = site.nfreeze(words);
             CHECK_EXIT(result, 5);
@@ -815,7 +826,8 @@ TEST_CASE("a record that says it is continued, and is not, is damage that every 
     }
 }
 
-TEST_CASE("a segment that authenticates and makes no sense counts not at all, and is not called half an upload") {
+TEST_CASE(
+    "a segment that authenticates and makes no sense counts not at all, and is not called half an upload") {
     if (!have_reader()) return;
     for (const std::string how : {"early", "long", "snapshot"}) {
         CAPTURE(how);
@@ -823,7 +835,8 @@ TEST_CASE("a segment that authenticates and makes no sense counts not at all, an
         write_file(site.src / "file", "content");
         site.init_or_fail();
         const std::string id = site.backup_or_fail().snapshot;
-        const std::string segment = plant(site, {"malformed", id, how}); // which forgets the snapshot, and goes on wrongly
+        const std::string segment =
+            plant(site, {"malformed", id, how}); // which forgets the snapshot, and goes on wrongly
         const Result listed = site.nfreeze({"snapshots", site.url});
         CHECK_EXIT(listed, 5);
         CHECK_NAMES(listed.out, id.substr(0, 8));

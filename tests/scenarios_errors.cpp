@@ -173,8 +173,9 @@ TEST_CASE("errors: init goes on where one was cut short, and touches nothing tha
 
 TEST_CASE("errors: init takes nothing away that is not its own, from no directory and through no link") {
     for (const Site::Kind kind : {Site::Kind::ssh, Site::Kind::local}) {
-        for (const std::string& name : Strings{"index/thesis.tex", "index/book/chapter 1", "index/00000001-" + std::string(63, 'a'), "index/00000001-" + std::string(64, 'A'), "index/.hidden",
-                                              "packs/picture", "keys/door"}) {
+        for (const std::string& name : Strings{
+                 "index/thesis.tex", "index/book/chapter 1", "index/00000001-" + std::string(63, 'a'),
+                 "index/00000001-" + std::string(64, 'A'), "index/.hidden", "packs/picture", "keys/door"}) {
             CAPTURE(name);
             const Site site(kind);
             write_file(site.repo / name, "mine");
@@ -222,7 +223,8 @@ TEST_CASE("errors: of several that make a repository at once one has made it, an
             std::vector<RunOptions> options(4, site.options);
             for (std::size_t i = 0; i < options.size(); ++i) {
                 options[i].env["NFREEZE_PASSWORD"] = "of client " + std::to_string(i);
-                all.push_back(std::make_unique<Child>(Strings{nfreeze_binary(), "init", site.url}, options[i]));
+                all.push_back(
+                    std::make_unique<Child>(Strings{nfreeze_binary(), "init", site.url}, options[i]));
             }
             int made = 0;
             for (std::size_t i = 0; i < options.size(); ++i) {

@@ -120,7 +120,8 @@ TEST_CASE("lies: a wrong size in a listing costs repair nothing, and nothing is 
         honest.restore_or_fail();
         CHECK(compare(liar.site.src, honest.dest) == "");
     };
-    for (const std::string lie : {"packs-larger", "packs-smaller", "packs-empty", "packs-huge", "packs-one-less", "packs-one-more", "short"}) {
+    for (const std::string lie : {"packs-larger", "packs-smaller", "packs-empty", "packs-huge",
+                                  "packs-one-less", "packs-one-more", "short"}) {
         CAPTURE(lie);
         liar.tell(lie);
         const Result repaired = liar.nfreeze({"repair", liar.site.url});
@@ -135,13 +136,20 @@ TEST_CASE("lies: a wrong size in a listing costs a restore nothing that opens") 
 
 TEST_CASE("lies: objects of others under right names are passed over, and counted in a line") {
     if (!have_reader()) return;
-    // What a server may plant without any key: noise, an object of another version, a key that would cost a guess too much.
+    // What a server may plant without any key: noise, an object of another version, a key that would cost a
+    // guess too much.
     struct Planted {
         Strings what;
         std::string count;
     };
-    for (const Planted& planted : {Planted{{"noise", "keys", "16", "193"}, "16"}, {{"keys", "version", "2", "1"}, ""}, {{"keys", "cost", "40", "1"}, ""}, {{"keys", "cost", "15", "16"}, ""},
-                                   {{"noise", "keys", "40", "100"}, "40"}, {{"noise", "index", "1", "500"}, ""}, {{"noise", "index", "1001", "500"}, "1001"}, {{"noise", "packs", "1001", "2000"}, ""}}) {
+    for (const Planted& planted : {Planted{{"noise", "keys", "16", "193"}, "16"},
+                                   {{"keys", "version", "2", "1"}, ""},
+                                   {{"keys", "cost", "40", "1"}, ""},
+                                   {{"keys", "cost", "15", "16"}, ""},
+                                   {{"noise", "keys", "40", "100"}, "40"},
+                                   {{"noise", "index", "1", "500"}, ""},
+                                   {{"noise", "index", "1001", "500"}, "1001"},
+                                   {{"noise", "packs", "1001", "2000"}, ""}}) {
         CAPTURE(joined(planted.what));
         Site site(Site::Kind::local);
         write_file(site.src / "file", "x");
@@ -155,7 +163,8 @@ TEST_CASE("lies: objects of others under right names are passed over, and counte
             CHECK_EXIT(result, 0);
             CHECK_NAMES(result.out, wanted);
             CHECK(lines_of(result.err).size() <= 1);
-            if (planted.what[1] != "packs" && planted.what[0] != "key") CHECK(lines_of(result.err).size() == 1);
+            if (planted.what[1] != "packs" && planted.what[0] != "key")
+                CHECK(lines_of(result.err).size() == 1);
             if (!planted.count.empty() && !result.err.empty()) {
                 std::string plain = result.err;
                 std::erase(plain, ',');
@@ -173,7 +182,8 @@ TEST_CASE("lies: objects of others under right names are passed over, and counte
         check({"forget", "--yes", site.url, id}, "");
         check({"prune", "--yes", "--now", site.url}, "");
         check({"repair", site.url}, "");
-        if (planted.what[0] != "keys" && planted.what[1] != "keys") check({"key", "add", "--new-password-file", site.dir / "new", site.url}, "added");
+        if (planted.what[0] != "keys" && planted.what[1] != "keys")
+            check({"key", "add", "--new-password-file", site.dir / "new", site.url}, "added");
         CHECK(ids_in(site).size() == 1);
     }
 }

@@ -606,8 +606,9 @@ std::string fields(const std::vector<Json>& all, std::size_t i) {
 }
 const char* const backup_fields = "snapshot source incomplete new changed unchanged gone unreadable bytes_read bytes_new bytes_uploaded seconds";
 const char* const snapshot_fields = "id time host user source tags incomplete files directories others bytes new_files changed_files new_bytes version";
-const char* const restore_fields = "snapshot dest restored bytes in_place kept deleted failed missing incomplete deletion_refused "
-                                   "owners_not_set devices_left_out attributes_not_set";
+const char* const restore_fields =
+    "snapshot dest restored bytes in_place kept deleted failed missing incomplete deletion_refused "
+    "owners_not_set devices_left_out attributes_not_set";
 const char* const check_fields = "snapshots packs packs_read bytes_read errors";
 const char* const repair_fields = "packs_read packs_adopted snapshots_adopted packs_damaged packs_unreadable chunks_saved chunks_lost errors_left";
 const char* const prune_fields = "packs bytes bytes_needed packs_to_condemn bytes_to_condemn bytes_to_copy bytes_young bytes_condemned bytes_due";
@@ -858,7 +859,8 @@ TEST_CASE("clocks: the guard of a backup compares with what is from before now")
     if (!have_reader()) return;
     const Ahead site(864'000);
     write_file(site.src / "more", "x");
-    const Summary same = site.backup_or_fail(); // "large" was taken away before the newest, which was allowed to
+    const Summary same =
+        site.backup_or_fail(); // "large" was taken away before the newest, which was allowed to
     CHECK(same.fresh == 1);
     CHECK(same.gone == 0);
     fs::remove(site.src / "larger");
@@ -902,7 +904,8 @@ TEST_CASE("ls: a file of a name with slashes, from standard input, is found as o
     options.input = "a longer dump";
     const Result again = site.nfreeze({"backup", "--stdin-name", "/a//b/./c", site.url}, options);
     CHECK_EXIT(again, 0);
-    CHECK(site.nfreeze({"cat", "--snapshot", summary_of(again).snapshot, site.url, "a/b/c"}).out == "a longer dump");
+    CHECK(site.nfreeze({"cat", "--snapshot", summary_of(again).snapshot, site.url, "a/b/c"}).out ==
+          "a longer dump");
 }
 
 TEST_SUITE_END();

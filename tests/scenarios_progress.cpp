@@ -56,7 +56,10 @@ class Timed {
         double at; // seconds since the start
         std::string text;
     };
-    explicit Timed(const std::string& what) : name(what), proxy_(shared_sshd().port()), site(shared_sshd(), proxy_.port()) { site.init_or_fail(); }
+    explicit Timed(const std::string& what)
+        : name(what), proxy_(shared_sshd().port()), site(shared_sshd(), proxy_.port()) {
+        site.init_or_fail();
+    }
     void slow_down(std::int64_t rate) { proxy_.upstream_rate = proxy_.downstream_rate = rate; }
     void start(Strings words, const Strings& behind = {}) { // REPO
         words.insert(words.begin(), nfreeze_binary());
@@ -80,7 +83,8 @@ class Timed {
         }
         return running;
     }
-    // From a fifth of the run on, what it says is left is within a quarter of what is; a second more is that of its clock.
+    // From a fifth of the run on, what it says is left is within a quarter of what is; a second more is that
+    // of its clock.
     void check(double least, double most) const {
         CAPTURE(name);
         CHECK_EXIT(result, 0);
@@ -98,10 +102,13 @@ class Timed {
             CAPTURE(line.text);
             CHECK(contains(line.text, "\"seconds_left\":"));
             CHECK(contains(line.text, "\"percent\":"));
-            if (!contains(line.text, "\"seconds_left\":") || !contains(line.text, "\"percent\":")) return; // one is enough
+            if (!contains(line.text, "\"seconds_left\":") || !contains(line.text, "\"percent\":"))
+                return; // one is enough
             ++said;
-            const double told = decimal_in(line.text, "\"seconds_left\":"), percent = decimal_in(line.text, "\"percent\":");
-            CHECK_MESSAGE(std::abs(told - left) <= left / 4 + 1, told << " s are said to be left, and it was " << left);
+            const double told = decimal_in(line.text, "\"seconds_left\":"),
+                         percent = decimal_in(line.text, "\"percent\":");
+            CHECK_MESSAGE(std::abs(told - left) <= left / 4 + 1,
+                          told << " s are said to be left, and it was " << left);
             CHECK(percent >= before);
             CHECK(percent <= 100);
             before = percent;
@@ -124,24 +131,30 @@ class Timed {
     bool ended_ = false;
 };
 
-// Four verbs side by side, each on a line of its own: they wait more than they work. `mixed`: with many small files, and
-// with what can be compressed.
+// Four verbs side by side, each on a line of its own: they wait more than they work. `mixed`: with many small
+// files, and with what can be compressed.
 void check_time_left(std::uint64_t seconds, bool mixed) {
     constexpr std::uint64_t rate = 2 * MiB;
-    Timed backup("a first backup"), restore("a restore"), check("a check that reads"), prune("a prune that copies");
+    Timed backup("a first backup"), restore("a restore"), check("a check that reads"),
+        prune("a prune that copies");
     for (Timed* timed : {&backup, &restore, &check, &prune}) {
         const std::uint64_t share = timed == &prune ? 2 : 1; // which has to come, and to go
         const std::uint64_t files = seconds * rate / share / (2 * MiB);
-        for (std::uint64_t i = 0; i < files; ++i) write_random_file(timed->site.src / "large" / std::to_string(i), 2 * MiB, i);
+        for (std::uint64_t i = 0; i < files; ++i)
+            write_random_file(timed->site.src / "large" / std::to_string(i), 2 * MiB, i);
         if (timed == &prune)
-            for (std::uint64_t i = 0; i < files; ++i) write_random_file(timed->site.src / "gone" / std::to_string(i), 2 * MiB, 1000 + i);
+            for (std::uint64_t i = 0; i < files; ++i)
+                write_random_file(timed->site.src / "gone" / std::to_string(i), 2 * MiB, 1000 + i);
         if (!mixed) continue;
         make_random_tree(timed->site.src / "tree", 1, 2000, 2000);
-        for (int i = 0; i < 40; ++i) write_file(timed->site.src / "text" / std::to_string(i), must_run({"seq", std::to_string(i * 1000), std::to_string(i * 1000 + 30'000)}));
+        for (int i = 0; i < 40; ++i)
+            write_file(timed->site.src / "text" / std::to_string(i),
+                       must_run({"seq", std::to_string(i * 1000), std::to_string(i * 1000 + 30'000)}));
     }
     for (Timed* timed : {&restore, &check}) timed->site.backup_or_fail();
     // Each pack has half of what stays: files come by name, and these take turns.
-    for (const auto& file : files_below(prune.site.src / "gone")) fs::rename(file, prune.site.src / "large" / (file.filename().string() + "-gone"));
+    for (const auto& file : files_below(prune.site.src / "gone"))
+        fs::rename(file, prune.site.src / "large" / (file.filename().string() + "-gone"));
     fs::remove(prune.site.src / "gone");
     const std::string first = prune.site.backup_or_fail().snapshot;
     for (const auto& file : files_below(prune.site.src / "large"))
@@ -158,12 +171,14 @@ void check_time_left(std::uint64_t seconds, bool mixed) {
         for (Timed* timed : {&backup, &restore, &check, &prune}) running = timed->look() || running;
         std::this_thread::sleep_for(milliseconds(20));
     }
-    for (Timed* timed : {&backup, &restore, &check, &prune}) timed->check(double(seconds) * 0.7, double(seconds) * 2);
+    for (Timed* timed : {&backup, &restore, &check, &prune})
+        timed->check(double(seconds) * 0.7, double(seconds) * 2);
 }
 
 } // namespace
 
-TEST_CASE("progress: the time that is left is known from a fifth of a run on, in a backup, a restore, a check and a prune") {
+TEST_CASE("progress: the time that is left is known from a fifth of a run on, in a backup, a restore, a "
+          "check and a prune") {
     check_time_left(13, false);
 }
 

@@ -294,7 +294,8 @@ TEST_CASE("prune: a dry run shows what the run then does") {
         words[1] = "--yes";
         const Result run = site.nfreeze(words);
         REQUIRE_EXIT(run, 0);
-        for (const char* name : {"packs", "bytes", "packs_to_condemn", "bytes_to_condemn", "bytes_to_copy", "bytes_young", "bytes_condemned", "bytes_due"})
+        for (const char* name : {"packs", "bytes", "packs_to_condemn", "bytes_to_condemn", "bytes_to_copy",
+                                 "bytes_young", "bytes_condemned", "bytes_due"})
             CHECK_MESSAGE(number_of(dry, name) == number_of(run, name), std::string(name));
         const bool at_once = std::ranges::count(flags, "--now") > 0;
         const double due = number_of(dry, "bytes_due") + (at_once ? number_of(dry, "bytes_to_condemn") : 0);
@@ -307,7 +308,8 @@ TEST_CASE("prune: a dry run shows what the run then does") {
     set_mtime(site.repo / "packs" / std::string(64, 'a'), time(nullptr) - 3 * 86'400, 0);
     write_file(site.repo / "packs" / std::string(64, 'b'), "young");
     copy_tree(site.repo, site.dir / "copy");
-    for (const Strings& flags : {Strings{}, {"--max-unused", "0%"}, {"--grace", "1d"}, {"--now"}, {"--now", "--max-unused", "0%"}}) {
+    for (const Strings& flags :
+         {Strings{}, {"--max-unused", "0%"}, {"--grace", "1d"}, {"--now"}, {"--now", "--max-unused", "0%"}}) {
         remove_tree(site.repo);
         copy_tree(site.dir / "copy", site.repo);
         compare_both(site, flags);
@@ -320,16 +322,19 @@ TEST_CASE("prune: a dry run shows what the run then does") {
     }
 }
 
-TEST_CASE("prune: a pack that was condemned nobody knows when is not due before a grace period of which the time is known") {
+TEST_CASE("prune: a pack that was condemned nobody knows when is not due before a grace period of which the "
+          "time is known") {
     if (!have_reader()) return;
-    for (const std::string since : {"1", "86400", "946684799", "0"}) { // seconds: 1970, the last one of 1999, and that of the segment
+    for (const std::string since :
+         {"1", "86400", "946684799", "0"}) { // seconds: 1970, the last one of 1999, and that of the segment
         CAPTURE(since);
         const Site site(Site::Kind::local);
         forget_a_snapshot(site);
         const std::string segment = plant(site, {"say", "condemned", "all", since});
         const std::size_t before = packs_of(site).size();
         pass_days(site, 30);
-        if (since == "0") set_mtime(site.repo / "index" / segment, 0, 0); // of which the server knows no time either
+        if (since == "0")
+            set_mtime(site.repo / "index" / segment, 0, 0); // of which the server knows no time either
         const Result dry = site.nfreeze({"prune", "-n", "--json", site.url});
         CHECK(number_of(dry, "bytes_due") == 0);
         CHECK(prune(site) == 0); // it stores anew what is needed of them
@@ -349,7 +354,10 @@ TEST_CASE("prune: --max-unused takes a share or a size") {
         CAPTURE(std::string(amount));
         CHECK_EXIT(site.nfreeze({"prune", "-n", "--max-unused", amount, site.url}), 0);
     }
-    const auto copies = [&](const char* amount) { return number_of(site.nfreeze({"prune", "-n", "--json", "--max-unused", amount, site.url}), "bytes_to_copy"); };
+    const auto copies = [&](const char* amount) {
+        return number_of(site.nfreeze({"prune", "-n", "--json", "--max-unused", amount, site.url}),
+                         "bytes_to_copy");
+    };
     CHECK(copies("0") == copies("0%"));
     CHECK(copies("0") > 1 * MiB); // of the first pack "stays" is worth keeping
     CHECK(copies("500M") == 0);

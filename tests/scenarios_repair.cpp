@@ -283,7 +283,8 @@ TEST_CASE("repair: what is gone from the disk as well is named by path, and the 
     check_sound(site);
 }
 
-TEST_CASE("repair: packs that nobody names are listed, with their snapshot, whether the index is sound or gone") {
+TEST_CASE(
+    "repair: packs that nobody names are listed, with their snapshot, whether the index is sound or gone") {
     const Copy site;
     Copy more; // a backup whose segment is lost leaves its packs
     more.src = more.dir / "src";
@@ -305,7 +306,8 @@ TEST_CASE("repair: packs that nobody names are listed, with their snapshot, whet
     }
     const Result repaired = repair(site);
     CHECK_EXIT(repaired, 0);
-    CHECK_NAMES(repaired.out, index_too ? "with 4 snapshots" : "listed anew: " + std::to_string(orphans) + ", with 1 snapshots");
+    CHECK_NAMES(repaired.out, index_too ? "with 4 snapshots"
+                                        : "listed anew: " + std::to_string(orphans) + ", with 1 snapshots");
     CHECK(ids_in(site).size() == 4);
     CHECK(std::ranges::count(ids_in(site), id.substr(0, 8)) == 1);
     check_sound(site);
@@ -316,11 +318,13 @@ TEST_CASE("repair: packs that nobody names are listed, with their snapshot, whet
     CHECK(read_file(site.dest / "uncommitted") == random_bytes(50'000, 9));
 }
 
-TEST_CASE("check: of the newest backup, whose segment was deleted, packs are left that no segment names, and of what age they are is said") {
+TEST_CASE("check: of the newest backup, whose segment was deleted, packs are left that no segment names, and "
+          "of what age they are is said") {
     const Copy site;
     const std::size_t before = packs_of(site).size();
     for (const auto& pack : packs_of(site)) set_mtime(pack, mtime_of(pack).tv_sec - 5 * 86'400, 0);
-    for (const auto& segment : segments_of(site)) set_mtime(segment, mtime_of(segment).tv_sec - 5 * 86'400, 0);
+    for (const auto& segment : segments_of(site))
+        set_mtime(segment, mtime_of(segment).tv_sec - 5 * 86'400, 0);
     fs::remove(segments_of(site).back());
     const Result check = site.nfreeze({"check", site.url});
     CHECK_EXIT(check, 0);
@@ -521,7 +525,8 @@ TEST_CASE("recovery sheet: it opens a repository whose keys are gone, from a fil
     for (char& c : upper) c = static_cast<char>(toupper(c));
     for (const char c : in_lines(lines))
         if (c != ' ') squeezed += c;
-    const Strings sheets{exported.out, in_lines(lines), in_lines({lines[3], lines[1], lines[0], lines[2]}), upper, squeezed, "  " + in_lines(lines) + "\r\n"};
+    const Strings sheets{exported.out, in_lines(lines), in_lines({lines[3], lines[1], lines[0], lines[2]}),
+                         upper,        squeezed,        "  " + in_lines(lines) + "\r\n"};
     for (const auto& sheet : sheets) {
         CAPTURE(sheet);
         remove_tree(site.repo / "keys");
@@ -626,8 +631,12 @@ TEST_CASE("recovery sheet: typed at a terminal, which asks for the new passphras
     RunOptions options = site.options;
     options.env.erase("NFREEZE_PASSWORD");
     options.pty = true;
-    options.dialog = {{"line 1", lines[0]}, {"line 2", lines[1]}, {"line 3", lines[2]}, {"line 4", lines[3]},
-                      {"New passphrase", "made from the sheet"}, {"again", "made from the sheet"}};
+    options.dialog = {{"line 1", lines[0]},
+                      {"line 2", lines[1]},
+                      {"line 3", lines[2]},
+                      {"line 4", lines[3]},
+                      {"New passphrase", "made from the sheet"},
+                      {"again", "made from the sheet"}};
     options.timeout = milliseconds(20'000);
     const Result result = site.nfreeze({"key", "import", site.url, "-"}, options);
     CHECK_EXIT(result, 0);

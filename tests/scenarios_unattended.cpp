@@ -1,5 +1,5 @@
-// Nobody looks on: closed descriptors, signals that are ignored, a full standard output, commands that do not end, an
-// account that only the network knows; and somebody at a terminal who does other things meanwhile.
+// Nobody looks on: closed descriptors, signals that are ignored, a full standard output, commands that do not
+// end, an account that only the network knows; and somebody at a terminal who does other things meanwhile.
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -21,7 +21,8 @@ struct Stored : Site {
 
   private:
     void prepare() const {
-        for (int i = 0; i < 30; ++i) write_file(src / "dir" / std::to_string(i), "content of " + std::to_string(i) + "\n");
+        for (int i = 0; i < 30; ++i)
+            write_file(src / "dir" / std::to_string(i), "content of " + std::to_string(i) + "\n");
         write_random_file(src / "large", 3 * MiB, 1);
         init_or_fail();
         backup_or_fail();
@@ -33,7 +34,9 @@ Result run_with(const std::string& redirections, const Strings& arguments, const
     return in_shell("exec \"$0\" \"$@\" " + redirections, arguments, options);
 }
 
-std::size_t snapshots_in(const Site& site) { return lines_of(site.nfreeze({"snapshots", "--json", site.url}).out).size(); }
+std::size_t snapshots_in(const Site& site) {
+    return lines_of(site.nfreeze({"snapshots", "--json", site.url}).out).size();
+}
 
 // A sentence for the user, and none that is not true.
 void check_said(const Result& result, int code) {
@@ -58,7 +61,8 @@ TEST_SUITE_BEGIN("unattended");
 // ---- descriptors -----------------------------------------------------------------------------------------
 
 TEST_CASE("closed descriptors: a recovery sheet goes nowhere but to standard output") {
-    if (!have_program("ssh") || !have_program("bash")) return skipped("what goes over the line: needs ssh, and bash for its sockets");
+    if (!have_program("ssh") || !have_program("bash"))
+        return skipped("what goes over the line: needs ssh, and bash for its sockets");
     Sshd server;
     const Stored site(server);
     const std::string sheet = site.nfreeze({"key", "export", site.url}).out;
@@ -67,8 +71,10 @@ TEST_CASE("closed descriptors: a recovery sheet goes nowhere but to standard out
         if (line.size() > 20 && line[0] >= '1' && line[0] <= '4' && line[1] == ' ') rows.push_back(line);
     REQUIRE(rows.size() == 4);
     // A way to the server that writes down what is sent.
-    write_file(site.dir / "way.sh", "exec 3<>/dev/tcp/127.0.0.1/" + std::to_string(server.port()) + "\ncat <&3 &\ntee -a '" + (site.dir / "sent").string() + "' >&3\n");
-    write_file(site.home / ".ssh/config", "Host 127.0.0.1\n    ProxyCommand bash " + (site.dir / "way.sh").string() + "\n");
+    write_file(site.dir / "way.sh", "exec 3<>/dev/tcp/127.0.0.1/" + std::to_string(server.port()) +
+                                        "\ncat <&3 &\ntee -a '" + (site.dir / "sent").string() + "' >&3\n");
+    write_file(site.home / ".ssh/config",
+               "Host 127.0.0.1\n    ProxyCommand bash " + (site.dir / "way.sh").string() + "\n");
     const std::string nobody = fingerprint(site.repo);
     const auto check_sent = [&] {
         if (fs::exists(site.dir / "sent")) // it may have been refused before anything was sent
@@ -102,7 +108,8 @@ TEST_CASE("closed descriptors: a restore writes into its files what belongs ther
             const Result result = run_with(closed, {"restore", "-v", site.url, site.dest}, site.options);
             CHECK_EXIT(result, 3);
             CHECK(read_file(site.dest / "dir/3") == "mine, which is named and kept");
-            for (const char* kept : {"dir/3", "dir/7"}) fs::copy(site.src / kept, site.dest / kept, fs::copy_options::overwrite_existing);
+            for (const char* kept : {"dir/3", "dir/7"})
+                fs::copy(site.src / kept, site.dest / kept, fs::copy_options::overwrite_existing);
             CHECK(must_run({"diff", "-r", site.src, site.dest}) == "");
         }
     }
@@ -117,7 +124,8 @@ TEST_CASE("closed descriptors: a backup commits, and what it stored is whole") {
             write_random_file(site.src / "large", 3 * MiB, there);
             write_file(site.src / "unreadable no more", closed);
             const Result result = run_with(closed, {"backup", "-v", site.src, site.url}, site.options);
-            CHECK_EXIT(result, contains(closed, ">&- ") || closed.ends_with(" >&-") || closed == ">&-" ? 3 : 0);
+            CHECK_EXIT(result,
+                       contains(closed, ">&- ") || closed.ends_with(" >&-") || closed == ">&-" ? 3 : 0);
             CHECK(snapshots_in(site) == ++there);
         }
         check_whole(site);
@@ -125,7 +133,8 @@ TEST_CASE("closed descriptors: a backup commits, and what it stored is whole") {
         const Result init = run_with("<&- >&- 2>&-", {"init", "-q", fresh.url}, fresh.options);
         CHECK_EXIT(init, 0);
         write_file(fresh.src / "file", "x");
-        CHECK_EXIT(run_with("<&- >&- 2>&-", {"backup", "-q", fresh.src, fresh.url}, fresh.options), 0); // there was nothing to print
+        CHECK_EXIT(run_with("<&- >&- 2>&-", {"backup", "-q", fresh.src, fresh.url}, fresh.options),
+                   0); // there was nothing to print
         check_whole(fresh);
     }
 }
@@ -178,8 +187,10 @@ TEST_CASE("standard output: full or closed after a commit it is code 3 and a sen
         said({"forget", "--yes", "--keep-last", "1", site.url});
         said({"prune", "--yes", "--now", site.url});
         write_file(site.dir / "new", "another one\n");
-        const Result key = run_with(where, {"key", "add", "--new-password-file", site.dir / "new", site.url}, site.options);
-        const bool added = files_below(site.repo / "keys").size() == 2; // or it saw before that nobody would learn of it
+        const Result key =
+            run_with(where, {"key", "add", "--new-password-file", site.dir / "new", site.url}, site.options);
+        const bool added =
+            files_below(site.repo / "keys").size() == 2; // or it saw before that nobody would learn of it
         check_said(key, added ? 3 : 1);
     }
 }
@@ -191,9 +202,22 @@ TEST_CASE("standard output: a verb that only prints has failed where it is full 
     site.backup_or_fail();
     const std::string before = fingerprint(site.repo);
     for (const char* where : {"> /dev/full", ">&-"})
-        for (const Strings& words : {Strings{"snapshots", site.url}, {"snapshots", "--json", site.url}, {"ls", "-lR", site.url}, {"cat", site.url, "large"}, {"cat", site.url, "new"},
-                                     {"diff", site.url, id}, {"du", site.url}, {"check", site.url}, {"key", "list", site.url}, {"key", "export", site.url}, {"help"}, {"help", "backup"},
-                                     {"--version"}, {"backup", "-n", site.src, site.url}, {"prune", "-n", site.url}, {"forget", "-n", "--keep-last", "1", site.url}}) {
+        for (const Strings& words : {Strings{"snapshots", site.url},
+                                     {"snapshots", "--json", site.url},
+                                     {"ls", "-lR", site.url},
+                                     {"cat", site.url, "large"},
+                                     {"cat", site.url, "new"},
+                                     {"diff", site.url, id},
+                                     {"du", site.url},
+                                     {"check", site.url},
+                                     {"key", "list", site.url},
+                                     {"key", "export", site.url},
+                                     {"help"},
+                                     {"help", "backup"},
+                                     {"--version"},
+                                     {"backup", "-n", site.src, site.url},
+                                     {"prune", "-n", site.url},
+                                     {"forget", "-n", "--keep-last", "1", site.url}}) {
             CAPTURE(joined(words) + where);
             check_said(run_with(where, words, site.options), 1);
         }
@@ -201,17 +225,20 @@ TEST_CASE("standard output: a verb that only prints has failed where it is full 
     CHECK_EXIT(run_with(">&-", {"check", "-q", site.url}, site.options), 0); // which has nothing to say
 }
 
-// ---- signals -----------------------------------------------------------------------------------------------
+// ---- signals
+// -----------------------------------------------------------------------------------------------
 
 TEST_CASE("signals: those that are ignored at the start stay ignored, as nohup wants it") {
-    for (const auto& [signal, number] : {std::pair{"HUP", SIGHUP}, {"INT", SIGINT}, {"TERM", SIGTERM}, {"USR1", SIGUSR1}}) {
+    for (const auto& [signal, number] :
+         {std::pair{"HUP", SIGHUP}, {"INT", SIGINT}, {"TERM", SIGTERM}, {"USR1", SIGUSR1}}) {
         const std::string name = signal;
         CAPTURE(name);
         const Site site(Site::Kind::local);
         site.init_or_fail();
         const auto backup = [&, number = number](const std::string& ignored) {
             const fs::path begun = site.dir / ("begun" + ignored);
-            Child child({"sh", "-c", "trap '' " + ignored + "; exec \"$0\" \"$@\"", nfreeze_binary(), "backup", "--stdin-name", "dump", "--stdin-from-command", site.url, "--", "sh", "-c",
+            Child child({"sh", "-c", "trap '' " + ignored + "; exec \"$0\" \"$@\"", nfreeze_binary(),
+                         "backup", "--stdin-name", "dump", "--stdin-from-command", site.url, "--", "sh", "-c",
                          "echo begin; touch '" + begun.string() + "'; sleep 1; echo end"},
                         site.options);
             CHECK(wait_until([&] { return fs::exists(begun); }, milliseconds(20'000)));
@@ -232,12 +259,17 @@ TEST_CASE("commands: one that ignores SIGTERM is ended all the same") {
     const Site site(Site::Kind::local);
     site.init_or_fail();
     // Which prints now and then, or nothing at all, or has closed its output.
-    for (const std::string does : {"while :; do echo x; sleep 0.2; done", "sleep 1000", "exec >&-; while :; do sleep 1; done"}) {
+    for (const std::string does :
+         {"while :; do echo x; sleep 0.2; done", "sleep 1000", "exec >&-; while :; do sleep 1; done"}) {
         CAPTURE(does);
-        Child child({nfreeze_binary(), "backup", "--stdin-name", "dump", "--stdin-from-command", site.url, "--", "sh", "-c",
-                     "trap '' TERM INT HUP; echo $$ > '" + (site.dir / "pid").string() + "'; echo begin; " + does},
-                    site.options);
-        REQUIRE(wait_until([&] { return fs::exists(site.dir / "pid") && fs::file_size(site.dir / "pid") > 1; }, milliseconds(10'000)));
+        Child child(
+            {nfreeze_binary(), "backup", "--stdin-name", "dump", "--stdin-from-command", site.url, "--", "sh",
+             "-c",
+             "trap '' TERM INT HUP; echo $$ > '" + (site.dir / "pid").string() + "'; echo begin; " + does},
+            site.options);
+        REQUIRE(
+            wait_until([&] { return fs::exists(site.dir / "pid") && fs::file_size(site.dir / "pid") > 1; },
+                       milliseconds(10'000)));
         std::this_thread::sleep_for(milliseconds(300));
         const auto begun = Clock::now();
         child.kill(SIGINT);
@@ -253,7 +285,8 @@ TEST_CASE("commands: one that ignores SIGTERM is ended all the same") {
     }
 }
 
-// ---- passphrases ---------------------------------------------------------------------------------------------
+// ---- passphrases
+// ---------------------------------------------------------------------------------------------
 
 TEST_CASE("passphrases: the end of a line and a byte order mark are no part of one") {
     const Site site(Site::Kind::local);
@@ -267,14 +300,21 @@ TEST_CASE("passphrases: the end of a line and a byte order mark are no part of o
         CHECK_EXIT(fresh.nfreeze({"snapshots", fresh.url}), 0);
     }
     options.env.erase("NFREEZE_PASSWORD");
-    for (const std::string& content : {"\xef\xbb\xbf" + std::string(passphrase), "\xef\xbb\xbf" + std::string(passphrase) + "\r\n", std::string(passphrase) + "\r\n"}) {
+    for (const std::string& content :
+         {"\xef\xbb\xbf" + std::string(passphrase), "\xef\xbb\xbf" + std::string(passphrase) + "\r\n",
+          std::string(passphrase) + "\r\n"}) {
         write_file(site.dir / "password", content);
         chmod((site.dir / "password").c_str(), 0600);
-        CHECK_EXIT(site.nfreeze({"snapshots", "--password-file", site.dir / "password", site.url}, options), 0);
-        CHECK_EXIT(site.nfreeze({"snapshots", "--password-command", "cat '" + (site.dir / "password").string() + "'", site.url}, options), 0);
+        CHECK_EXIT(site.nfreeze({"snapshots", "--password-file", site.dir / "password", site.url}, options),
+                   0);
+        CHECK_EXIT(site.nfreeze({"snapshots", "--password-command",
+                                 "cat '" + (site.dir / "password").string() + "'", site.url},
+                                options),
+                   0);
     }
     write_file(site.dir / "password", "\xef\xbb\xbf\n");
-    const Result empty = site.nfreeze({"snapshots", "--password-file", site.dir / "password", site.url}, options);
+    const Result empty =
+        site.nfreeze({"snapshots", "--password-file", site.dir / "password", site.url}, options);
     CHECK_EXIT(empty, 1);
     CHECK_NAMES(empty.err, "empty");
     options.env["NFREEZE_PASSWORD"] = "\n";
@@ -286,7 +326,10 @@ TEST_CASE("passphrases: without a terminal it is said how to give one") {
     site.init_or_fail();
     RunOptions options = site.options;
     options.env.erase("NFREEZE_PASSWORD");
-    for (const Strings& words : {Strings{"snapshots", site.url}, {"backup", site.src, site.url}, {"key", "list", site.url}, {"check", site.url}}) {
+    for (const Strings& words : {Strings{"snapshots", site.url},
+                                 {"backup", site.src, site.url},
+                                 {"key", "list", site.url},
+                                 {"check", site.url}}) {
         const Result result = site.nfreeze(words, options);
         CHECK_EXIT(result, 1);
         CHECK_NAMES(result.err, "--password-file");
@@ -303,7 +346,9 @@ TEST_CASE("passphrases: a command that prints without end is given up at once") 
     RunOptions options = site.options;
     options.env.erase("NFREEZE_PASSWORD");
     options.timeout = milliseconds(8000);
-    for (const char* command : {"yes", "cat /dev/zero", "head -c 1000000 /dev/zero", "head -c 100000 /dev/zero; sleep 100", "trap '' TERM PIPE; while :; do echo 0123456789 2>&-; done"}) {
+    for (const char* command :
+         {"yes", "cat /dev/zero", "head -c 1000000 /dev/zero", "head -c 100000 /dev/zero; sleep 100",
+          "trap '' TERM PIPE; while :; do echo 0123456789 2>&-; done"}) {
         CAPTURE(std::string(command));
         const Result result = site.nfreeze({"snapshots", "--password-command", command, site.url}, options);
         check_said(result, 1);
@@ -311,35 +356,49 @@ TEST_CASE("passphrases: a command that prints without end is given up at once") 
         CHECK(result.seconds < 4);
         CHECK(lines_of(result.err).size() == 1);
     }
-    const Result still = site.nfreeze({"snapshots", "--password-command", "echo '" + std::string(passphrase) + "'; head -c 60000 /dev/zero", site.url}, options);
+    const Result still =
+        site.nfreeze({"snapshots", "--password-command",
+                      "echo '" + std::string(passphrase) + "'; head -c 60000 /dev/zero", site.url},
+                     options);
     CHECK_EXIT(still, 0); // what a pipe does not hold is not too much
 }
 
-TEST_CASE("passphrases: at a terminal that stops, continues and ends the run, nothing is shown, and all is put back") {
-    if (!have_program("python3") || !have_program("bash")) return skipped("a terminal with job control: needs python3 and bash");
+TEST_CASE("passphrases: at a terminal that stops, continues and ends the run, nothing is shown, and all is "
+          "put back") {
+    if (!have_program("python3") || !have_program("bash"))
+        return skipped("a terminal with job control: needs python3 and bash");
     const Site site(Site::Kind::local);
     site.init_or_fail();
-    for (const char* scenario : {"stop", "stop-elsewhere", "background", "quit", "interrupt", "terminate", "hang-up"}) {
+    for (const char* scenario :
+         {"stop", "stop-elsewhere", "background", "quit", "interrupt", "terminate", "hang-up"}) {
         CAPTURE(std::string(scenario));
         RunOptions options = site.options;
         options.env.erase("NFREEZE_PASSWORD");
-        const Result result = run({"python3", fs::path(NFREEZE_TESTS_DIR) / "terminal.py", scenario, passphrase, nfreeze_binary(), "snapshots", site.url}, options);
+        const Result result = run({"python3", fs::path(NFREEZE_TESTS_DIR) / "terminal.py", scenario,
+                                   passphrase, nfreeze_binary(), "snapshots", site.url},
+                                  options);
         CHECK_EXIT(result, 0);
         CHECK(result.out == "");
     }
 }
 
-// ---- accounts ----------------------------------------------------------------------------------------------------
+// ---- accounts
+// ----------------------------------------------------------------------------------------------------
 
 namespace {
 
 // Programs that stand before those of the machine: getent, which knows one account more, and ssh.
 struct Strangers {
     explicit Strangers(const Site& site, uid_t uid) : dir(site.dir / "bin"), asked(site.dir / "asked") {
-        const std::string number = std::to_string(uid), line = "ldapuser:x:" + number + ":" + number + "::" + site.home.string() + ":/bin/sh";
-        put("getent", "case \"$1\" in\npasswd) answer='" + line + "';;\ngroup) answer='ldapgroup:x:" + number + ":';;\n*) exec /usr/bin/getent \"$@\";;\nesac\n"
-                      "database=$1; shift; code=0\n[ \"$1\" != -- ] || shift\nfor key; do\ncase \"$key\" in\n" + number + "|ldapuser|ldapgroup) echo \"$answer\";;\n"
-                      "*) /usr/bin/getent \"$database\" \"$key\" || code=2;;\nesac\ndone\nexit $code\n");
+        const std::string number = std::to_string(uid), line = "ldapuser:x:" + number + ":" + number +
+                                                               "::" + site.home.string() + ":/bin/sh";
+        put("getent",
+            "case \"$1\" in\npasswd) answer='" + line + "';;\ngroup) answer='ldapgroup:x:" + number +
+                ":';;\n*) exec /usr/bin/getent \"$@\";;\nesac\n"
+                "database=$1; shift; code=0\n[ \"$1\" != -- ] || shift\nfor key; do\ncase \"$key\" in\n" +
+                number +
+                "|ldapuser|ldapgroup) echo \"$answer\";;\n"
+                "*) /usr/bin/getent \"$database\" \"$key\" || code=2;;\nesac\ndone\nexit $code\n");
     }
     void put(const std::string& name, const std::string& script) const {
         write_file(dir / name, "#!/bin/sh\necho \"" + name + " $*\" >> '" + asked.string() + "'\n" + script);
@@ -361,8 +420,10 @@ TEST_CASE("accounts: ssh is asked for a user that is not in /etc/passwd, too") {
     const Site site(server);
     const Strangers strangers(site, stranger);
     const std::string known = (site.home / ".ssh/known_hosts").string();
-    strangers.put("ssh", "echo 'hostname 127.0.0.1'; echo 'port " + std::to_string(server.port()) + "'; echo 'user " + server.user() + "'; echo 'identityfile " +
-                             (site.home / ".ssh/id_ed25519").string() + "'; echo 'userknownhostsfile " + known + "'\n");
+    strangers.put("ssh", "echo 'hostname 127.0.0.1'; echo 'port " + std::to_string(server.port()) +
+                             "'; echo 'user " + server.user() + "'; echo 'identityfile " +
+                             (site.home / ".ssh/id_ed25519").string() + "'; echo 'userknownhostsfile " +
+                             known + "'\n");
     give_to(site.dir.path(), stranger);
     give_to(site.repo.parent_path(), server.uid());
     RunOptions options = strangers.before(site.options);

@@ -1,5 +1,5 @@
-// What is typed means what it says, and what is printed is right: options and their values, names of repositories and
-// sources, times, and numbers that agree with each other.
+// What is typed means what it says, and what is printed is right: options and their values, names of
+// repositories and sources, times, and numbers that agree with each other.
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -18,7 +18,8 @@ namespace {
 
 constexpr std::uint64_t MiB = 1 << 20;
 
-const Strings verbs{"init", "backup", "restore", "snapshots", "ls", "cat", "diff", "du", "key", "check", "repair", "forget", "prune"};
+const Strings verbs{"init", "backup", "restore", "snapshots", "ls",     "cat",  "diff",
+                    "du",   "key",    "check",   "repair",    "forget", "prune"};
 
 // As `help VERB` has it.
 struct Option {
@@ -58,7 +59,8 @@ void check_refused(const Site& site, const Strings& words, const std::string& na
 }
 
 // Each option with each verb that has it; those that all verbs have with two of them. Nothing is changed.
-void for_options(const Site& site, const std::function<void(const std::string& verb, const Option& option)>& check) {
+void for_options(const Site& site,
+                 const std::function<void(const std::string& verb, const Option& option)>& check) {
     std::set<std::string> common;
     for (const Option& option : options_of("init")) common.insert(option.name);
     for (const std::string& verb : verbs) {
@@ -87,7 +89,9 @@ RunOptions at_terminal(const Site& site, std::vector<Answer> dialog) {
     return options;
 }
 
-Result words_of(const Site& site, Strings words, const RunOptions& options) { return site.nfreeze(words, options); }
+Result words_of(const Site& site, Strings words, const RunOptions& options) {
+    return site.nfreeze(words, options);
+}
 
 // The fields of an object of --json that is the last line, as a number.
 double field(const Result& result, const std::string& name) {
@@ -116,11 +120,13 @@ TEST_CASE("options: -h asks for help only as an option of nfreeze's own") {
         CHECK(site.nfreeze({"cat", "--snapshot", id, site.url, "dump"}).out == help + " db\n");
         const Result tagged = site.backup({"--tag", help});
         CHECK_EXIT(tagged, 0);
-        CHECK_NAMES(site.nfreeze({"snapshots", "--tag=" + help, site.url}).out, summary_of(tagged).snapshot.substr(0, 8));
+        CHECK_NAMES(site.nfreeze({"snapshots", "--tag=" + help, site.url}).out,
+                    summary_of(tagged).snapshot.substr(0, 8));
         write_file(site.src / help, "a file of this name");
         site.backup_or_fail();
         CHECK(site.nfreeze({"cat", "--source", site.src, site.url, "--", help}).out == "a file of this name");
-        for (const Strings& words : {Strings{"backup", help}, {"backup", site.src, help, site.url}, {help, "backup"}})
+        for (const Strings& words :
+             {Strings{"backup", help}, {"backup", site.src, help, site.url}, {help, "backup"}})
             CHECK_NAMES(site.nfreeze(words).out, "nfreeze");
         CHECK(site.nfreeze({"backup", help}).out == site.nfreeze({"help", "backup"}).out);
     }
@@ -140,8 +146,11 @@ TEST_CASE("options: one that takes no value is refused with one, whatever it is"
         }
     });
     const std::string before = fingerprint(site.dir.path());
-    for (const Strings& words : {Strings{"restore", "--delete=false", "--overwrite", site.url, site.src}, {"forget", "--yes=0", site.url, site.id},
-                                 {"prune", "--now=true", "--yes", site.url}, {"snapshots", "--quiet=", site.url}, {"backup", "-q=1", site.src, site.url}}) {
+    for (const Strings& words : {Strings{"restore", "--delete=false", "--overwrite", site.url, site.src},
+                                 {"forget", "--yes=0", site.url, site.id},
+                                 {"prune", "--now=true", "--yes", site.url},
+                                 {"snapshots", "--quiet=", site.url},
+                                 {"backup", "-q=1", site.src, site.url}}) {
         CAPTURE(words[1]);
         const Result result = site.nfreeze(words);
         CHECK_EXIT(result, 2);
@@ -151,7 +160,8 @@ TEST_CASE("options: one that takes no value is refused with one, whatever it is"
 
 TEST_CASE("options: an empty value is refused, and so is one that is given twice where only one counts") {
     const Small site;
-    const std::set<std::string> repeatable{"exclude", "exclude-from", "exclude-if-present", "files-from", "identity", "keep-tag", "path"};
+    const std::set<std::string> repeatable{
+        "exclude", "exclude-from", "exclude-if-present", "files-from", "identity", "keep-tag", "path"};
     for_options(site, [&](const std::string& verb, const Option& option) {
         if (!option.takes_value) return;
         const Strings operands = operands_of(verb, site);
@@ -182,11 +192,16 @@ TEST_CASE("options: what may be repeated adds up, and a flag may be said twice")
         all.insert(all.end(), flags.begin(), flags.end());
         return site.nfreeze({"ls", "-R", "--snapshot", site.backup_or_fail(all).snapshot, site.url}).out;
     };
-    CHECK(stored({"--exclude", "*.o", "--exclude", "dir", "--exclude-if-present", ".nobackup", "--exclude-if-present=.never"}) == "file\nneither\nneither/.never\nnothing\nnothing/.nobackup\n");
-    CHECK(stored({"--exclude-from", site.dir / "one", "--exclude-from", site.dir / "two", "--exclude", "n*"}) == "a.o\n");
-    CHECK(stored({"--files-from", site.dir / "one", "--files-from", site.dir / "two"}) == "dir\ndir/other\nfile\n");
+    CHECK(stored({"--exclude", "*.o", "--exclude", "dir", "--exclude-if-present", ".nobackup",
+                  "--exclude-if-present=.never"}) ==
+          "file\nneither\nneither/.never\nnothing\nnothing/.nobackup\n");
+    CHECK(stored({"--exclude-from", site.dir / "one", "--exclude-from", site.dir / "two", "--exclude",
+                  "n*"}) == "a.o\n");
+    CHECK(stored({"--files-from", site.dir / "one", "--files-from", site.dir / "two"}) ==
+          "dir\ndir/other\nfile\n");
     const std::string id = site.backup_or_fail({"--tag", "a", "--tag", "b", "-v", "-v"}).snapshot;
-    for (const char* tag : {"a", "b"}) CHECK_NAMES(site.nfreeze({"snapshots", "--tag", tag, site.url}).out, id.substr(0, 8));
+    for (const char* tag : {"a", "b"})
+        CHECK_NAMES(site.nfreeze({"snapshots", "--tag", tag, site.url}).out, id.substr(0, 8));
     CHECK_EXIT(site.nfreeze({"snapshots", "-q", "-q", "--json", "--json", site.url}), 0);
     CHECK_EXIT(site.nfreeze({"forget", "-n", "--keep-tag", "a", "--keep-tag", "b", site.url}), 0);
 }
@@ -194,17 +209,36 @@ TEST_CASE("options: what may be repeated adds up, and a flag may be said twice")
 TEST_CASE("operands: an empty one is refused in every place but REPO's") {
     Small site;
     const std::string before = fingerprint(site.dir.path());
-    for (const Strings& words : {Strings{"restore", site.url, ""}, {"restore", site.url, site.dest, ""}, {"restore", site.url, site.dest, "file", ""}, {"ls", site.url, ""},
-                                 {"cat", site.url, ""}, {"diff", site.url, ""}, {"diff", site.url, site.id, ""}, {"du", site.url, ""}, {"backup", "", site.url},
-                                 {"backup", site.src, "", site.url}, {"forget", "--yes", site.url, ""}, {"forget", "--yes", site.url, site.id, ""},
-                                 {"forget", "--undo", site.url, ""}, {"key", "remove", site.url, ""}, {"key", "import", site.url, ""}, {"key", "", site.url}}) {
+    for (const Strings& words : {Strings{"restore", site.url, ""},
+                                 {"restore", site.url, site.dest, ""},
+                                 {"restore", site.url, site.dest, "file", ""},
+                                 {"ls", site.url, ""},
+                                 {"cat", site.url, ""},
+                                 {"diff", site.url, ""},
+                                 {"diff", site.url, site.id, ""},
+                                 {"du", site.url, ""},
+                                 {"backup", "", site.url},
+                                 {"backup", site.src, "", site.url},
+                                 {"forget", "--yes", site.url, ""},
+                                 {"forget", "--yes", site.url, site.id, ""},
+                                 {"forget", "--undo", site.url, ""},
+                                 {"key", "remove", site.url, ""},
+                                 {"key", "import", site.url, ""},
+                                 {"key", "", site.url}}) {
         CAPTURE(joined(words));
         const Result result = site.nfreeze(words);
         CHECK_EXIT(result, 2);
         CHECK(fingerprint(site.dir.path()) == before);
     }
     site.options.env["NFREEZE_REPOSITORY"] = site.url;
-    for (const Strings& words : {Strings{"snapshots", ""}, {"ls", ""}, {"ls", "", "file"}, {"cat", "", "file"}, {"check", ""}, {"key", "list", ""}, {"backup", site.src, ""}, {"restore", "", site.dest}}) {
+    for (const Strings& words : {Strings{"snapshots", ""},
+                                 {"ls", ""},
+                                 {"ls", "", "file"},
+                                 {"cat", "", "file"},
+                                 {"check", ""},
+                                 {"key", "list", ""},
+                                 {"backup", site.src, ""},
+                                 {"restore", "", site.dest}}) {
         CAPTURE(joined(words));
         CHECK_EXIT(site.nfreeze(words), 0);
     }
@@ -218,7 +252,10 @@ TEST_CASE("forget: the newest of each host and source stays, whatever the rules 
     write_file(site.src / "later", "x");
     const std::string newest = site.backup_or_fail().snapshot.substr(0, 8);
     const std::string other = site.backup_or_fail({"--host", "other"}).snapshot.substr(0, 8);
-    for (const Strings& rule : {Strings{"--keep-tag", "typo"}, {"--keep-within", "0"}, {"--keep-within", "0h"}, {"--keep-tag", "typo", "--host", "other"}}) {
+    for (const Strings& rule : {Strings{"--keep-tag", "typo"},
+                                {"--keep-within", "0"},
+                                {"--keep-within", "0h"},
+                                {"--keep-tag", "typo", "--host", "other"}}) {
         CAPTURE(joined(rule));
         Strings words{"forget", "--yes"};
         words.insert(words.end(), rule.begin(), rule.end());
@@ -233,10 +270,12 @@ TEST_CASE("forget: the newest of each host and source stays, whatever the rules 
     CHECK(ids_in(site) == Strings{other});
 }
 
-TEST_CASE("forget: after a long time without a backup the last one stays, and one from the future does not stand for it") {
+TEST_CASE("forget: after a long time without a backup the last one stays, and one from the future does not "
+          "stand for it") {
     if (!have_reader()) return;
     const Small site;
-    const std::string old = plant(site, {"snapshot", "-5000000"}).substr(0, 8), late = plant(site, {"snapshot", "5000000"}).substr(0, 8),
+    const std::string old = plant(site, {"snapshot", "-5000000"}).substr(0, 8),
+                      late = plant(site, {"snapshot", "5000000"}).substr(0, 8),
                       older = plant(site, {"snapshot", "-9000000"}).substr(0, 8);
     REQUIRE_EXIT(site.nfreeze({"forget", "--yes", site.url, site.id}), 0);
     CHECK_EXIT(site.nfreeze({"forget", "--yes", "--keep-within", "30d", site.url}), 0);
@@ -283,7 +322,8 @@ TEST_CASE("forget: says of each snapshot that stays what keeps it") {
     for (const std::string& line : forget({})) {
         if (line.starts_with(ids[3]))
             for (const char* reason : {"last", "daily"}) CHECK_NAMES(line, reason);
-        if (line.starts_with(ids[1])) CHECK_NAMES(line.substr(line.find("first") + 5), "tag"); // behind the tag itself
+        if (line.starts_with(ids[1]))
+            CHECK_NAMES(line.substr(line.find("first") + 5), "tag"); // behind the tag itself
         if (line.starts_with(ids[2])) CHECK_NOT_NAMED(line, "daily");
     }
     int stay = 0;
@@ -295,7 +335,8 @@ TEST_CASE("forget: says of each snapshot that stays what keeps it") {
         const std::string reasons = line.substr(at, line.find(']', at) - at);
         if (contains(line, "\"id\":\"" + ids[3]))
             for (const char* reason : {"last", "daily"}) CHECK_NAMES(reasons, reason);
-        else CHECK_NAMES(reasons, "tag");
+        else
+            CHECK_NAMES(reasons, "tag");
     }
     CHECK(stay == 2);
 }
@@ -303,7 +344,8 @@ TEST_CASE("forget: says of each snapshot that stays what keeps it") {
 TEST_CASE("forget --purge: a pattern that matches nothing is said, and is a failure") {
     const Small site;
     const std::string before = fingerprint(site.repo);
-    for (const std::string& path : {std::string("*.not"), (site.src / "file").string(), std::string("nosuch")}) {
+    for (const std::string& path :
+         {std::string("*.not"), (site.src / "file").string(), std::string("nosuch")}) {
         const Result result = site.nfreeze({"forget", "--yes", "--purge", "--path", path, site.url});
         CHECK_EXIT(result, 1);
         CHECK(result.err != "");
@@ -318,7 +360,8 @@ TEST_CASE("questions: y is a yes, and nothing else but yes is") {
     const Small site;
     for (const std::string answer : {"n", "no", "", "x", "yesterday"}) {
         CAPTURE(answer);
-        CHECK_EXIT(words_of(site, {"forget", site.url, site.id}, at_terminal(site, {{"(yes/no)?", answer}})), 1);
+        CHECK_EXIT(words_of(site, {"forget", site.url, site.id}, at_terminal(site, {{"(yes/no)?", answer}})),
+                   1);
         CHECK(ids_in(site).size() == 1);
     }
     CHECK_EXIT(words_of(site, {"forget", site.url, site.id}, at_terminal(site, {{"(yes/no)?", "y"}})), 0);
@@ -327,28 +370,33 @@ TEST_CASE("questions: y is a yes, and nothing else but yes is") {
     CHECK(packs_of(site).empty());
     Site fresh(Site::Kind::local);
     write_file(fresh.src / "file", "x");
-    CHECK_EXIT(words_of(fresh, {"backup", fresh.src, fresh.url}, at_terminal(fresh, {{"(yes/no)?", "y"}})), 0);
+    CHECK_EXIT(words_of(fresh, {"backup", fresh.src, fresh.url}, at_terminal(fresh, {{"(yes/no)?", "y"}})),
+               0);
     CHECK(fs::exists(fresh.repo / "keys"));
 }
 
-TEST_CASE("key remove: asks before it takes the passphrase that is in use, and wants --yes where nobody can be asked") {
+TEST_CASE("key remove: asks before it takes the passphrase that is in use, and wants --yes where nobody can "
+          "be asked") {
     const Small site;
     write_file(site.dir / "second", "another passphrase\n");
     const Result added = site.nfreeze({"key", "add", "--new-password-file", site.dir / "second", site.url});
     REQUIRE_EXIT(added, 0);
     std::string own, other;
-    for (const auto& line : lines_of(site.nfreeze({"key", "list", site.url}).out)) (contains(line, "this passphrase") ? own : other) = line.substr(0, 8);
+    for (const auto& line : lines_of(site.nfreeze({"key", "list", site.url}).out))
+        (contains(line, "this passphrase") ? own : other) = line.substr(0, 8);
     const auto keys = [&] { return files_below(site.repo / "keys").size(); };
     const Result refused = site.nfreeze({"key", "remove", site.url, own});
     CHECK_EXIT(refused, 2);
     CHECK_NAMES(refused.err, "--yes");
-    const Result no = words_of(site, {"key", "remove", site.url, own}, at_terminal(site, {{"(yes/no)?", "no"}}));
+    const Result no =
+        words_of(site, {"key", "remove", site.url, own}, at_terminal(site, {{"(yes/no)?", "no"}}));
     CHECK_EXIT(no, 1);
     CHECK(keys() == 2);
     RunOptions with_second = site.options;
     with_second.env["NFREEZE_PASSWORD"] = "another passphrase";
     SUBCASE("on a terminal") {
-        CHECK_EXIT(words_of(site, {"key", "remove", site.url, own}, at_terminal(site, {{"(yes/no)?", "yes"}})), 0);
+        CHECK_EXIT(
+            words_of(site, {"key", "remove", site.url, own}, at_terminal(site, {{"(yes/no)?", "yes"}})), 0);
         CHECK_EXIT(site.nfreeze({"snapshots", site.url}), 4);
         CHECK_EXIT(site.nfreeze({"snapshots", site.url}, with_second), 0);
     }
@@ -356,7 +404,9 @@ TEST_CASE("key remove: asks before it takes the passphrase that is in use, and w
         CHECK_EXIT(site.nfreeze({"key", "remove", "--yes", site.url, own}), 0);
         CHECK_EXIT(site.nfreeze({"snapshots", site.url}, with_second), 0);
     }
-    SUBCASE("another one goes without a question") { CHECK_EXIT(site.nfreeze({"key", "remove", site.url, own}, with_second), 0); }
+    SUBCASE("another one goes without a question") {
+        CHECK_EXIT(site.nfreeze({"key", "remove", site.url, own}, with_second), 0);
+    }
     CHECK(keys() == 1);
 }
 
@@ -374,12 +424,17 @@ TEST_CASE("key import: asks for each line of a sheet, and tells a typing error w
     const Strings words{"key", "import", "--new-password-file", site.dir / "new", site.url, "-"};
     // The second line is asked for again at once, before the third is typed.
     const Result typed = words_of(site, words, [&] {
-        RunOptions options = at_terminal(site, {{"ine 1", rows[0]}, {"ine 2", wrong}, {"ine 2", rows[1]}, {"ine 3", rows[2]}, {"ine 4", rows[3]}});
+        RunOptions options = at_terminal(site, {{"ine 1", rows[0]},
+                                                {"ine 2", wrong},
+                                                {"ine 2", rows[1]},
+                                                {"ine 3", rows[2]},
+                                                {"ine 4", rows[3]}});
         options.timeout = milliseconds(10'000);
         return options;
     }());
     CHECK_EXIT(typed, 0);
-    const std::size_t error = typed.out.find(wrong), again = typed.out.find(rows[1], error + 1), third = typed.out.find(rows[2]);
+    const std::size_t error = typed.out.find(wrong), again = typed.out.find(rows[1], error + 1),
+                      third = typed.out.find(rows[2]);
     CHECK(error < again);
     CHECK(again < third);
     RunOptions with_new = site.options;
@@ -398,16 +453,20 @@ TEST_CASE("key import: asks for each line of a sheet, and tells a typing error w
 TEST_CASE("sources: what is printed to choose one by works as it is, in a shell") {
     const Site site(Site::Kind::local);
     site.init_or_fail();
-    const Strings names{"plain", "with blank", "it's", "dollar$HOME`x`", "back\\slash", "\xff\xfe odd", "new\nline", "tab\there", "a \"quote\"", "\\x41", "--dash"};
+    const Strings names{"plain",       "with blank",   "it's",      "dollar$HOME`x`",
+                        "back\\slash", "\xff\xfe odd", "new\nline", "tab\there",
+                        "a \"quote\"", "\\x41",        "--dash"};
     for (const std::string& name : names) {
         write_file(site.dir / "sources" / name / "file", "of " + name);
-        REQUIRE_EXIT(site.nfreeze({"backup", (site.dir / "sources").string() + "/" + name + "/", site.url}), 0);
+        REQUIRE_EXIT(site.nfreeze({"backup", (site.dir / "sources").string() + "/" + name + "/", site.url}),
+                     0);
     }
     const Result choice = site.nfreeze({"ls", site.url});
     CHECK_EXIT(choice, 2);
     Strings choices;
     for (const std::string& line : lines_of(choice.err))
-        if (const std::size_t at = line.find("--source"); at != std::string::npos) choices.push_back(line.substr(at));
+        if (const std::size_t at = line.find("--source"); at != std::string::npos)
+            choices.push_back(line.substr(at));
     REQUIRE(choices.size() == names.size());
     std::set<std::string> seen;
     for (const std::string& words : choices) {
@@ -418,12 +477,14 @@ TEST_CASE("sources: what is printed to choose one by works as it is, in a shell"
     }
     CHECK(seen.size() == names.size());
     for (const char* verb : {"restore", "du"}) { // say the same
-        const Result other = site.nfreeze(verb == std::string("du") ? Strings{"du", site.url} : Strings{"restore", site.url, site.dest});
+        const Result other = site.nfreeze(
+            verb == std::string("du") ? Strings{"du", site.url} : Strings{"restore", site.url, site.dest});
         CHECK_EXIT(other, 2);
         for (const std::string& words : choices) CHECK_NAMES(other.err, words);
     }
     for (const std::string end : {"", "/", "//"}) { // as it was typed
-        const Result slash = site.nfreeze({"cat", "--source", (site.dir / "sources/plain").string() + end, site.url, "file"});
+        const Result slash =
+            site.nfreeze({"cat", "--source", (site.dir / "sources/plain").string() + end, site.url, "file"});
         CHECK_EXIT(slash, 0);
         CHECK(slash.out == "of plain");
     }
@@ -462,7 +523,8 @@ TEST_CASE("NFREEZE_REPOSITORY: what stands in REPO's place counts as one only if
     const Result named = site.nfreeze({"snapshots", other.url});
     CHECK_EXIT(named, 0);
     CHECK_NAMES(named.out, other.id.substr(0, 8));
-    CHECK_EXIT(site.nfreeze({"ls", "-p", std::to_string(free_port()), "--retry-for", "0", "127.0.0.1:path"}), 6);
+    CHECK_EXIT(site.nfreeze({"ls", "-p", std::to_string(free_port()), "--retry-for", "0", "127.0.0.1:path"}),
+               6);
     CHECK_EXIT(site.nfreeze({"ls", "sftp://127.0.0.1:" + std::to_string(free_port()) + "/path"}), 6);
 }
 
@@ -482,7 +544,8 @@ TEST_CASE("restore: latest is no destination, and a missing one is named") {
     fs::create_directory(site.dir / "cwd/latest");
     CHECK_EXIT(site.nfreeze({"restore", "latest"}), 0);
     CHECK(fs::exists(site.dir / "cwd/latest/file"));
-    for (const std::string verb : {"ls", "cat", "du", "diff", "forget", "snapshots", "check", "backup"}) { // without REPO anywhere
+    for (const std::string verb :
+         {"ls", "cat", "du", "diff", "forget", "snapshots", "check", "backup"}) { // without REPO anywhere
         CAPTURE(verb);
         RunOptions bare = site.options;
         bare.env.erase("NFREEZE_REPOSITORY");
@@ -494,9 +557,12 @@ TEST_CASE("restore: latest is no destination, and a missing one is named") {
 
 TEST_CASE("addresses: those of other tools are told from ours") {
     const Site site(Site::Kind::local);
-    for (const std::string address : {"ssh://me@host/path", "ssh://host:22/path", "file:///srv/backup", "sftp:me@host:path", "sftp:host:/path", "http://host/path", "rsync://host/path"}) {
+    for (const std::string address :
+         {"ssh://me@host/path", "ssh://host:22/path", "file:///srv/backup", "sftp:me@host:path",
+          "sftp:host:/path", "http://host/path", "rsync://host/path"}) {
         CAPTURE(address);
-        for (const Strings& words : {Strings{"init", address}, {"snapshots", address}, {"backup", site.src, address}}) {
+        for (const Strings& words :
+             {Strings{"init", address}, {"snapshots", address}, {"backup", site.src, address}}) {
             const Result result = site.nfreeze(words);
             CHECK_EXIT(result, 2);
             CHECK_NAMES(result.err, "sftp://");
@@ -508,7 +574,10 @@ TEST_CASE("keys that are lost are not taken for a repository that was never made
     for (const Site::Kind kind : {Site::Kind::local, Site::Kind::ssh}) {
         const Small site(kind);
         const auto check = [&] {
-            for (const Strings& words : {Strings{"snapshots", site.url}, {"restore", site.url, site.dest}, {"backup", site.src, site.url}, {"key", "list", site.url}}) {
+            for (const Strings& words : {Strings{"snapshots", site.url},
+                                         {"restore", site.url, site.dest},
+                                         {"backup", site.src, site.url},
+                                         {"key", "list", site.url}}) {
                 CAPTURE(words[0]);
                 const Result result = site.nfreeze(words);
                 CHECK((result.code == 1 || result.code == 5));
@@ -523,13 +592,15 @@ TEST_CASE("keys that are lost are not taken for a repository that was never made
         remove_tree(site.repo / "index");
         check(); // packs/ alone say that there was one
         // On a terminal no new one is offered in its place.
-        const Result asked = words_of(site, {"backup", site.src, site.url}, at_terminal(site, {{"(yes/no)?", "yes"}}));
+        const Result asked =
+            words_of(site, {"backup", site.src, site.url}, at_terminal(site, {{"(yes/no)?", "yes"}}));
         CHECK(asked.code != 0);
         CHECK_NOT_NAMED(asked.out, "(yes/no)");
     }
 }
 
-// ---- times and ids ------------------------------------------------------------------------------------------
+// ---- times and ids
+// ------------------------------------------------------------------------------------------
 
 TEST_CASE("times: --at takes what --json prints, and no day that there is not") {
     const Small site;
@@ -546,8 +617,9 @@ TEST_CASE("times: --at takes what --json prints, and no day that there is not") 
         CHECK_EXIT(site.nfreeze({"du", "--newer", time, site.url}, options), 0);
     }
     CHECK_EXIT(site.nfreeze({"ls", "--at", "2030-11-20T14:00:00Z", site.url}), 0);
-    for (const std::string wrong : {"2026-02-31", "2026-02-29", "2026-13-01", "2026-00-10", "2026-11-31", "2026-11-20 24:30", "2026-11-20 14:60", "2026-02-31T00:00:00Z",
-                              "2026-11-20T14:00:00Zx", "2026-11-20T14:00:00+01:00x", "20261120"}) {
+    for (const std::string wrong : {"2026-02-31", "2026-02-29", "2026-13-01", "2026-00-10", "2026-11-31",
+                                    "2026-11-20 24:30", "2026-11-20 14:60", "2026-02-31T00:00:00Z",
+                                    "2026-11-20T14:00:00Zx", "2026-11-20T14:00:00+01:00x", "20261120"}) {
         CAPTURE(wrong);
         const Result result = site.nfreeze({"ls", "--at", wrong, site.url});
         CHECK_EXIT(result, 2);
@@ -559,7 +631,8 @@ TEST_CASE("times: --at takes what --json prints, and no day that there is not") 
 TEST_CASE("ids: capitals are the same digits") {
     const Small site;
     std::string capitals = site.id;
-    std::ranges::transform(capitals, capitals.begin(), [](unsigned char c) { return static_cast<char>(std::toupper(c)); });
+    std::ranges::transform(capitals, capitals.begin(),
+                           [](unsigned char c) { return static_cast<char>(std::toupper(c)); });
     CHECK_EXIT(site.nfreeze({"snapshots", "--expect", capitals, site.url}), 0);
     CHECK_EXIT(site.nfreeze({"ls", "--snapshot", capitals, site.url}), 0);
     CHECK_EXIT(site.nfreeze({"diff", site.url, capitals}), 0);
@@ -568,11 +641,13 @@ TEST_CASE("ids: capitals are the same digits") {
     CHECK(ids_in(site).empty());
 }
 
-// ---- numbers ----------------------------------------------------------------------------------------------------
+// ---- numbers
+// ----------------------------------------------------------------------------------------------------
 
 TEST_CASE("numbers: whatever is no directory counts as a file, in every verb") {
     const Site site(Site::Kind::local);
-    for (int i = 0; i < 5; ++i) write_file(site.src / "dir" / std::to_string(i), "content " + std::to_string(i));
+    for (int i = 0; i < 5; ++i)
+        write_file(site.src / "dir" / std::to_string(i), "content " + std::to_string(i));
     fs::create_symlink("dir/1", site.src / "link");
     fs::create_symlink("nowhere", site.src / "dir/dangling");
     fs::create_hard_link(site.src / "dir/1", site.src / "hard");
@@ -602,7 +677,8 @@ TEST_CASE("numbers: whatever is no directory counts as a file, in every verb") {
     CHECK(number_in(last, site.src.string()) == all - 1);
     CHECK(lines_of(site.nfreeze({"ls", "-R", site.url}).out).size() == all - 1 + 1); // and a directory
     double in_du = 0;
-    for (const std::string& line : lines_of(site.nfreeze({"du", "--json", site.url}).out)) in_du += decimal_in(line, "\"files\":");
+    for (const std::string& line : lines_of(site.nfreeze({"du", "--json", site.url}).out))
+        in_du += decimal_in(line, "\"files\":");
     CHECK(in_du == all - 1);
     Result restored = site.restore({"--json"});
     REQUIRE_EXIT(restored, 0);
@@ -626,14 +702,16 @@ TEST_CASE("numbers: what a backup, the table, ls, restore and du say of a large 
     REQUIRE_EXIT(backup, 0);
     const double all = field(backup, "new");
     int seen = 0;
-    for (const std::string& line : lines_of(site.nfreeze({"ls", "-R", "--json", site.url}).out)) seen += !contains(line, "\"type\":\"directory\"");
+    for (const std::string& line : lines_of(site.nfreeze({"ls", "-R", "--json", site.url}).out))
+        seen += !contains(line, "\"type\":\"directory\"");
     CHECK(seen == all);
     CHECK(field(site.nfreeze({"snapshots", "--json", site.url}), "files") == all);
     const Result restored = site.restore({"--json"});
     CHECK(field(restored, "restored") == all);
     CHECK(field(site.restore({"--json"}), "in_place") == all);
     double in_du = 0;
-    for (const std::string& line : lines_of(site.nfreeze({"du", "--json", site.url}).out)) in_du += decimal_in(line, "\"files\":");
+    for (const std::string& line : lines_of(site.nfreeze({"du", "--json", site.url}).out))
+        in_du += decimal_in(line, "\"files\":");
     CHECK(in_du == all);
 }
 
@@ -648,7 +726,8 @@ TEST_CASE("words: who interrupts a run is told what that run did: a restore has 
         const std::int64_t before = proxy.downstream;
         words.insert(words.begin(), nfreeze_binary());
         Child child(words, site.options);
-        CHECK(wait_until([&] { return proxy.downstream - before > 3 * std::int64_t(MiB); }, milliseconds(20'000)));
+        CHECK(wait_until([&] { return proxy.downstream - before > 3 * std::int64_t(MiB); },
+                         milliseconds(20'000)));
         child.kill(SIGINT);
         const Result result = child.wait();
         CHECK_EXIT(result, 130);
@@ -694,7 +773,8 @@ TEST_CASE("words: a password file that others can read is warned of") {
     const fs::path file = site.dir / "password";
     write_file(file, std::string(passphrase) + "\n");
     site.options.env.erase("NFREEZE_PASSWORD");
-    for (const auto& [mode, warned] : {std::pair{0600, false}, {0400, false}, {0644, true}, {0640, true}, {0604, true}}) {
+    for (const auto& [mode, warned] :
+         {std::pair{0600, false}, {0400, false}, {0644, true}, {0640, true}, {0604, true}}) {
         const auto captured = mode;
         CAPTURE(captured);
         chmod(file.c_str(), static_cast<mode_t>(mode));
@@ -706,7 +786,8 @@ TEST_CASE("words: a password file that others can read is warned of") {
     chmod(file.c_str(), 0600);
     RunOptions input = site.options;
     input.input = passphrase;
-    const Result from_pipe = in_shell("cat | \"$0\" snapshots --password-file /dev/stdin \"$1\"", {site.url}, input);
+    const Result from_pipe =
+        in_shell("cat | \"$0\" snapshots --password-file /dev/stdin \"$1\"", {site.url}, input);
     CHECK_EXIT(from_pipe, 0);
     CHECK(from_pipe.err == "");
 }
