@@ -81,7 +81,8 @@ class Server:
             # As large as it was, although it is not; or, of packs alone, of one size or another.
             sizes = {'larger': st.st_size + 1000}
             if in_packs:
-                sizes.update({'packs-larger': st.st_size + 1000, 'packs-smaller': st.st_size // 2, 'packs-empty': 0, 'packs-huge': 1 << 40,
+                sizes.update({'packs-larger': st.st_size + 1000, 'packs-smaller': st.st_size // 2,
+                              'packs-empty': 0, 'packs-huge': 1 << 40,
                               'packs-one-less': st.st_size - 1, 'packs-one-more': st.st_size + 1})
             found.append((name, attributes(st, sizes.get(self.lie))))
         if self.lie == 'names':

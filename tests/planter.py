@@ -15,8 +15,8 @@ import sys
 import time
 
 sys.dont_write_bytecode = True
-from reader import (AESGCM, CONTINUATION, DATA, DIRECTORY, FILE, KEY, PACK, RECORDS, SEGMENT, SYMLINK, TREE, Cursor,  # noqa: E402
-                    Repository, Sealed, hkdf, xxh3_64, zstandard)
+from reader import (AESGCM, CONTINUATION, DATA, DIRECTORY, FILE, KEY, PACK, RECORDS, SEGMENT,  # noqa: E402
+                    SYMLINK, TREE, Cursor, Repository, Sealed, hkdf, xxh3_64, zstandard)
 
 CONTINUED = 256
 ADDED, CONDEMNED, DELETED, SNAPSHOT_ADDED, FORGOTTEN, SUPERSEDED, PARENT, TORN = range(1, 9)
@@ -105,6 +105,9 @@ class Planter:
         data = seal(SEGMENT, self.repository.index_key, frames, self.seq)[0]
         return "%08x-%s" % (self.seq, store(self.path, "index", data, self.seq).hex())
 
+    def find(self, prefix):
+        return next(each for name, each in self.repository.snapshots.items() if name.hex().startswith(prefix))
+
     def newest(self):
         return max((snapshot for snapshot in self.repository.snapshots.values() if not snapshot.forgotten),
                    key=lambda snapshot: snapshot.time)
@@ -156,7 +159,7 @@ def keys(path, arguments):
 
 
 def blow_up(planter, stay):
-    """All that is live is said again and again, and the segments that said it are gone unless they are to stay."""
+    """All that is live is said again and again; the segments that said it are gone unless they are to stay."""
     content = b"".join(planter.live.values())
     head = b"".join(record(SUPERSEDED, name + bytes(8)) for name in planter.live)
     before = [] if stay == ["beside"] else planter.repository.names("index")
@@ -170,23 +173,20 @@ def stats(planter, _):
     records = [each for content in planter.live.values() for each in records_of(content)
                if each[0] not in (SUPERSEDED, PARENT, TORN)]
     names = {name[9:][:32]: name for name in planter.repository.names("index")}
-    size = sum(os.path.getsize(os.path.join(planter.path, "index", names[name.hex()])) for name in planter.live)
+    places = [os.path.join(planter.path, "index", names[name.hex()]) for name in planter.live]
     print("segments %d records %d distinct %d bytes %d content %d" % (
-        len(planter.live), len(records), len(set(records)), size, sum(map(len, planter.live.values()))))
+        len(planter.live), len(records), len(set(records)), sum(map(os.path.getsize, places)),
+        sum(map(len, planter.live.values()))))
 
 
 def snapshot(planter, arguments):
-    """One that exists, under another id and of another time (seconds from now); of another host, if it is given."""
-    source = planter.newest()
-    if arguments[1:] and arguments[1]:
-        source = next(each for each in planter.repository.snapshots.values() if each.id.hex().startswith(arguments[1]))
+    """One that exists, under another id and of another time (seconds from now)."""
+    source = planter.find(arguments[1]) if arguments[1:] else planter.newest()
     raw = Cursor(planter.raw_snapshot(source.id))
     raw.bytes(24)
     fresh = secrets.token_bytes(16)
-    host = raw.string()
-    host = os.fsencode(arguments[2]) if arguments[2:] else host
     moment = time.time_ns() + int(arguments[0]) * 10**9
-    planter.write(record(SNAPSHOT_ADDED, fresh + moment.to_bytes(8, "little") + string(host) + raw.rest()))
+    planter.write(record(SNAPSHOT_ADDED, fresh + moment.to_bytes(8, "little") + raw.rest()))
     print(fresh.hex())
 
 
@@ -200,10 +200,9 @@ def say(planter, arguments):
 
 def malformed(planter, arguments):
     """A segment that forgets a snapshot, and whose next record ends too late or has too much in it."""
-    wanted = next(each.id for each in planter.repository.snapshots.values() if each.id.hex().startswith(arguments[0]))
     wrong = {"early": bytes([FORGOTTEN]) + varint(16) + bytes(7), "long": record(FORGOTTEN, bytes(17)),
              "snapshot": record(SNAPSHOT_ADDED, bytes(40) + b"\xff" * 9)}[arguments[1]]
-    print(planter.write(record(FORGOTTEN, wanted) + wrong))
+    print(planter.write(record(FORGOTTEN, planter.find(arguments[0]).id) + wrong))
 
 
 def tree(planter, arguments):
@@ -218,7 +217,8 @@ def tree(planter, arguments):
     def entry(flags, path, inode, rest):
         nonlocal before
         seconds, nanoseconds = divmod(now, 10**9)
-        out = varint(flags) + path + varint(0o755 if flags & 7 == DIRECTORY else 0o644) + varint(0) + varint(0)
+        mode = 0o755 if flags & 7 == DIRECTORY else 0o644
+        out = varint(flags) + path + varint(mode) + varint(0) + varint(0)
         out += svarint(seconds - before[0]) + svarint(nanoseconds - before[1]) + svarint(0) + svarint(0)
         out += svarint(inode - before[2])
         before = seconds, nanoseconds, inode
@@ -239,7 +239,8 @@ def tree(planter, arguments):
     ids, tree_listed = planter.pack(TREE, [b"".join(records)])
     list_ids, list_listed = planter.pack(TREE, [ids[0] + string(b"")])
     fresh = secrets.token_bytes(16)
-    made = fresh + now.to_bytes(8, "little") + string(b"host") + string(b"root") + string(b"/planted") + string(b"0")
+    made = fresh + now.to_bytes(8, "little")
+    made += b"".join(map(string, (b"host", b"root", b"/planted", b"0")))
     made += varint(0) + b"\0" + b"".join(map(varint, (len(records) - 1, 1, 0, 2 * size, 2, 0, size)))
     made += varint(0) + varint(0) + varint(1) + list_ids[0]
     planter.write(listed + tree_listed + list_listed + record(SNAPSHOT_ADDED, made))
@@ -247,9 +248,11 @@ def tree(planter, arguments):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     without_key = {"noise": noise, "keys": keys}
-    with_key = {"blow-up": blow_up, "stats": stats, "snapshot": snapshot, "say": say, "malformed": malformed, "tree": tree}
+    with_key = {"blow-up": blow_up, "stats": stats, "snapshot": snapshot, "say": say,
+                "malformed": malformed, "tree": tree}
     parser.add_argument("repository", help="a local directory")
     parser.add_argument("what", choices=[*without_key, *with_key])
     parser.add_argument("more", nargs="*")

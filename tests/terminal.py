@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""A user at a terminal who stops, continues and ends what asks for a passphrase, and looks at what the terminal shows.
+"""A user at a terminal who stops, continues and ends what asks for a passphrase, and looks at what is shown.
 
     terminal.py SCENARIO PASSPHRASE COMMAND...
 
@@ -58,7 +58,8 @@ class Terminal:
         return bool(modes[3] & termios.ICANON and modes[0] & termios.ICRNL)
 
     def expect_silence(self):
-        self.wait_for(lambda: not self.echo() and self.takes_lines(), "a line that is not shown as it is typed", 5)
+        self.wait_for(lambda: not self.echo() and self.takes_lines(),
+                      "a line that is not shown as it is typed", 5)
         time.sleep(0.1)  # what turns echo off may throw away what was typed ahead, just before or after
 
     def expect_echo(self):
@@ -72,7 +73,7 @@ def fail(what, terminal):
 
 
 def in_shell(words, editor=False):
-    """An interactive shell, which has job control; its line editor sets the terminal as it likes, echo off for one."""
+    """An interactive shell, which has job control; its line editor sets the terminal as it likes, echo off."""
     os.environ["PS1"] = READY
     terminal = Terminal(["bash", "--norc", "--noprofile"] + ([] if editor else ["--noediting"]) + ["-i"])
     terminal.expect(READY)
@@ -141,8 +142,9 @@ def ended(key, signals, passphrase, command):
     if key:
         terminal.type(key)
     else:
-        with open("/proc/%d/task/%d/children" % (terminal.child, terminal.child), encoding="ascii") as children:
-            os.kill(int(children.read().split()[0]), signals)
+        children = "/proc/%d/task/%d/children" % (terminal.child, terminal.child)
+        with open(children, encoding="ascii") as file:
+            os.kill(int(file.read().split()[0]), signals)
     terminal.expect("code=")
     terminal.expect_echo()
     os.killpg(terminal.child, signal.SIGKILL)
@@ -151,7 +153,8 @@ def ended(key, signals, passphrase, command):
 SCENARIOS = {
     "stop": stop, "stop-elsewhere": stop_elsewhere, "background": background,
     "quit": lambda *rest: ended("\x1c", None, *rest), "interrupt": lambda *rest: ended("\x03", None, *rest),
-    "terminate": lambda *rest: ended(None, signal.SIGTERM, *rest), "hang-up": lambda *rest: ended(None, signal.SIGHUP, *rest),
+    "terminate": lambda *rest: ended(None, signal.SIGTERM, *rest),
+    "hang-up": lambda *rest: ended(None, signal.SIGHUP, *rest),
 }
 
 if __name__ == "__main__":
