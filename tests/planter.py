@@ -159,7 +159,7 @@ def keys(path, arguments):
 
 
 def blow_up(planter, stay):
-    """All that is live is said again and again; the segments that said it are gone unless they are to stay."""
+    """All that is live is said again and again; the segments that said it go unless they are to stay."""
     content = b"".join(planter.live.values())
     head = b"".join(record(SUPERSEDED, name + bytes(8)) for name in planter.live)
     before = [] if stay == ["beside"] else planter.repository.names("index")

@@ -157,13 +157,14 @@ TEST_CASE("lies: objects of others under right names are passed over, and counte
         const std::string id = site.backup_or_fail().snapshot;
         plant(site, planted.what);
         write_file(site.dir / "new", "another passphrase\n");
+        bool noted = planted.what[1] != "index"; // until a backup has: it could be what is left of an upload
         const auto check = [&](const Strings& words, const std::string& wanted) {
             CAPTURE(joined(words));
             const Result result = site.nfreeze(words);
-            CHECK_EXIT(result, 0);
+            CHECK_MESSAGE((result.code == 0 || (!noted && result.code == 5)), describe(result));
             CHECK_NAMES(result.out, wanted);
             CHECK(lines_of(result.err).size() <= 1);
-            if (planted.what[1] != "packs" && planted.what[0] != "key")
+            if (planted.what[1] != "packs" && !(noted && planted.what[1] == "index"))
                 CHECK(lines_of(result.err).size() == 1);
             if (!planted.count.empty() && !result.err.empty()) {
                 std::string plain = result.err;
@@ -179,6 +180,7 @@ TEST_CASE("lies: objects of others under right names are passed over, and counte
         check({"check", "--read-data", site.url}, "errors: 0");
         check({"key", "list", site.url}, "this passphrase");
         check({"backup", site.src, site.url}, "snapshot ");
+        noted = true;
         check({"forget", "--yes", site.url, id}, "");
         check({"prune", "--yes", "--now", site.url}, "");
         check({"repair", site.url}, "");

@@ -73,7 +73,7 @@ def fail(what, terminal):
 
 
 def in_shell(words, editor=False):
-    """An interactive shell, which has job control; its line editor sets the terminal as it likes, echo off."""
+    """An interactive shell, which has job control; its line editor sets the terminal as it likes."""
     os.environ["PS1"] = READY
     terminal = Terminal(["bash", "--norc", "--noprofile"] + ([] if editor else ["--noediting"]) + ["-i"])
     terminal.expect(READY)
