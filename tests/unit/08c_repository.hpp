@@ -227,6 +227,46 @@ TEST_CASE("repository: a large segment is left alone by small ones") {
     CHECK(repo->snapshots().size() == 21);
 }
 
+TEST_CASE("repository: a segment that no reader would take is not written, and says so") {
+    auto store = new_repository();
+    auto repo = open_repository(store);
+    add_snapshot(*repo, 1);
+    auto before = store.objects;
+    Bytes many;
+    for (size_t i = 0; many.size() <= kSegmentMax; ++i) {
+        auto one = bulk(kPathMax - i);
+        many.insert(many.end(), one.begin(), one.end());
+    }
+    CHECK_THROWS_AS(write_segment(*repo, many), Error);
+    CHECK(store.objects == before);
+    add_snapshot(*repo, 2); // and it goes on with what fits
+    auto again = open_repository(store);
+    CHECK(again->damage.empty());
+    CHECK(snapshot_seeds(*again, 10) == seeds_up_to(2));
+}
+
+TEST_CASE("repository: segments that would be too large together stay apart") {
+    auto store = new_repository();
+    auto repo = open_repository(store);
+    // Small ones that hold much: it is the content that a reader bounds.
+    constexpr uint64_t kEach = 16;
+    uint64_t seed = 1;
+    for (size_t all = 0; all <= kSegmentMax + 16 * MiB; all += kEach * kPathMax) {
+        Bytes records;
+        for (uint64_t i = 0; i < kEach; ++i, ++seed) {
+            Snapshot s = sample_snapshot(seed);
+            s.source = text(std::string(kPathMax - 100, 'x'), seed);
+            auto one = snapshot_added(s);
+            records.insert(records.end(), one.begin(), one.end());
+        }
+        write_segment(*repo, records);
+    }
+    auto again = open_repository(store);
+    CHECK(again->damage.empty());
+    CHECK(again->doubts.empty());
+    CHECK(again->snapshots().size() == seed - 1);
+}
+
 TEST_CASE("repository: snapshots come newest first, forgotten ones not at all") {
     auto store = new_repository();
     {
