@@ -15,10 +15,9 @@ import sys
 import time
 
 sys.dont_write_bytecode = True
-from reader import (AESGCM, CONTINUATION, DATA, DIRECTORY, FILE, KEY, PACK, RECORDS, SEGMENT,  # noqa: E402
+from reader import (AESGCM, CONTINUED, DATA, DIRECTORY, FILE, KEY, PACK, RECORDS, SEGMENT,  # noqa: E402
                     SYMLINK, TREE, Cursor, Repository, Sealed, hkdf, xxh3_64, zstandard)
 
-CONTINUED = 256
 ADDED, CONDEMNED, DELETED, SNAPSHOT_ADDED, FORGOTTEN, SUPERSEDED, PARENT, TORN = range(1, 9)
 
 
@@ -264,6 +263,5 @@ def main():
         with_key[arguments.what](Planter(arguments.repository, kind), arguments.more)
 
 
-assert CONTINUATION == 2 * CONTINUED
 if __name__ == "__main__":
     main()

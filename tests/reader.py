@@ -328,7 +328,7 @@ class Repository:
 
     def entries(self, snapshot):
         """What a snapshot's tree consists of, in walk order."""
-        tree, entry = Cursor(b"".join(map(self.chunk, snapshot.list))), None
+        tree, entry, more = Cursor(b"".join(map(self.chunk, snapshot.list))), None, False
         while tree.more():
             chunk, path = tree.bytes(16), tree.string()
             try:
@@ -343,10 +343,16 @@ class Repository:
                     chunks = cursor.ids()
                     if entry and entry.path == path:
                         entry.chunks += chunks
+                    more = flags & CONTINUED
                     continue
+                if more:
+                    warn("%s: the rest of it is missing" % text(entry.path))
                 if entry:
                     yield entry
                 entry = before = Entry(flags, path, cursor, before)
+                more = flags & CONTINUED
+        if more:
+            warn("%s: the rest of it is missing" % text(entry.path))
         if entry:
             yield entry
 
@@ -374,7 +380,7 @@ class Repository:
 
 FILE, DIRECTORY, SYMLINK, FIFO, CHARACTER, BLOCK = range(6)
 TYPE_BITS = stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR, stat.S_IFBLK
-ATTRIBUTES, LINKED, HOLES, CONTINUATION = 32, 64, 128, 512
+ATTRIBUTES, LINKED, HOLES, CONTINUED, CONTINUATION = 32, 64, 128, 256, 512
 
 
 class Entry:

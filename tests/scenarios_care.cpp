@@ -823,6 +823,9 @@ TEST_CASE("a record that says it is continued, and is not, is damage that every 
         CHECK(!fs::exists(site.dest / "bad"));
         if (how.size() == 2) CHECK(fs::exists(site.dest / "good"));
         CHECK_EXIT(site.nfreeze({"prune", "--yes", site.url}), 5);
+        const Result second = run({"python3", fs::path(NFREEZE_TESTS_DIR) / "reader.py", "check", site.repo}, site.options);
+        CHECK_EXIT(second, 1); // so it does to who reads the format elsewise
+        CHECK_NAMES(second.err, "bad");
     }
 }
 
