@@ -7114,7 +7114,8 @@ struct Choice {
     int64_t upto = INT64_MAX; // ns since 1970: not newer than this
 
     bool meets(const Snapshot& s) const {
-        auto names_source = [&](const std::string& full) { return full == source || show(full) == source || (source.size() > 1 && source.ends_with('/') && show(full) + "/" == source); };
+        auto typed = source.substr(0, std::max<size_t>(source.find_last_not_of('/') + 1, 1)); // as a shell completes it
+        auto names_source = [&](const std::string& full) { return full == source || full == typed || show(full) == typed; };
         return (!one() || hex(s.id).starts_with(id)) && (source.empty() || names_source(s.source) || names_source(s.host + ":" + s.source)) &&
                (host.empty() || s.host == host) && (tag.empty() || std::ranges::count(s.tags, tag) > 0) && s.time <= upto;
     }
@@ -8296,7 +8297,7 @@ constexpr Option kOptions[] = {
     {"", "p,port", "PORT", "the server's port (22)"},
     {"", "F,ssh-config", "FILE", "ssh's configuration, instead of ~/.ssh/config"},
     {"", "known-hosts", "FILE", "instead of ~/.ssh/known_hosts"},
-    {"", "host-key", "SHA256:...", "accept this host key and no other"},
+    {"", "host-key", "FINGERPRINT", "accept this host key and no other"},
     {"", "accept-new-host-key", "", "accept and remember the key of an unknown host"},
     {"", "password-file", "FILE", "its first line is the passphrase"},
     {"", "password-command", "CMD", "the first line it prints is the passphrase"},
@@ -8307,7 +8308,7 @@ constexpr Option kOptions[] = {
     {"", "retry-for", "SECONDS", "go on trying to reach a server that was lost (900)"},
     {"", "expect", "ID", "fail where the history shown lacks this snapshot"},
     {"backup restore snapshots ls diff du key check repair forget prune", "json", "", "print objects, one a line, instead of words"},
-    {"backup restore check", "progress", "", "say every second how far it is (on a terminal it is shown anyway)"},
+    {"backup restore check repair prune", "progress", "", "say every second how far it is (on a terminal it is shown anyway)"},
     {"", "q,quiet", "", "print nothing but warnings and errors"},
     {"", "v,verbose", "", "name each file that is new (+), changed (M; U: metadata only) or gone (-)"},
     {"backup", "exclude", "PATTERN...", "leave out what matches, as in .gitignore; the last match wins"},
@@ -8660,6 +8661,7 @@ private:
     void run() {
         std::unique_lock lock(mutex_);
         for (unsigned turn = 1; !wake_.wait_for(lock, std::chrono::milliseconds(250), [&] { return stopping_; }); ++turn) {
+            if (std::exchange(phase_begun_, work_.begun.load()) != work_.begun.load() || work_.moved == 0) first_moved_ = Clock::now();
             if (turn % 4 == 0) measure();
             if (g_status_asked.exchange(false)) say(line());
             if (turn < 4 || !work_.phase) continue;
@@ -8693,7 +8695,6 @@ private:
         uint64_t moved = work_.up + work_.down, fresh = moved - std::exchange(moved_, moved), done = work_.done + work_.files;
         double rate = double(fresh) / seconds;
         rate_ = rate_ > 0 ? 0.7 * rate_ + 0.3 * rate : rate;
-        if (std::exchange(phase_begun_, work_.begun.load()) != work_.begun.load() || work_.moved == 0) first_moved_ = now;
         if (std::exchange(done_, done) != done || fresh > 0) last_moved_ = now;
     }
     uint64_t sent() const { return std::max(work_.up.load(), work_.stored.load()); } // nothing goes over a line to a local repository
@@ -8801,7 +8802,7 @@ struct Job {
         if (!args.flag("expect")) return;
         // Forgotten ones count: what is expected is that nothing was withheld, nor an old state shown.
         auto id = lower(args.value("expect"));
-        if (id.size() < 8) throw Usage("--expect wants at least 8 digits of a snapshot's id");
+        if (id.size() < 8 || id.find_first_not_of("0123456789abcdef") != id.npos) throw Usage("--expect wants at least 8 digits of a snapshot's id");
         auto begins = [&](const SnapshotId& known) { return hex(known).starts_with(id); };
         bool known = std::ranges::any_of(repo->index.snapshots, [&](auto& s) { return begins(s.first); }) ||
                      std::ranges::any_of(repo->index.forgotten, begins);
@@ -9239,6 +9240,8 @@ Secret new_passphrase(const Arguments& args) {
     std::string s;
     if (args.flag("new-password-file")) {
         s = first_line(read_small_file(args.value("new-password-file"), kKeyFileMax));
+    } else if (!Fd(::open("/dev/tty", O_RDWR | O_CLOEXEC))) {
+        throw Error("there is no terminal to ask for the new passphrase on: give --new-password-file");
     } else {
         s = ask_passphrase("New passphrase: ", true);
     }
@@ -9463,7 +9466,7 @@ Exit forget_by_path(Job& job, std::vector<const Snapshot*> from) {
                        Json().add("snapshot", hex(s->id)).add("entries", entries));
         return entries == 0;
     });
-    if (from.empty() && verdict == Exit::ok) throw Error("no snapshot has anything that matches (patterns are relative to SRC, as in .gitignore): nothing was changed");
+    if (from.empty() && verdict == Exit::ok && job.args.flag("purge")) throw Error("no snapshot has anything that matches (patterns are relative to SRC, as in .gitignore): nothing was changed");
     if (!job.quiet()) print_snapshots(from, job.json(), "written anew");
     if (from.empty() || job.args.flag("dry-run")) return verdict;
     confirm(job, text("Change ", from.size(), " snapshots"));
@@ -9617,6 +9620,13 @@ void print_help(const std::string& verb) {
     throw Usage(text("there is no verb ", in_quotes(verb), "; see: nfreeze help"));
 }
 
+/// The exit code of a run: worse where what it said did not get out.
+Exit printed(Exit code, Exit otherwise) {
+    if (std::cout.flush()) return code;
+    say("what came of it could not be written to standard output");
+    return worse(code, otherwise);
+}
+
 Exit run_command(int argc, char** argv) {
     std::string verb = argc > 1 ? argv[1] : "";
     if (verb.empty())
@@ -9624,11 +9634,11 @@ Exit run_command(int argc, char** argv) {
                     "  nfreeze restore user@host:path DEST\nAll else: nfreeze help");
     if (verb == "--version") {
         std::cout << "nfreeze " NFREEZE_VERSION " (format 1, libssh2 " << libssh2_version(0) << ")\n";
-        return Exit::ok;
+        return printed(Exit::ok, Exit::failed);
     }
     if (verb == "help" || verb == "--help" || verb == "-h") {
         print_help(argc > 2 ? argv[2] : "");
-        return Exit::ok;
+        return printed(Exit::ok, Exit::failed);
     }
     bool prints = has_word("snapshots ls cat diff du key", verb); // and does little else
     if (prints && verb != "key") signal(SIGPIPE, SIG_DFL); // who reads no more ends them, as is usual
@@ -9637,15 +9647,11 @@ Exit run_command(int argc, char** argv) {
     Arguments args(verb, argc - 1, argv + 1);
     if (args.flag("help")) {
         print_help(verb);
-        return Exit::ok;
+        return printed(Exit::ok, Exit::failed);
     }
     if (prints && ::write(1, "", 0) != 0) throw Error("there is no standard output to print to; nothing was done");
-    auto code = known->run(args);
-    if (!std::cout.flush()) {
-        say("what came of it could not be written to standard output");
-        code = worse(code, has_word("init backup restore forget prune repair", verb) ? Exit::partial : Exit::failed);
-    }
-    return code;
+    bool does = has_word("init backup restore forget prune repair", verb) && !args.flag("dry-run");
+    return printed(known->run(args), does ? Exit::partial : Exit::failed);
 }
 
 /// What must be so before anything else runs.
