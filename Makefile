@@ -16,7 +16,8 @@
 # make aarch64    build/aarch64/nfreeze for 64-bit ARM, from Debian's packages for arm64, and try it under qemu
 # make filesystems  all file systems that this machine has or gets by packages, as source and as destination
 # make s3         try a repository in S3, behind rclone: on s3rver, which npm fetches
-# make servers    try other people's SFTP servers: ProFTPD, dropbear, paramiko, asyncssh, npm's ssh2, Erlang's
+# make servers    try other people's SFTP servers: ProFTPD, dropbear, paramiko, asyncssh, npm's ssh2, Erlang's,
+#                 and all manners of one of ours
 # make clean      remove what was built; make distclean: the fetched source of libssh2 as well
 
 STATIC ?= 1
@@ -132,7 +133,7 @@ servers: deps-servers
 	npm install --silent --no-audit --no-fund --ignore-scripts --prefix build/servers ssh2@1.17.0
 	$(CONFIGURE)
 	$(BUILD) nfreeze_tests
-	NFREEZE_TEST_SERVERS='$(CURDIR)/build/servers' JOBS=$(JOBS) tests/run.sh build/nfreeze_tests -tc='real servers:*'
+	NFREEZE_TEST_SERVERS='$(CURDIR)/build/servers' JOBS=$(TEST_JOBS) tests/run.sh build/nfreeze_tests -tc='real servers:*,servers:*'
 
 # Disks of their own in files, FUSE, an automounter: the tests that a machine with fewer packages or rights skips.
 filesystems: deps-filesystems

@@ -1423,9 +1423,11 @@ struct Work {
     std::atomic<uint64_t> up{0}, down{0};                  // of objects, over the line
     std::atomic<uint64_t> planned{0};                      // of `expected`: what it is known for how much has to be moved
     std::atomic<uint64_t> line{0}, moved{0};               // of objects for that, in this phase: all, and so far
+    std::atomic<bool> settled{false};                      // what will be written is counted already
     std::atomic<Clock::time_point> begun{Clock::now()};    // this phase
     void begin(const char* what, uint64_t bytes_expected = 0) {
         files = done = planned = line = moved = 0;
+        settled = false;
         expected = bytes_expected;
         begun = Clock::now();
         phase = what;
@@ -1460,6 +1462,7 @@ public:
     explicit Store(std::chrono::seconds patience = std::chrono::seconds(kRetryFor)) : retry_for(patience) {}
     virtual ~Store() = default;
     const Clock::duration retry_for; // what is lost on its way is tried again for so long
+    Clock::duration patience{};      // before what somebody may be writing just now is looked at again
     Work work;
     /// All objects of a directory ("" is the repository itself); throws NotThere, Error.
     virtual std::vector<ObjectInfo> list(const std::string& dir) = 0;
@@ -1959,7 +1962,11 @@ public:
             sftp_ = pointer_call("start SFTP", [&] { return libssh2_sftp_init(session_.get()); });
         } catch (const Unreachable&) {
             throw;
-        } catch (const ConnectionLost& e) { throw Unreachable(e.what() + what_came_instead()); }
+        } catch (const ConnectionLost& e) {
+            auto hint = what_came_instead();
+            if (hint.empty() && gone_) throw; // a line that was cut
+            throw Unreachable(e.what() + hint);
+        }
         no_sftp_ = false;
     }
     ~Session() {
@@ -2018,6 +2025,7 @@ private:
         auto& session = *static_cast<Session*>(*abstract);
         ssize_t n = recv(socket, into, size, flags);
         session.heard_ |= n > 0;
+        session.gone_ |= n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR);
         if (n > 0) session.moved_at_ = Clock::now();
         if (n > 0 && session.greeting_.size() < 4 * KiB) session.greeting_.append(static_cast<char*>(into), size_t(n));
         if (n >= 0) session.in_vain_ = 0;
@@ -2501,6 +2509,7 @@ private:
     std::exception_ptr trouble_;    // of a question that could not be answered
     uint64_t moved_ = 0;
     bool heard_ = false; // whether the server ever said anything
+    bool gone_ = false;  // whether the line has ended
     std::string farewell_; // why it ended the connection, in its words
     std::string greeting_; // the first it said, which is not encrypted
     bool no_sftp_ = false; // whether it may be that it has none
@@ -2819,7 +2828,7 @@ private:
             return r == LIBSSH2_ERROR_SFTP_PROTOCOL ? 1 : r;
         });
         if (refused) attrs.flags = 0;
-        return !refused || (said != LIBSSH2_FX_NO_SUCH_FILE && said != LIBSSH2_FX_NO_SUCH_PATH && said != LIBSSH2_FX_FAILURE && said != LIBSSH2_FX_PERMISSION_DENIED);
+        return !refused || said == LIBSSH2_FX_OP_UNSUPPORTED || said == LIBSSH2_FX_NO_CONNECTION || said == LIBSSH2_FX_CONNECTION_LOST;
     }
     /// Returns whether the size is among them.
     static bool take_attributes(ObjectInfo& o, const LIBSSH2_SFTP_ATTRIBUTES& attrs) {
@@ -3649,6 +3658,11 @@ public:
         places_.find(id)->relied = 1;
         return true;
     }
+    /// About how much of its frame, as it is stored, a chunk takes.
+    uint64_t sealed_part(const Place& p) const {
+        auto& f = frames_[p.frame];
+        return uint64_t(p.length) * f.sealed / std::max(f.raw, 1u) + 1;
+    }
     struct Use {
         uint64_t used = 0, all = 0; // bytes of frames
         uint64_t unused() const { return all - std::min(used, all); }
@@ -3660,7 +3674,7 @@ public:
             if (f.pack != kNone) found[f.pack].all += f.sealed;
         places_.each([&](const Place& p) {
             auto& f = frames_[p.frame];
-            if (p.relied && f.pack != kNone) found[f.pack].used += uint64_t(p.length) * f.sealed / std::max(f.raw, 1u) + 1;
+            if (p.relied && f.pack != kNone) found[f.pack].used += sealed_part(p);
         });
         return found;
     }
@@ -4156,13 +4170,15 @@ private:
     }
 
     /// Reads what is new in a listing of index/, the newest first, so that superseded segments are
-    /// not read. A listing is not atomic: what seems lost is looked for twice more.
+    /// not read. A listing is not atomic: what seems lost, or not written to its end, is looked for twice more.
     void read_segments(std::vector<ObjectInfo> listing, Clock::duration at) {
         for (int round = 0;; ++round) {
             listed_ = at;
             bool vanished = !read_listed(listing);
-            if (!vanished && missing_parents().empty()) break;
+            bool growing = store.patience > Clock::duration(0) && std::ranges::any_of(segments_, [&](auto& s) { return is_growing(s.second); });
+            if (!vanished && !growing && missing_parents().empty()) break;
             if (round == 2) break;
+            if (growing) pause_for(store.patience);
             at = since_boot();
             listing = store.list("index");
         }
@@ -4171,9 +4187,7 @@ private:
             note(damage, text("index segment ", hex(p), " was lost or is withheld by the server: what it listed is unknown"));
         Some torn;
         for (auto& [key, s] : segments_) {
-            auto shortened = short_name(s.name);
-            bool known = index.superseded.contains(shortened) || index.torn.contains(shortened) || index.parents.contains(shortened);
-            if (s.state != Segment::broken || known) continue;
+            if (!is_doubtful(s)) continue;
             if (s.was_whole) note(damage, s.file() + (s.trouble.empty() ? " is damaged: what it listed is unknown" : ": " + s.trouble));
             else torn.add(s.file());
         }
@@ -4181,6 +4195,12 @@ private:
             note(doubts, torn.words(" is not whole: an interrupted upload, or damage; the next backup notes it",
                                     " objects of the index are not whole: interrupted uploads, or damage; the next backup notes them"));
     }
+    bool is_doubtful(const Segment& s) const {
+        auto shortened = short_name(s.name);
+        return s.state == Segment::broken && !index.superseded.contains(shortened) && !index.torn.contains(shortened) && !index.parents.contains(shortened);
+    }
+    /// Whether it may be an upload that is under way, if the server's clock is about ours.
+    bool is_growing(const Segment& s) const { return is_doubtful(s) && !s.was_whole && std::abs(now_ns() / 1'000'000'000 - s.mtime) < 60; }
     /// Returns whether every listed segment was still there.
     bool read_listed(const std::vector<ObjectInfo>& listing) {
         std::vector<Segment*> fresh;
@@ -4363,6 +4383,8 @@ public:
         operator View() const { return bytes; }
     };
     ChunkReader(Repository& repo, TaskPool& wire, size_t budget) : repo_(repo), wire_(wire), budget_(budget) {}
+    /// What is pinned counts as planned, for who watches: as read only, or as written again, too.
+    enum Shown { not_here, reads, copies } shown = not_here;
     ~ChunkReader() { give_up(); }
 
     /// Announces that `id` will be read. Throws Corrupt if it has no place. Planner only.
@@ -4386,6 +4408,8 @@ public:
             std::erase(idle_, frame);
         }
         changed_.notify_all();
+        if (shown != not_here) repo_.store.work.planned += places[0].length;
+        if (shown == copies) repo_.store.work.line += repo_.index.sealed_part(places[0]);
         return places[0];
     }
     /// Whether a planner that unpins as well can pin more without waiting for itself.
@@ -4776,7 +4800,7 @@ private:
         for (auto next = s.early.begin(); next != s.early.end() && next->first == s.packed; next = s.early.erase(next), ++s.packed) {
             auto& frame = next->second;
             if (!s.pack) s.pack = new_pack();
-            repo_.store.work.line += frame.plain.head.size() + frame.plain.body.size() + kTag;
+            if (!repo_.store.work.settled) repo_.store.work.line += frame.plain.head.size() + frame.plain.body.size() + kTag;
             s.pack->add(frame.number, std::move(frame.info), frame.plain.head, frame.plain.body);
             frames_.give_back(std::move(frame.plain.body));
             if (s.pack->sealer.size() >= kPackTarget) send_later(std::exchange(s.pack, nullptr));
@@ -4856,10 +4880,10 @@ private:
         std::vector<ChunkId> ids;
         for (auto& place : endangered) ids.push_back(place.id);
         ChunkReader reader(repo_, wire_, kReadAhead);
+        reader.shown = ChunkReader::copies;
         try {
             reader.read_all(ids, hasher_, [&](size_t i, View chunk) {
                 put(repo_.index.frame(endangered[i].frame).kind, chunk, true);
-                repo_.store.work.planned += chunk.size();
                 repo_.store.work.done += chunk.size();
                 collect();
                 if (checkpoint_due()) commit([] { return View(); }); // packs alone rely on nothing
@@ -7690,7 +7714,8 @@ private:
         if (!quiet && !chosen_files_.empty()) std::cout << "reading " << chosen_files_.size() << " files, " << human_size(sum) << std::endl;
         ChunkReader chunks(repo_, tree_wire_, kReadAhead);
         IdHasher hasher(repo_.keys.id);
-        repo_.store.work.begin_reading("reading files", sum);
+        repo_.store.work.begin("reading files", sum);
+        chunks.shown = ChunkReader::reads;
         for (auto& [e, where] : chosen_files_) {
             try {
                 XXH3_state_t checksum;
@@ -8041,6 +8066,7 @@ private:
         uint64_t bytes = 0;
         for (auto& place : repo_.index.relied_but_condemned()) bytes += place.length;
         repo_.store.work.begin("copying what is needed", bytes);
+        repo_.store.work.settled = true;
         packer_.checkpoint(records);
     }
     /// Looks at the repository until it stands still, and marks what the snapshots need. Returns whether
@@ -8786,6 +8812,7 @@ struct Job {
         if (address.remote() && progress_style() == Progress::redrawn) say("connecting to " + show(address.host), true);
         progress.reset(); // it shows the store that goes
         store = ::open_store(address, args);
+        store->patience = std::chrono::milliseconds(500);
         say("", true);
     }
     Progress::Style progress_style() const {

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <thread>
 
 #include "support.hpp"
@@ -168,6 +169,9 @@ struct Odd {
         CHECK(compare(site.src, site.dest) == "");
     }
 };
+
+// Whether all that such servers do is tried, or a taste of it.
+inline bool all_servers() { return slow_tests() || std::getenv("NFREEZE_TEST_SERVERS") != nullptr; }
 
 inline bool have_python() {
     if (fs::exists("/usr/bin/python3")) return true;

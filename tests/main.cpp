@@ -76,6 +76,8 @@ void take_over_environment(const support::fs::path& home) {
     setenv("NFREEZE_RACY_SECONDS", "2", 1);
     umask(022);
     std::signal(SIGPIPE, SIG_IGN);
+    // nohup and shells' background jobs leave some ignored, which children would inherit.
+    for (const int signal : {SIGHUP, SIGINT, SIGQUIT, SIGTERM}) std::signal(signal, SIG_DFL);
 }
 
 } // namespace

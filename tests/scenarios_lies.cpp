@@ -142,14 +142,16 @@ TEST_CASE("lies: objects of others under right names are passed over, and counte
         Strings what;
         std::string count;
     };
-    for (const Planted& planted : {Planted{{"noise", "keys", "16", "193"}, "16"},
-                                   {{"keys", "version", "2", "1"}, ""},
-                                   {{"keys", "cost", "40", "1"}, ""},
-                                   {{"keys", "cost", "15", "16"}, ""},
-                                   {{"noise", "keys", "40", "100"}, "40"},
-                                   {{"noise", "index", "1", "500"}, ""},
-                                   {{"noise", "index", "1001", "500"}, "1001"},
-                                   {{"noise", "packs", "1001", "2000"}, ""}}) {
+    std::vector<Planted> all{{{"noise", "keys", "16", "193"}, "16"},
+                             {{"keys", "version", "2", "1"}, ""},
+                             {{"noise", "index", "1001", "500"}, "1001"},
+                             {{"noise", "packs", "1001", "2000"}, ""},
+                             {{"keys", "cost", "40", "1"}, ""},
+                             {{"keys", "cost", "15", "16"}, ""},
+                             {{"noise", "keys", "40", "100"}, "40"},
+                             {{"noise", "index", "1", "500"}, ""}};
+    if (!slow_tests()) all.resize(5);
+    for (const Planted& planted : all) {
         CAPTURE(joined(planted.what));
         Site site(Site::Kind::local);
         write_file(site.src / "file", "x");

@@ -518,7 +518,7 @@ TEST_CASE("tree: the largest records there can be are stored so that they can be
     entries.pop_back();
     auto e = file("b/" + std::string(kPathMax - 2, 'p'), kIdsPerRecord);
     e.size = INT64_MAX;
-    for (uint64_t i = 0; i < kHolesMax; ++i) e.holes.push_back({i << 47, uint64_t(1) << 46});
+    for (uint64_t i = 0; i < kHolesMax; ++i) e.holes.push_back({i << 46, uint64_t(1) << 45});
     for (int i = 0; i < 16; ++i)
         e.xattrs.emplace_back(text("user.", i, std::string(200, 'n')),
                               std::string(kXattrMax / 16, 'v'));
