@@ -4258,7 +4258,8 @@ private:
         for (auto& frame : object.frames) {
             auto raw = decompress(std::exchange(frame, {}), kFrameMax);
             all += raw.size();
-            rest.insert(rest.end(), raw.begin(), raw.end());
+            if (rest.empty()) rest = std::move(raw);
+            else rest.insert(rest.end(), raw.begin(), raw.end());
             if (rest.size() > kSegmentMax) throw Corrupt("a record larger than any segment");
             rest.erase(rest.begin(), rest.begin() + long(records.add(rest)));
         }

@@ -173,6 +173,12 @@ struct Odd {
 // Whether all that such servers do is tried, or a taste of it.
 inline bool all_servers() { return slow_tests() || std::getenv("NFREEZE_TEST_SERVERS") != nullptr; }
 
+// The first so many of these, where not all are to be tried.
+inline Strings taste(Strings all, std::size_t so_many) {
+    if (!all_servers()) all.resize(so_many);
+    return all;
+}
+
 inline bool have_python() {
     if (fs::exists("/usr/bin/python3")) return true;
     skipped("a server that is not OpenSSH's: needs /usr/bin/python3");
