@@ -34,7 +34,7 @@ TEST_CASE("servers: one that loses what was written when it is closed, although 
     site.init_or_fail();
     // An object of each kind, once (it may be sent again) and always; each status that means that it is not
     // there.
-    for (const std::string rule :
+    for (const std::string& rule :
          taste({"@/packs/=failure", "@/index/=failure", "@/index/=failure*1", "@/packs/=eof", "@/packs/=failure*1",
                 "@/packs/=no-space", "@/packs/=quota*1", "@/packs/=permission-denied", "@/packs/=unsupported"},
                4)) {
@@ -83,7 +83,7 @@ TEST_CASE("servers: fsync is refused: where it is offered, that counts; that it 
     const Site& site = odd.site;
     odd.have_something();
     site.init_or_fail();
-    for (const std::string rule :
+    for (const std::string& rule :
          taste({"failure", "unsupported", "bad-message", "no-space", "failure*1", "unsupported*1"}, 3)) {
         CAPTURE(rule);
         odd.set({"--answer=fsync=" + rule});
@@ -106,7 +106,7 @@ TEST_CASE("servers: ones that answer a READ with less than was asked for") {
     if (!have_python()) return;
     const Odd odd;
     odd.have_something();
-    for (const std::string most : taste({"16384", "random", "4096", "29696"}, 2)) {
+    for (const std::string& most : taste({"16384", "random", "4096", "29696"}, 2)) {
         CAPTURE(most);
         remove_tree(odd.site.repo);
         remove_tree(odd.site.dest);
@@ -204,7 +204,7 @@ TEST_CASE("servers: the first connection is tried for as long as --retry-for say
 
 TEST_CASE("servers: what a server does not offer is not asked for") {
     if (!have_python()) return;
-    for (const std::string offered : taste({"", "fsync@openssh.com", "statvfs@openssh.com",
+    for (const std::string& offered : taste({"", "fsync@openssh.com", "statvfs@openssh.com",
                                             "posix-rename@openssh.com", "hardlink@openssh.com"},
                                            2)) {
         CAPTURE(offered);
@@ -307,7 +307,7 @@ TEST_CASE("servers: directories that are to be made with what is above them, wha
     Odd odd;
     odd.have_something();
     const std::string url = odd.site.url;
-    for (const std::string said :
+    for (const std::string& said :
          taste({"failure", "bad-message", "no-such-file", "permission-denied", "no-such-path"}, 2)) {
         CAPTURE(said);
         odd.set({"--answer=mkdir-missing=" + said, "--answer=opendir-missing=" + said,
@@ -478,7 +478,7 @@ TEST_CASE("servers: sessions that never last for two megabytes give a backup bac
     site.backup_or_fail();
     odd.set({"--most-bytes=1500000"});
     for (int i = 0; i < 3; ++i) {
-        write_random_file(site.src / ("added " + std::to_string(i)), 200 << 10, 2 + i);
+        write_random_file(site.src / ("added " + std::to_string(i)), 200 << 10, std::uint64_t(2 + i));
         CHECK_EXIT(site.nfreeze({"backup", "--retry-for", "30", site.src, site.url}), 0);
     }
     CHECK_EXIT(site.nfreeze({"restore", "--retry-for", "30", site.url, site.dest}), 0);
