@@ -1127,11 +1127,66 @@ ShortName short_name(const Hash& h) {
 
 View as_bytes(std::string_view s) { return {reinterpret_cast<const uint8_t*>(s.data()), s.size()}; }
 
+/// Where an object lies: a directory, a hash, and in index/ a number. With sealed bytes it is all that a store is ever
+/// given; nothing of a file fits into it.
+struct Name {
+    enum Directory : uint8_t { keys, index, packs } directory = packs;
+    Hash hash{};
+    uint32_t seq = 0; // in index/ only
+    auto operator<=>(const Name&) const = default;
+    static const char* path(Directory d) {
+        static constexpr const char* paths[] = {"keys", "index", "packs"};
+        return paths[d];
+    }
+    /// In the repository.
+    std::string path() const {
+        return directory == index ? text("index/", std::hex, std::setw(8), std::setfill('0'), seq, "-", hex(hash)) : text(path(directory), "/", hex(hash));
+    }
+    /// What a listing calls it; nothing where it is none of ours.
+    static std::optional<Name> parse(Directory in, std::string_view listed) {
+        uint32_t seq = 0;
+        if (in == index) {
+            if (listed.size() != 73 || listed[8] != '-' || std::from_chars(&listed[0], &listed[8], seq, 16).ptr != &listed[8]) return {};
+            listed.remove_prefix(9);
+        }
+        auto hash = parse_hash(listed);
+        return hash ? std::optional(Name{in, *hash, seq}) : std::nullopt;
+    }
+};
+
+/// Bytes that a store gave. Whoever has them knows how many they are and nothing else: section 5 alone looks inside, and
+/// gives out what a key has authenticated (I6). So whatever is a View or Bytes is not a server's.
+class Foreign {
+public:
+    Foreign() = default;
+    explicit Foreign(Bytes bytes) : bytes_(std::move(bytes)) {}
+    size_t size() const { return bytes_.size(); }
+
+private:
+    friend class Keys;
+    Bytes bytes_;
+};
+
+/// An object that may leave: only section 5 makes one, of ciphertext, and nothing else goes into a store.
+class Sealed {
+public:
+    const Name& name() const { return name_; }
+    View bytes() const { return bytes_; }
+    /// Its buffer, for the next one; it is empty then.
+    Bytes take() { return std::exchange(bytes_, {}); }
+
+private:
+    friend class Keys;
+    Sealed() = default;
+    Name name_;
+    Bytes bytes_;
+};
+
 // ============================================================================
-// [SECTION] 5. Crypto
+// [SECTION] 5. Crypto and sealed objects
 // ============================================================================
-// Uses: 3, 4. Provides: Secret, derivation of keys, seal and open, ids, hashes. These are the
-// only calls into the crypto library. Must hold: I6, I8.
+// Uses: 3, 4. Provides: Secret, derivation of keys, ids, hashes, and the only ways to seal an object and to look into one.
+// Apart from the chunker's table these are the only calls into the crypto library. Must hold: I6, I8.
 
 /// Bytes that are wiped when they go and cannot be copied by accident (I8). They are not swapped out where the
 /// system allows that; the few pages stay locked, for another secret may lie on them.
@@ -1267,13 +1322,352 @@ private:
     std::optional<Gcm::Decryption> opener_;
 };
 
-/// All keys of a repository, derived from its master key.
-struct Keys {
-    explicit Keys(const Secret& master)
-        : id(hkdf(master.view(), {}, "nfreeze id")), gear(hkdf(master.view(), {}, "nfreeze gear")),
-          pack(hkdf(master.view(), {}, "nfreeze pack")), index(hkdf(master.view(), {}, "nfreeze index")) {}
-    Secret id, gear, pack, index;
+// ---- sealed objects: the shape that packs and segments share -------------------
+
+enum class Kind : uint8_t { data = 0, tree = 1, snapshot = 2, records = 3 };
+
+struct Chunk {
+    ChunkId id;
+    uint32_t length; // raw bytes
 };
+struct FrameInfo {
+    Kind kind = Kind::data;
+    uint32_t sealed = 0;       // bytes with the tag
+    std::vector<Chunk> chunks; // in order; none in a segment
+};
+using Table = std::vector<FrameInfo>;
+
+void encode_table(Writer& out, const Table& table) {
+    out.varint(table.size());
+    for (auto& f : table) {
+        out.u8(uint8_t(f.kind));
+        out.varint(f.sealed);
+        out.varint(f.chunks.size());
+        for (auto& c : f.chunks) out.varint(c.length);
+        for (auto& c : f.chunks) out.raw(c.id);
+    }
+}
+
+Table decode_table(Reader& in) {
+    Table table(in.count(std::min(in.left(), kPackMax / kTag)));
+    for (auto& f : table) {
+        f.kind = Kind(in.u8());
+        if (f.kind > Kind::records) in.fail("an unknown kind of frame");
+        f.sealed = uint32_t(in.count(kFrameMax + MiB));
+        f.chunks.resize(in.count(in.left() / sizeof(ChunkId)));
+        size_t raw = 0;
+        for (auto& c : f.chunks) {
+            c.length = uint32_t(in.count(kChunkMax));
+            if ((raw += c.length) > kFrameMax) in.fail("a frame beyond its limit");
+        }
+        for (auto& c : f.chunks) c.id = in.array<16>();
+    }
+    return table;
+}
+
+/// What kind of object, and for a segment which number: associated data of all that is sealed.
+struct Label {
+    std::array<uint8_t, 8> magic; // the last byte is the version
+    uint32_t seq = 0;             // of a segment; 0 for a pack
+    Bytes associated() const {
+        Writer w;
+        w.raw(magic);
+        w.u32(seq);
+        return w.take();
+    }
+};
+constexpr Label kPackLabel{{'n', 'f', 'r', 'z', 'p', 'a', 'k', 1}};
+constexpr Label kSegmentLabel{{'n', 'f', 'r', 'z', 's', 'e', 'g', 1}};
+Label segment_label(uint32_t seq) { return {kSegmentLabel.magic, seq}; }
+constexpr std::array<uint8_t, 8> kKeyMagic{'n', 'f', 'r', 'z', 'k', 'e', 'y', 1};
+constexpr size_t kHead = 8 + sizeof(Salt), kFooter = 8 + kTag;
+
+/// magic 8, log2 N 1, r 4, p 4, salt 32; sealed with all before as associated data: master key
+/// 32, time of creation 8 (ns), label 88 (user@host, zero-padded); tag 16. 193 bytes.
+constexpr size_t kKeyHead = 8 + 1 + 4 + 4 + 32, kKeyLabel = 88, kKeySize = kKeyHead + 32 + 8 + kKeyLabel + kTag;
+
+/// PADME: the next size whose low bits are zero, so that sizes tell O(log log n) bits; whole KiB at least.
+size_t padme(size_t n) {
+    int e = int(std::bit_width(n | 1)) - 1, s = int(std::bit_width(unsigned(e))), low = std::max(e - s, 10);
+    size_t mask = (size_t(1) << low) - 1;
+    return (n + mask) & ~mask;
+}
+
+/// All keys of a repository, derived from its master key, and the one way between what a store has and what the rest of the
+/// program sees: with these what leaves is sealed (I1), and what came is opened (I6). What they are nobody else can see.
+class Keys {
+public:
+    explicit Keys(const Secret& master)
+        : id_(hkdf(master.view(), {}, "nfreeze id")), gear_(hkdf(master.view(), {}, "nfreeze gear")),
+          pack_(hkdf(master.view(), {}, "nfreeze pack")), index_(hkdf(master.view(), {}, "nfreeze index")) {}
+    IdHasher hasher() const { return IdHasher(id_); }
+    const Secret& gear() const { return gear_; }
+
+    /// Whether it is what its name says (I1).
+    static bool is_whole(const Foreign& f, const Name& name) { return sha256(f.bytes_) == name.hash; }
+    /// What is said before anything can be authenticated: which key opens it. Zeros where it is too short.
+    static Salt salt(const Foreign& f) { return first<sizeof(Salt)>(f, 8); }
+    /// What was sealed just now, to be opened again.
+    static Foreign back(const Sealed& s) { return Foreign(Bytes(s.bytes().begin(), s.bytes().end())); }
+
+    class Sealer;
+    class Opener;
+
+    // -- key objects: the master key, sealed with what scrypt makes of a passphrase --
+
+    static Sealed seal_master(const Secret& master, const Secret& passphrase, ScryptCost cost, int64_t time_ns, std::string label);
+    /// The cost that a key object asks for; throws Error where it is of another version, Corrupt.
+    static ScryptCost key_cost(const Foreign& object);
+    /// The master key, or nothing if the passphrase does not open this object; throws Corrupt.
+    static std::optional<Secret> open_master(const Foreign& object, const Secret& passphrase);
+
+private:
+    /// The key of one object: no two share one, for each has a salt of its own.
+    Aead aead(const Label& label, View salt) const {
+        return Aead(hkdf((label.magic == kPackLabel.magic ? pack_ : index_).view(), salt, "nfreeze object"), label.associated());
+    }
+    /// What this is given is ciphertext.
+    static Sealed sealed(Name::Directory directory, uint32_t seq, Bytes bytes) {
+        Sealed s;
+        s.name_ = {directory, sha256(bytes), seq};
+        s.bytes_ = std::move(bytes);
+        return s;
+    }
+    template <size_t N> static std::array<uint8_t, N> first(const Foreign& f, size_t from) {
+        std::array<uint8_t, N> a{};
+        if (f.size() >= from + N) std::copy_n(f.bytes_.begin() + long(from), N, a.begin());
+        return a;
+    }
+    /// An unknown version stops the run; anything else that is not `magic` is damage.
+    static void check_magic(const Foreign& f, const std::array<uint8_t, 8>& magic, std::string_view what) {
+        auto found = first<8>(f, 0);
+        if (!std::equal(magic.begin(), magic.end() - 1, found.begin())) throw Corrupt(text(what, " does not begin as it must"));
+        if (found[7] != magic[7])
+            throw Error(text(what, " has format version ", int(found[7]), "; this nfreeze knows ", int(magic[7]), ": get a newer one"));
+    }
+    Secret id_, gear_, pack_, index_;
+};
+
+struct SealedObject {
+    Sealed sealed;
+    Salt salt;
+    Table table;
+};
+
+/// An object in the making. Frames are sealed as they come, under a fresh salt and so under a fresh
+/// key and name: memory holds them once.
+class Keys::Sealer {
+public:
+    /// The object is made in `buffer`.
+    Sealer(const Keys& keys, const Label& label, Bytes buffer = {}) : label_(label), bytes_(std::move(buffer)) {
+        fill_random(salt_);
+        aead_.emplace(keys.aead(label, salt_));
+        bytes_.assign(label.magic.begin(), label.magic.end());
+        bytes_.insert(bytes_.end(), salt_.begin(), salt_.end());
+    }
+    /// Adds a frame; `info` need not say its sealed length yet.
+    void add(FrameInfo info, View head, View body = {}) {
+        aead_->seal(table_.size(), head, body, bytes_);
+        info.sealed = uint32_t(head.size() + body.size() + kTag);
+        chunks_ += info.chunks.size();
+        table_.push_back(std::move(info));
+    }
+    /// Bytes so far, with about what the table will take.
+    size_t size() const { return bytes_.size() + chunks_ * 20; }
+    /// Once.
+    SealedObject finish() {
+        Writer tail, footer;
+        encode_table(tail, table_);
+        footer.u64(bytes_.size());
+        Bytes plain = tail.take();
+        size_t whole = bytes_.size() + plain.size() + kTag + kFooter;
+        plain.resize(plain.size() + padme(whole) - whole); // the padding is sealed with the table
+        aead_->seal(kNonceTable, plain, bytes_);
+        aead_->seal(kNonceFooter, footer.view(), bytes_);
+        auto directory = label_.magic == kPackLabel.magic ? Name::packs : Name::index;
+        return {sealed(directory, label_.seq, std::move(bytes_)), salt_, std::move(table_)};
+    }
+
+private:
+    Label label_;
+    Salt salt_;
+    std::optional<Aead> aead_;
+    Bytes bytes_;
+    Table table_;
+    size_t chunks_ = 0;
+};
+
+/// Opens parts of one object; nothing comes out of it that was not authenticated (I6). One a thread.
+class Keys::Opener {
+public:
+    Opener(const Keys& keys, const Label& label, const Salt& salt) : label_(label), aead_(keys.aead(label, salt)) {}
+    /// `length` bytes from `offset`, of nonce `number`: the plaintext, or nothing where the tag does not match.
+    [[nodiscard]] std::optional<Bytes> open(uint64_t number, const Foreign& f, uint64_t offset, uint64_t length) {
+        if (offset > f.size() || length > f.size() - offset) return {};
+        return aead_.open(number, View(f.bytes_).subspan(offset, length));
+    }
+    /// The same, where the ciphertext is.
+    [[nodiscard]] std::optional<View> open_in_place(uint64_t number, Foreign& f, uint64_t offset, uint64_t length) {
+        if (offset > f.size() || length > f.size() - offset) return {};
+        return aead_.open_in_place(number, std::span(f.bytes_).subspan(offset, length));
+    }
+    /// Of a whole object, whether its end is there, and says that it is the end.
+    bool has_end(const Foreign& whole) { return whole.size() >= kHead + kFooter && open(kNonceFooter, whole, whole.size() - kFooter, kFooter); }
+    /// Of a whole object, the table and where it begins; throws Corrupt.
+    std::pair<Table, uint64_t> open_table(const Foreign& whole, std::string_view what) {
+        check_magic(whole, label_.magic, what);
+        auto bad = [&] { return Corrupt(text(what, " does not authenticate")); };
+        if (whole.size() < kHead + kTag + kFooter) throw bad();
+        auto footer = open(kNonceFooter, whole, whole.size() - kFooter, kFooter);
+        if (!footer) throw bad();
+        uint64_t table_at = Reader(*footer, what).u64();
+        if (table_at < kHead || table_at > whole.size() - kFooter) throw bad();
+        auto plain = open(kNonceTable, whole, table_at, whole.size() - kFooter - table_at);
+        if (!plain) throw bad();
+        Reader in(*plain, what);
+        auto table = decode_table(in);
+        for (uint8_t zero : in.raw(in.left()))
+            if (zero != 0) in.fail("bytes behind its end");
+        return {std::move(table), table_at};
+    }
+
+private:
+    Label label_;
+    Aead aead_;
+};
+using Sealer = Keys::Sealer;
+using Opener = Keys::Opener;
+
+struct OpenedObject {
+    Table table;
+    std::vector<Bytes> frames; // still compressed
+};
+
+/// Opens a whole object that was read; throws Corrupt.
+OpenedObject open_object(const Keys& keys, const Label& label, const Foreign& whole, std::string_view what) {
+    auto bad = [&] { return Corrupt(text(what, " does not authenticate")); };
+    Opener opener(keys, label, Keys::salt(whole));
+    auto [table, table_at] = opener.open_table(whole, what);
+    OpenedObject o{std::move(table), {}};
+    uint64_t at = kHead;
+    for (auto& f : o.table) {
+        if (f.sealed > table_at - at) throw bad();
+        auto frame = opener.open(o.frames.size(), whole, at, f.sealed);
+        if (!frame) throw bad();
+        o.frames.push_back(std::move(*frame));
+        at += f.sealed;
+    }
+    if (at != table_at) throw bad();
+    return o;
+}
+
+// ---- key objects ------------------------------------------------------------------
+
+Sealed Keys::seal_master(const Secret& master, const Secret& passphrase, ScryptCost cost, int64_t time_ns, std::string label) {
+    Writer head;
+    head.raw(kKeyMagic);
+    head.u8(uint8_t(cost.log_n));
+    head.u32(cost.r);
+    head.u32(cost.p);
+    Salt salt;
+    fill_random(salt);
+    head.raw(salt);
+    Bytes out = head.take();
+    out.reserve(kKeySize); // it is sealed in its place: no copy of the plaintext is left where it grew
+    Secret plain(32 + 8 + kKeyLabel);
+    Writer rest;
+    rest.u64(uint64_t(time_ns));
+    label.resize(kKeyLabel);
+    rest.raw(as_bytes(label));
+    std::ranges::copy(master.view(), plain.span().begin());
+    std::ranges::copy(rest.view(), plain.span().begin() + 32);
+    Aead(stretch(passphrase, salt, cost), View(out)).seal(0, plain.view(), out);
+    return sealed(Name::keys, 0, std::move(out));
+}
+
+ScryptCost Keys::key_cost(const Foreign& object) {
+    check_magic(object, kKeyMagic, "a key object");
+    if (object.size() != kKeySize) throw Corrupt("a key object has the wrong length");
+    auto said = first<9>(object, 8);
+    Reader in(said, "a key object");
+    ScryptCost cost;
+    cost.log_n = in.u8();
+    cost.r = in.u32();
+    cost.p = in.u32();
+    if (!cost.acceptable()) throw Corrupt("a key object asks for an unacceptable scrypt cost");
+    return cost;
+}
+
+std::optional<Secret> Keys::open_master(const Foreign& object, const Secret& passphrase) {
+    auto cost = key_cost(object);
+    View all = object.bytes_;
+    Aead aead(stretch(passphrase, all.subspan(kKeyHead - 32, 32), cost), all.first(kKeyHead));
+    auto plain = aead.open(0, all.subspan(kKeyHead));
+    if (!plain) return {};
+    Secret master(32);
+    std::copy_n(plain->begin(), 32, master.span().begin());
+    CryptoPP::SecureWipeBuffer(plain->data(), plain->size());
+    return master;
+}
+
+/// The master key on paper: four lines of 8 bytes, each with 2 of the SHA-256 of its number and them.
+/// Owned and wiped by the caller.
+std::string recovery_sheet(const Secret& master) {
+    std::string sheet;
+    sheet.reserve(256); // so that no copy is left behind
+    for (size_t line = 0; line < 4; ++line) {
+        Secret numbered(11);
+        auto bytes = numbered.span();
+        bytes[0] = uint8_t(line + 1);
+        std::ranges::copy(master.view().subspan(8 * line, 8), bytes.begin() + 1);
+        auto check = sha256(bytes.first(9));
+        std::copy_n(check.begin(), 2, bytes.begin() + 9);
+        sheet += char('1' + line);
+        sheet += ' ';
+        for (size_t i = 1; i < bytes.size(); ++i) {
+            if (i % 2 == 1) sheet += ' ';
+            for (int digit : {bytes[i] >> 4, bytes[i] & 15}) sheet += "0123456789abcdef"[digit];
+        }
+        sheet += '\n';
+    }
+    return sheet;
+}
+
+/// One line of it: its number (1 to 4; 0: it is none of these lines) and 8 bytes of the key. What is no digit counts for
+/// nothing. Throws Error where there is a typing error.
+std::pair<unsigned, Secret> read_recovery_line(std::string_view line) {
+    line.remove_prefix(std::min(line.find_first_not_of(' '), line.size()));
+    if (line.empty() || line[0] < '1' || line[0] > '4') return {0, Secret(0)};
+    auto number = unsigned(line[0] - '0');
+    Secret digits(20), numbered(11), bytes(8);
+    size_t n = 0;
+    for (char c : line.substr(1))
+        if (std::isxdigit(uint8_t(c)) && n++ < digits.size()) digits.span()[n - 1] = uint8_t(c);
+    numbered.span()[0] = uint8_t(number);
+    for (size_t i = 0; i < 10 && n == digits.size(); ++i) {
+        std::from_chars(digits.chars() + 2 * i, digits.chars() + 2 * i + 2, numbered.span()[i + 1], 16);
+    }
+    auto check = sha256(numbered.view().first(9));
+    if (n != digits.size() || !std::equal(check.begin(), check.begin() + 2, numbered.view().begin() + 9))
+        throw Error(text("line ", number, " of the recovery sheet is not what was printed: look for a typing error"));
+    std::copy_n(numbered.view().begin() + 1, 8, bytes.span().begin());
+    return {number, std::move(bytes)};
+}
+/// The inverse of recovery_sheet(); other lines count for nothing. Throws Error that names a line with a typing error.
+Secret read_recovery_sheet(std::string_view sheet) {
+    Secret master(32);
+    unsigned found = 0;
+    for (std::string_view rest = sheet; !rest.empty();) {
+        auto line = rest.substr(0, rest.find('\n'));
+        rest.remove_prefix(std::min(line.size() + 1, rest.size()));
+        auto [number, bytes] = read_recovery_line(line);
+        if (number == 0) continue;
+        std::ranges::copy(bytes.view(), master.span().begin() + 8 * (number - 1));
+        found |= 1u << number;
+    }
+    if (found != 0b11110) throw Error("a recovery sheet has four lines, which begin with 1 to 4 and have 20 more digits each");
+    return master;
+}
 
 // ============================================================================
 // [SECTION] 6. Chunker and compression
@@ -1382,10 +1776,18 @@ Bytes decompress(View plain, size_t max) {
 // are authenticated by section 8. Must hold: objects are created once, never changed.
 
 struct ObjectInfo {
-    std::string name; // without its directory
-    uint64_t size;    // bytes
-    int64_t mtime;    // seconds, by the server's clock
+    Name name;
+    uint64_t size; // bytes
+    int64_t mtime; // seconds, by the server's clock
 };
+/// What a directory holds, as whoever keeps it calls it: to be shown, or to become a Name.
+struct Listed {
+    std::string name;
+    uint64_t size;
+    int64_t mtime;
+};
+/// A directory of the repository, or nothing for the repository itself.
+using Where = std::optional<Name::Directory>;
 
 /// Keeps all connections together to so many bytes a second; 0: no limit.
 class Throttle {
@@ -1456,7 +1858,7 @@ struct Work {
     }
 };
 
-/// Names are relative to the repository: "packs/<sha256>". Calls may come from many threads.
+/// Calls may come from many threads.
 class Store {
 public:
     explicit Store(std::chrono::seconds patience = std::chrono::seconds(kRetryFor)) : retry_for(patience) {}
@@ -1464,19 +1866,26 @@ public:
     const Clock::duration retry_for; // what is lost on its way is tried again for so long
     Clock::duration patience{};      // before what somebody may be writing just now is looked at again
     Work work;
-    /// All objects of a directory ("" is the repository itself); throws NotThere, Error.
-    virtual std::vector<ObjectInfo> list(const std::string& dir) = 0;
+    /// All that is in a directory; throws NotThere, Error.
+    virtual std::vector<Listed> list_all(Where where) = 0;
+    /// Its objects; what else is there counts for nothing.
+    std::vector<ObjectInfo> list(Name::Directory directory) {
+        std::vector<ObjectInfo> found;
+        for (auto& o : list_all(directory))
+            if (auto name = Name::parse(directory, o.name)) found.push_back({*name, o.size, o.mtime});
+        return found;
+    }
     /// `length` bytes from `offset`; throws NotThere, Corrupt if it is shorter, Error.
-    virtual Bytes read(const std::string& name, uint64_t offset, size_t length) = 0;
-    /// Makes an object durable under a new name (I2); throws Uncertain, Error.
-    virtual void create(const std::string& name, View data) = 0;
-    virtual void remove(const std::string& name) = 0;
+    virtual Foreign read(const Name& name, uint64_t offset, size_t length) = 0;
+    /// Makes an object durable under its name, which is new (I2); throws Uncertain, Error.
+    virtual void create(const Sealed& object) = 0;
+    virtual void remove(const Name& name) = 0;
     /// What no run does: empties an object by whatever means there are, or gives it another name. For a check
     /// that it is refused.
-    virtual void truncate(const std::string& name) = 0;
-    virtual void rename(const std::string& from, const std::string& to) = 0;
+    virtual void truncate(const Name& name) = 0;
+    virtual void rename(const Name& from, const Name& to) = 0;
     /// Creates the repository's directory with what leads to it, or one in it. It may exist.
-    virtual void make_directory(const std::string& dir) = 0;
+    virtual void make_directory(Where where) = 0;
     /// Whether somebody waits for an answer from elsewhere.
     virtual bool waiting() { return false; }
 };
@@ -1500,71 +1909,73 @@ class LocalStore : public Store {
 public:
     explicit LocalStore(std::string root) : root_(std::move(root)) {}
 
-    std::vector<ObjectInfo> list(const std::string& dir) override {
-        Fd fd = open_dir(dir, "list");
-        std::vector<ObjectInfo> found;
-        for (auto& [name, type] : read_directory(fd.get(), path(dir))) {
+    std::vector<Listed> list_all(Where where) override {
+        Fd fd = open_dir(where, "list");
+        std::vector<Listed> found;
+        for (auto& [name, type] : read_directory(fd.get(), path(where))) {
             struct stat st;
             if (fstatat(fd.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0) continue;
-            if (!S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode)) throw Error(text(in_quotes(path(dir) + "/" + name), " is a link or a pipe, which no repository has"));
+            if (!S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode)) throw Error(text(in_quotes(path(where) + "/" + name), " is a link or a pipe, which no repository has"));
             found.push_back({name, uint64_t(st.st_size), st.st_mtime});
         }
         return found;
     }
-    Bytes read(const std::string& name, uint64_t offset, size_t length) override {
+    Foreign read(const Name& name, uint64_t offset, size_t length) override {
         Fd fd = open_object(name, "read", O_RDONLY);
         if (lseek(fd.get(), off_t(offset), SEEK_SET) < 0) fail("read", path(name));
         Bytes out(length);
         if (read_full(fd.get(), out, path(name)) != length) throw Corrupt(text(in_quotes(path(name)), " is shorter than it was"));
         work.moved += length;
-        return out;
+        return Foreign(std::move(out));
     }
-    void create(const std::string& name, View data) override {
-        Fd dir = open_dir(directory_of(name), "create");
+    void create(const Sealed& object) override {
+        auto& name = object.name();
+        View data = object.bytes();
+        Fd dir = open_dir(name.directory, "create");
         Fd fd = open_object(name, "create", O_WRONLY | O_CREAT | O_EXCL);
         try {
             write_full(fd.get(), data, path(name));
             if (fsync(fd.get()) != 0 || !fd.close()) throw system_error("write", path(name));
-            sync_directory(path(directory_of(name)));
+            sync_directory(path(name.directory));
         } catch (const Error& e) {
-            bool undone = ::unlinkat(dir.get(), last_name(name).c_str(), 0) == 0;
+            bool undone = ::unlinkat(dir.get(), last_name(name.path()).c_str(), 0) == 0;
             struct statvfs there;
             bool known = statvfs(root_.c_str(), &there) == 0;
             throw refused(e, undone, known ? space_left(there.f_bavail * there.f_frsize, data.size()) : "");
         }
         work.moved += data.size();
     }
-    void remove(const std::string& name) override {
-        if (::unlinkat(open_dir(directory_of(name), "remove").get(), last_name(name).c_str(), 0) != 0) fail("remove", path(name));
+    void remove(const Name& name) override {
+        if (::unlinkat(open_dir(name.directory, "remove").get(), last_name(name.path()).c_str(), 0) != 0) fail("remove", path(name));
     }
-    void truncate(const std::string& name) override {
+    void truncate(const Name& name) override {
         (void)!::fchmod(open_object(name, "truncate", O_RDONLY).get(), 0600);
         open_object(name, "truncate", O_WRONLY | O_TRUNC);
     }
-    void rename(const std::string& from, const std::string& to) override {
-        Fd a = open_dir(directory_of(from), "rename"), b = open_dir(directory_of(to), "rename");
-        if (::renameat(a.get(), last_name(from).c_str(), b.get(), last_name(to).c_str()) != 0) fail("rename", path(from));
+    void rename(const Name& from, const Name& to) override {
+        Fd a = open_dir(from.directory, "rename"), b = open_dir(to.directory, "rename");
+        if (::renameat(a.get(), last_name(from.path()).c_str(), b.get(), last_name(to.path()).c_str()) != 0) fail("rename", path(from));
     }
-    void make_directory(const std::string& dir) override {
-        make_directories(path(dir), 0700);
-        sync_directory(path(dir));
+    void make_directory(Where where) override {
+        make_directories(path(where), 0700);
+        sync_directory(path(where));
     }
 
 private:
-    std::string path(const std::string& name) const { return name.empty() ? root_ : root_ + "/" + name; }
-    static std::string directory_of(const std::string& name) { return name.substr(0, name.find('/')); }
+    std::string path(Where where) const { return where ? root_ + "/" + Name::path(*where) : root_; }
+    std::string path(const Name& name) const { return root_ + "/" + name.path(); }
     /// No link may stand in place of a directory of the repository, or of an object: others may be able to write there.
-    Fd open_dir(const std::string& dir, const char* tried) const {
-        Fd fd(::open(path(dir).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC | (dir.empty() ? 0 : O_NOFOLLOW)));
+    Fd open_dir(Where where, const char* tried) const {
+        Fd fd(::open(path(where).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC | (where ? O_NOFOLLOW : 0)));
         struct stat st;
-        if (!fd && lstat(path(dir).c_str(), &st) == 0 && S_ISLNK(st.st_mode) && !dir.empty())
-            throw Error(text("cannot ", tried, " ", in_quotes(path(dir)), ": it is a link, which no repository has there"));
-        if (!fd) fail(tried, path(dir));
+        if (!fd && where && lstat(path(where).c_str(), &st) == 0 && S_ISLNK(st.st_mode))
+            throw Error(text("cannot ", tried, " ", in_quotes(path(where)), ": it is a link, which no repository has there"));
+        if (!fd) fail(tried, path(where));
         return fd;
     }
-    Fd open_object(const std::string& name, const char* tried, int flags) const {
-        Fd dir = open_dir(directory_of(name), tried);
-        Fd fd(openat(dir.get(), last_name(name).c_str(), flags | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0400)); // a pipe is not waited for
+    Fd open_object(const Name& name, const char* tried, int flags) const {
+        Fd dir = open_dir(name.directory, tried);
+        Fd fd(openat(dir.get(), last_name(name.path()).c_str(), flags | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0400)); // a pipe is not waited for
         struct stat st;
         if (!fd || fstat(fd.get(), &st) != 0) fail(tried, path(name));
         if (!S_ISREG(st.st_mode)) throw Error(text("cannot ", tried, " ", in_quotes(path(name)), ": it is no file"));
@@ -2641,21 +3052,22 @@ public:
         return size_t(open_) > idle_.size();
     }
 
-    std::vector<ObjectInfo> list(const std::string& dir) override {
+    std::vector<Listed> list_all(Where where) override {
+        const auto dir = path(where);
         std::vector<size_t> unsized; // their numbers
         auto found = with_session([&](Session& s) {
             unsized.clear();
-            auto handle = open_existing(s, path(dir), "list", 0, LIBSSH2_SFTP_OPENDIR);
-            std::vector<ObjectInfo> found;
+            auto handle = open_existing(s, dir, "list", 0, LIBSSH2_SFTP_OPENDIR);
+            std::vector<Listed> found;
             std::array<char, 4096> name;
             LIBSSH2_SFTP_ATTRIBUTES attrs;
-            const auto tried = "list " + show(path(dir));
+            const auto tried = "list " + show(dir);
             for (size_t names = 0;;) {
                 auto n = s.call(tried, [&] {
                     return libssh2_sftp_readdir_ex(handle.get(), name.data(), name.size(), nullptr, 0, &attrs);
                 });
                 if (n == 0) break;
-                if (++names > kListMax) throw Corrupt(text(show(path(dir)), " holds more than ", kListMax, " names"));
+                if (++names > kListMax) throw Corrupt(text(show(dir), " holds more than ", kListMax, " names"));
                 std::string_view found_name(name.data(), size_t(n));
                 if (found_name == "." || found_name == "..") continue;
                 found.push_back({std::string(found_name.substr(0, 128)), 0, 0});
@@ -2668,13 +3080,13 @@ public:
         for (size_t at : unsized)
             with_session([&](Session& s) {
                 LIBSSH2_SFTP_ATTRIBUTES attrs{};
-                if (look_at(s, path(dir) + "/" + found[at].name, attrs) && !take_attributes(found[at], attrs))
-                    throw Error(text(show(options_.host), " does not tell how large ", show(path(dir)), "/", show(found[at].name), " is"));
+                if (look_at(s, dir + "/" + found[at].name, attrs) && !take_attributes(found[at], attrs))
+                    throw Error(text(show(options_.host), " does not tell how large ", show(dir), "/", show(found[at].name), " is"));
             });
         return found;
     }
 
-    Bytes read(const std::string& name, uint64_t offset, size_t length) override {
+    Foreign read(const Name& name, uint64_t offset, size_t length) override {
         Bytes out(length);
         size_t got = 0; // what came before a connection was lost need not come again
         with_session([&](Session& s) {
@@ -2701,10 +3113,12 @@ public:
                 }
             }
         });
-        return out;
+        return Foreign(std::move(out));
     }
 
-    void create(const std::string& name, View data) override {
+    void create(const Sealed& object) override {
+        auto& name = object.name();
+        View data = object.bytes();
         struct Moved { // what was moved of an object that is not there in the end has to be moved again
             Work& work;
             uint64_t bytes = 0;
@@ -2750,7 +3164,7 @@ public:
         }
     }
 
-    void remove(const std::string& name) override {
+    void remove(const Name& name) override {
         with_session([&](Session& s) {
             auto p = path(name);
             auto unlink = [&] { s.call("remove " + show(p), [&] { return libssh2_sftp_unlink_ex(s.sftp(), p.c_str(), unsigned(p.size())); }); };
@@ -2765,7 +3179,7 @@ public:
         });
     }
 
-    void truncate(const std::string& name) override {
+    void truncate(const Name& name) override {
         with_session([&](Session& s) {
             auto p = path(name);
             auto open = [&] { Handle(s, p, "truncate", LIBSSH2_FXF_WRITE | LIBSSH2_FXF_TRUNC, 0, LIBSSH2_SFTP_OPENFILE).close(); };
@@ -2773,7 +3187,7 @@ public:
             if (!succeeds([&] { change(s, p, LIBSSH2_SFTP_ATTR_SIZE, 0); })) open();
         });
     }
-    void rename(const std::string& from, const std::string& to) override {
+    void rename(const Name& from, const Name& to) override {
         with_session([&](Session& s) {
             auto a = path(from), b = path(to);
             auto posix = [&] { return libssh2_sftp_posix_rename_ex(s.sftp(), a.c_str(), a.size(), b.c_str(), b.size()); };
@@ -2785,8 +3199,8 @@ public:
             if (!renamed) s.call("rename " + show(a), plain);
         });
     }
-    void make_directory(const std::string& dir) override {
-        with_session([&](Session& s) { make_path(s, path(dir)); });
+    void make_directory(Where where) override {
+        with_session([&](Session& s) { make_path(s, path(where)); });
     }
 
 private:
@@ -2817,7 +3231,8 @@ private:
         LIBSSH2_SFTP_HANDLE* handle_;
     };
 
-    std::string path(const std::string& name) const { return name.empty() ? root_ : root_ + "/" + name; }
+    std::string path(Where where) const { return where ? root_ + "/" + Name::path(*where) : root_; }
+    std::string path(const Name& name) const { return root_ + "/" + name.path(); }
 
     /// Whether there is something of this name, as far as the server tells.
     static bool look_at(Session& s, const std::string& p, LIBSSH2_SFTP_ATTRIBUTES& attrs) {
@@ -2831,7 +3246,7 @@ private:
         return !refused || said == LIBSSH2_FX_OP_UNSUPPORTED || said == LIBSSH2_FX_NO_CONNECTION || said == LIBSSH2_FX_CONNECTION_LOST;
     }
     /// Returns whether the size is among them.
-    static bool take_attributes(ObjectInfo& o, const LIBSSH2_SFTP_ATTRIBUTES& attrs) {
+    static bool take_attributes(Listed& o, const LIBSSH2_SFTP_ATTRIBUTES& attrs) {
         if (attrs.flags & LIBSSH2_SFTP_ATTR_SIZE) o.size = attrs.filesize;
         if (attrs.flags & LIBSSH2_SFTP_ATTR_ACMODTIME) o.mtime = int64_t(attrs.mtime);
         return attrs.flags & LIBSSH2_SFTP_ATTR_SIZE;
@@ -2951,288 +3366,6 @@ private:
 // ============================================================================
 // Uses: 3 to 7. Provides: Repository (open, init, commit), Packer (chunks in), ChunkReader
 // (chunks out). Must hold: I1 to I6, I10.
-
-// ---- sealed objects: the shape that packs and segments share -------------------
-
-enum class Kind : uint8_t { data = 0, tree = 1, snapshot = 2, records = 3 };
-
-struct Chunk {
-    ChunkId id;
-    uint32_t length; // raw bytes
-};
-struct FrameInfo {
-    Kind kind = Kind::data;
-    uint32_t sealed = 0;       // bytes with the tag
-    std::vector<Chunk> chunks; // in order; none in a segment
-};
-using Table = std::vector<FrameInfo>;
-
-void encode_table(Writer& out, const Table& table) {
-    out.varint(table.size());
-    for (auto& f : table) {
-        out.u8(uint8_t(f.kind));
-        out.varint(f.sealed);
-        out.varint(f.chunks.size());
-        for (auto& c : f.chunks) out.varint(c.length);
-        for (auto& c : f.chunks) out.raw(c.id);
-    }
-}
-
-Table decode_table(Reader& in) {
-    Table table(in.count(std::min(in.left(), kPackMax / kTag)));
-    for (auto& f : table) {
-        f.kind = Kind(in.u8());
-        if (f.kind > Kind::records) in.fail("an unknown kind of frame");
-        f.sealed = uint32_t(in.count(kFrameMax + MiB));
-        f.chunks.resize(in.count(in.left() / sizeof(ChunkId)));
-        size_t raw = 0;
-        for (auto& c : f.chunks) {
-            c.length = uint32_t(in.count(kChunkMax));
-            if ((raw += c.length) > kFrameMax) in.fail("a frame beyond its limit");
-        }
-        for (auto& c : f.chunks) c.id = in.array<16>();
-    }
-    return table;
-}
-
-/// What kind of object, and for a segment which number: associated data of all that is sealed.
-struct Label {
-    std::array<uint8_t, 8> magic; // the last byte is the version
-    uint32_t seq = 0;             // of a segment; 0 for a pack
-    Bytes associated() const {
-        Writer w;
-        w.raw(magic);
-        w.u32(seq);
-        return w.take();
-    }
-};
-constexpr Label kPackLabel{{'n', 'f', 'r', 'z', 'p', 'a', 'k', 1}};
-constexpr Label kSegmentLabel{{'n', 'f', 'r', 'z', 's', 'e', 'g', 1}};
-constexpr std::array<uint8_t, 8> kKeyMagic{'n', 'f', 'r', 'z', 'k', 'e', 'y', 1};
-constexpr size_t kHead = 8 + sizeof(Salt), kFooter = 8 + kTag;
-
-/// An unknown version stops the run; anything else that is not `magic` is damage.
-void check_magic(View object, const std::array<uint8_t, 8>& magic, std::string_view what) {
-    if (object.size() < 8 || !std::equal(magic.begin(), magic.end() - 1, object.begin()))
-        throw Corrupt(text(what, " does not begin as it must"));
-    if (object[7] != magic[7])
-        throw Error(text(what, " has format version ", int(object[7]), "; this nfreeze knows ", int(magic[7]), ": get a newer one"));
-}
-
-/// PADME: the next size whose low bits are zero, so that sizes tell O(log log n) bits; whole KiB at least.
-size_t padme(size_t n) {
-    int e = int(std::bit_width(n | 1)) - 1, s = int(std::bit_width(unsigned(e))), low = std::max(e - s, 10);
-    size_t mask = (size_t(1) << low) - 1;
-    return (n + mask) & ~mask;
-}
-
-struct SealedObject {
-    Hash name;
-    Salt salt;
-    Bytes bytes;
-    Table table;
-};
-
-/// `salt`: the object's own, so that no two share a key.
-Aead object_aead(const Label& label, const Secret& root, View salt) {
-    return Aead(hkdf(root.view(), salt, "nfreeze object"), label.associated());
-}
-
-/// An object in the making. Frames are sealed as they come, under a fresh salt and so under a fresh
-/// key and name: memory holds them once.
-class Sealer {
-public:
-    /// The object is made in `buffer`.
-    Sealer(const Label& label, const Secret& root, Bytes buffer = {}) {
-        fill_random(object_.salt);
-        aead_.emplace(object_aead(label, root, object_.salt));
-        object_.bytes = std::move(buffer);
-        object_.bytes.assign(label.magic.begin(), label.magic.end());
-        object_.bytes.insert(object_.bytes.end(), object_.salt.begin(), object_.salt.end());
-    }
-    /// Adds a frame; `info` need not say its sealed length yet.
-    void add(FrameInfo info, View head, View body = {}) {
-        aead_->seal(object_.table.size(), head, body, object_.bytes);
-        info.sealed = uint32_t(head.size() + body.size() + kTag);
-        chunks_ += info.chunks.size();
-        object_.table.push_back(std::move(info));
-    }
-    /// Bytes so far, with about what the table will take.
-    size_t size() const { return object_.bytes.size() + chunks_ * 20; }
-    SealedObject finish() {
-        auto& bytes = object_.bytes;
-        Writer tail, footer;
-        encode_table(tail, object_.table);
-        footer.u64(bytes.size());
-        Bytes plain = tail.take();
-        size_t whole = bytes.size() + plain.size() + kTag + kFooter;
-        plain.resize(plain.size() + padme(whole) - whole); // the padding is sealed with the table
-        aead_->seal(kNonceTable, plain, bytes);
-        aead_->seal(kNonceFooter, footer.view(), bytes);
-        object_.name = sha256(bytes);
-        return std::move(object_);
-    }
-
-private:
-    SealedObject object_;
-    std::optional<Aead> aead_;
-    size_t chunks_ = 0;
-};
-
-struct OpenedObject {
-    Table table;
-    std::vector<Bytes> frames; // still compressed
-};
-
-/// Opens the table of a whole object that was read, and tells where it begins; throws Corrupt.
-std::pair<Table, uint64_t> open_table(const Label& label, Aead& aead, View whole, std::string_view what) {
-    check_magic(whole, label.magic, what);
-    auto bad = [&] { return Corrupt(text(what, " does not authenticate")); };
-    if (whole.size() < kHead + kTag + kFooter) throw bad();
-    auto footer = aead.open(kNonceFooter, whole.last(kFooter));
-    if (!footer) throw bad();
-    uint64_t table_at = Reader(*footer, what).u64();
-    if (table_at < kHead || table_at > whole.size() - kFooter) throw bad();
-    auto plain = aead.open(kNonceTable, whole.subspan(table_at, whole.size() - kFooter - table_at));
-    if (!plain) throw bad();
-    Reader in(*plain, what);
-    auto table = decode_table(in);
-    for (uint8_t zero : in.raw(in.left()))
-        if (zero != 0) in.fail("bytes behind its end");
-    return {std::move(table), table_at};
-}
-
-/// Opens a whole object that was read; throws Corrupt (I6: nothing is used before its tag matched).
-OpenedObject open_object(const Label& label, const Secret& root, View whole, std::string_view what) {
-    auto bad = [&] { return Corrupt(text(what, " does not authenticate")); };
-    if (whole.size() < kHead) throw bad();
-    auto aead = object_aead(label, root, whole.subspan(8, sizeof(Salt)));
-    auto [table, table_at] = open_table(label, aead, whole, what);
-    OpenedObject o{std::move(table), {}};
-    uint64_t at = kHead;
-    for (auto& f : o.table) {
-        if (f.sealed > table_at - at) throw bad();
-        auto frame = aead.open(o.frames.size(), whole.subspan(at, f.sealed));
-        if (!frame) throw bad();
-        o.frames.push_back(std::move(*frame));
-        at += f.sealed;
-    }
-    if (at != table_at) throw bad();
-    return o;
-}
-
-// ---- keys -----------------------------------------------------------------------
-
-/// magic 8, log2 N 1, r 4, p 4, salt 32; sealed with all before as associated data: master key
-/// 32, time of creation 8 (ns), label 88 (user@host, zero-padded); tag 16. 193 bytes.
-constexpr size_t kKeyHead = 8 + 1 + 4 + 4 + 32, kKeyLabel = 88, kKeySize = kKeyHead + 32 + 8 + kKeyLabel + kTag;
-
-Bytes encode_key_object(const Secret& master, const Secret& passphrase, ScryptCost cost, int64_t time_ns, std::string label) {
-    Writer head;
-    head.raw(kKeyMagic);
-    head.u8(uint8_t(cost.log_n));
-    head.u32(cost.r);
-    head.u32(cost.p);
-    Salt salt;
-    fill_random(salt);
-    head.raw(salt);
-    Bytes out = head.take();
-    out.reserve(kKeySize); // it is sealed in its place: no copy of the plaintext is left where it grew
-    Secret plain(32 + 8 + kKeyLabel);
-    Writer rest;
-    rest.u64(uint64_t(time_ns));
-    label.resize(kKeyLabel);
-    rest.raw(as_bytes(label));
-    std::ranges::copy(master.view(), plain.span().begin());
-    std::ranges::copy(rest.view(), plain.span().begin() + 32);
-    Aead(stretch(passphrase, salt, cost), View(out)).seal(0, plain.view(), out);
-    return out;
-}
-
-/// The cost that a key object asks for and where its salt begins; throws Error where it is of another version, Corrupt.
-ScryptCost key_object_cost(View object) {
-    check_magic(object, kKeyMagic, "a key object");
-    if (object.size() != kKeySize) throw Corrupt("a key object has the wrong length");
-    Reader in(object.subspan(8), "a key object");
-    ScryptCost cost;
-    cost.log_n = in.u8();
-    cost.r = in.u32();
-    cost.p = in.u32();
-    if (!cost.acceptable()) throw Corrupt("a key object asks for an unacceptable scrypt cost");
-    return cost;
-}
-
-/// The master key, or nothing if the passphrase does not open this object; throws Corrupt.
-std::optional<Secret> open_key_object(View object, const Secret& passphrase) {
-    auto cost = key_object_cost(object);
-    auto salt = object.subspan(kKeyHead - 32, 32);
-    Aead aead(stretch(passphrase, salt, cost), object.first(kKeyHead));
-    auto plain = aead.open(0, object.subspan(kKeyHead));
-    if (!plain) return {};
-    Secret master(32);
-    std::copy_n(plain->begin(), 32, master.span().begin());
-    CryptoPP::SecureWipeBuffer(plain->data(), plain->size());
-    return master;
-}
-
-/// The master key on paper: four lines of 8 bytes, each with 2 of the SHA-256 of its number and them.
-/// Owned and wiped by the caller.
-std::string recovery_sheet(const Secret& master) {
-    std::string sheet;
-    sheet.reserve(256); // so that no copy is left behind
-    for (size_t line = 0; line < 4; ++line) {
-        Secret numbered(11);
-        auto bytes = numbered.span();
-        bytes[0] = uint8_t(line + 1);
-        std::ranges::copy(master.view().subspan(8 * line, 8), bytes.begin() + 1);
-        auto check = sha256(bytes.first(9));
-        std::copy_n(check.begin(), 2, bytes.begin() + 9);
-        sheet += char('1' + line);
-        sheet += ' ';
-        for (size_t i = 1; i < bytes.size(); ++i) {
-            if (i % 2 == 1) sheet += ' ';
-            for (int digit : {bytes[i] >> 4, bytes[i] & 15}) sheet += "0123456789abcdef"[digit];
-        }
-        sheet += '\n';
-    }
-    return sheet;
-}
-
-/// One line of it: its number (1 to 4; 0: it is none of these lines) and 8 bytes of the key. What is no digit counts for
-/// nothing. Throws Error where there is a typing error.
-std::pair<unsigned, Secret> read_recovery_line(std::string_view line) {
-    line.remove_prefix(std::min(line.find_first_not_of(' '), line.size()));
-    if (line.empty() || line[0] < '1' || line[0] > '4') return {0, Secret(0)};
-    auto number = unsigned(line[0] - '0');
-    Secret digits(20), numbered(11), bytes(8);
-    size_t n = 0;
-    for (char c : line.substr(1))
-        if (std::isxdigit(uint8_t(c)) && n++ < digits.size()) digits.span()[n - 1] = uint8_t(c);
-    numbered.span()[0] = uint8_t(number);
-    for (size_t i = 0; i < 10 && n == digits.size(); ++i) {
-        std::from_chars(digits.chars() + 2 * i, digits.chars() + 2 * i + 2, numbered.span()[i + 1], 16);
-    }
-    auto check = sha256(numbered.view().first(9));
-    if (n != digits.size() || !std::equal(check.begin(), check.begin() + 2, numbered.view().begin() + 9))
-        throw Error(text("line ", number, " of the recovery sheet is not what was printed: look for a typing error"));
-    std::copy_n(numbered.view().begin() + 1, 8, bytes.span().begin());
-    return {number, std::move(bytes)};
-}
-/// The inverse of recovery_sheet(); other lines count for nothing. Throws Error that names a line with a typing error.
-Secret read_recovery_sheet(std::string_view sheet) {
-    Secret master(32);
-    unsigned found = 0;
-    for (std::string_view rest = sheet; !rest.empty();) {
-        auto line = rest.substr(0, rest.find('\n'));
-        rest.remove_prefix(std::min(line.size() + 1, rest.size()));
-        auto [number, bytes] = read_recovery_line(line);
-        if (number == 0) continue;
-        std::ranges::copy(bytes.view(), master.span().begin() + 8 * (number - 1));
-        found |= 1u << number;
-    }
-    if (found != 0b11110) throw Error("a recovery sheet has four lines, which begin with 1 to 4 and have 20 more digits each");
-    return master;
-}
 
 // ---- snapshots, as the index lists them -------------------------------------------
 
@@ -3612,8 +3745,7 @@ public:
     /// Takes a listing of packs/ as what is there; `more`: beside what is known to be.
     void see(const std::vector<ObjectInfo>& listing, bool more = false) {
         listed_packs.emplace();
-        for (auto& p : listing)
-            if (auto name = parse_hash(p.name)) (*listed_packs)[*name] = {p.size, std::clamp<int64_t>(p.mtime, 0, kTimeMax)};
+        for (auto& p : listing) (*listed_packs)[p.name.hash] = {p.size, std::clamp<int64_t>(p.mtime, 0, kTimeMax)};
         for (auto& p : packs_) {
             bool before = more && p.present;
             note_listed(p);
@@ -3773,15 +3905,8 @@ private:
 
 // ---- the repository ---------------------------------------------------------------
 
-std::string object_name(const char* dir, const Hash& name) { return text(dir, "/", hex(name)); }
-
-/// The name and number of a segment; nothing where that is no segment's name.
-std::optional<std::pair<Hash, uint32_t>> parse_segment_name(std::string_view s) {
-    auto name = s.size() == 73 && s[8] == '-' ? parse_hash(s.substr(9)) : std::nullopt;
-    uint32_t seq = 0;
-    if (!name || std::from_chars(&s[0], &s[8], seq, 16).ptr != &s[8]) return {};
-    return std::pair(*name, seq);
-}
+/// Of packs.
+Name pack_name(const Hash& hash) { return {Name::packs, hash}; }
 
 class Repository {
 public:
@@ -3798,32 +3923,35 @@ public:
     /// Makes a repository in an empty or new directory, or where one was begun; the key object comes last and
     /// makes it one.
     static void init(Store& store, const Secret& passphrase, ScryptCost cost, int64_t now, const std::string& label) {
-        auto names = [&](const std::string& dir) {
-            std::vector<ObjectInfo> found;
+        auto names = [&](Where where) {
+            std::vector<Listed> found;
             try {
-                found = store.list(dir);
+                found = store.list_all(where);
             } catch (const NotThere&) {}
             return found;
         };
-        auto there = names("");
+        auto there = names({});
         for (auto& o : there)
             if (o.name != "index" && o.name != "packs" && o.name != "keys")
                 throw Error(text("there is no empty directory: it holds ", in_quotes(o.name), "; nothing was changed"));
-        for (auto& o : there.empty() ? there : names("index"))
-            if (!parse_segment_name(o.name)) throw Error(text("there is no empty directory: its index/ holds ", in_quotes(o.name), "; nothing was changed"));
-        for (auto* dir : {"keys", "packs"})
-            if (!there.empty() && !names(dir).empty()) throw Error(text("there is a repository already: ", dir, "/ is not empty; nothing was changed"));
-        for (auto* dir : {"", "index", "packs", "keys"}) store.make_directory(dir);
+        std::vector<Name> left; // of one that was begun
+        for (auto& o : there.empty() ? there : names(Name::index))
+            if (auto name = Name::parse(Name::index, o.name)) left.push_back(*name);
+            else throw Error(text("there is no empty directory: its index/ holds ", in_quotes(o.name), "; nothing was changed"));
+        for (auto directory : {Name::keys, Name::packs})
+            if (!there.empty() && !names(directory).empty())
+                throw Error(text("there is a repository already: ", Name::path(directory), "/ is not empty; nothing was changed"));
+        for (auto where : {Where(), Where(Name::index), Where(Name::packs), Where(Name::keys)}) store.make_directory(where);
         Secret master(32);
         fill_random(master.span());
         Repository r(store, master);
-        for (auto& left : there.empty() ? there : names("index")) r.try_remove("index/" + left.name); // no key that would open it was ever made
+        for (auto& name : left) r.try_remove(name); // no key that would open it was ever made
         r.listed_ = since_boot(); // nothing is there
         r.commit([] { return Bytes(); });
         auto key = add_key(store, master, passphrase, cost, now, label);
         // Two that are begun at once would lock each other out: whoever sees the other one's key gives up.
-        for (auto& o : store.list("keys"))
-            if (parse_hash(o.name) && "keys/" + o.name != key) {
+        for (auto& o : store.list(Name::keys))
+            if (o.name != key) {
                 bool gone = r.try_remove(key);
                 throw Error(text("another repository is being made there at this moment: ", gone ? "run it again" : "start anew in another directory"));
             }
@@ -3840,25 +3968,24 @@ public:
 
     struct KeyObjects {
         std::vector<ObjectInfo> listed;
-        std::vector<std::pair<ObjectInfo, Bytes>> whole; // kKeysMax at most
+        std::vector<std::pair<ObjectInfo, Foreign>> whole; // kKeysMax at most
         Some passed_over; // of the others
         bool some_lost() const { return whole.size() < listed.size(); }
     };
     /// Throws NotThere if there is none, which means that this is no repository.
     static KeyObjects read_keys(Store& store) {
         KeyObjects keys;
-        keys.listed = store.list("keys");
-        std::erase_if(keys.listed, [](auto& o) { return !parse_hash(o.name); });
+        keys.listed = store.list(Name::keys);
         if (keys.listed.empty()) throw NotThere("it has no key objects; if they were lost, a recovery sheet helps: nfreeze help key");
         std::ranges::stable_sort(keys.listed, {}, &ObjectInfo::mtime); // what somebody planted comes last
         std::exception_ptr newer;
         for (auto& o : keys.listed) {
-            Bytes bytes;
+            Foreign bytes;
             bool good = false;
             try {
-                if (o.size == kKeySize && keys.whole.size() < kKeysMax) bytes = store.read("keys/" + o.name, 0, kKeySize);
-                bool whole = !bytes.empty() && sha256(bytes) == *parse_hash(o.name); // I1
-                if (whole) key_object_cost(bytes);
+                if (o.size == kKeySize && keys.whole.size() < kKeysMax) bytes = store.read(o.name, 0, kKeySize);
+                bool whole = bytes.size() > 0 && Keys::is_whole(bytes, o.name); // I1
+                if (whole) Keys::key_cost(bytes);
                 good = whole;
             } catch (const Corrupt&) {
             } catch (const Error& e) { // of another version, or it cannot be read
@@ -3866,7 +3993,7 @@ public:
                 if (!newer) newer = std::current_exception();
             }
             if (good) keys.whole.emplace_back(o, std::move(bytes));
-            else keys.passed_over.add(o.name.substr(0, 8));
+            else keys.passed_over.add(short_id(o.name.hash));
         }
         if (keys.whole.empty() && newer) std::rethrow_exception(newer);
         if (keys.whole.empty()) throw Corrupt("no key object is whole");
@@ -3877,7 +4004,7 @@ public:
     static Secret unlock(const KeyObjects& objects, const Secret& passphrase) {
         std::optional<Secret> master;
         for (auto& [info, object] : objects.whole) {
-            auto opened = open_key_object(object, passphrase);
+            auto opened = Keys::open_master(object, passphrase);
             if (opened && master && !(*opened == *master)) throw Corrupt("two key objects open to different master keys");
             if (opened) master = std::move(opened);
         }
@@ -3886,25 +4013,25 @@ public:
         return std::move(*master);
     }
     /// Returns the new object's name. `replaces`: another goes as soon as it is there.
-    static std::string add_key(Store& store, const Secret& master, const Secret& passphrase, ScryptCost cost, int64_t now, const std::string& label, bool replaces = false) {
-        auto there = store.list("keys");
-        if (std::ranges::count_if(there, [](auto& o) { return parse_hash(o.name) && o.size == kKeySize; }) >= long(kKeysMax) + replaces)
+    static Name add_key(Store& store, const Secret& master, const Secret& passphrase, ScryptCost cost, int64_t now, const std::string& label, bool replaces = false) {
+        auto there = store.list(Name::keys);
+        if (std::ranges::count(there, kKeySize, &ObjectInfo::size) >= long(kKeysMax) + replaces)
             throw Error(text("there are ", kKeysMax, " keys already, and no more are tried: remove one first; nothing was changed"));
-        std::string name;
+        std::optional<Name> name;
         int failed = 0;
-        for (auto begun = Clock::now(); name.empty();) {
-            auto key = encode_key_object(master, passphrase, cost, now, label);
+        for (auto begun = Clock::now(); !name;) {
+            auto key = Keys::seal_master(master, passphrase, cost, now, label);
             try {
-                store.create(object_name("keys", sha256(key)), key);
-                name = object_name("keys", sha256(key));
+                store.create(key);
+                name = key.name();
             } catch (const Uncertain&) { // under a new name, then; the other one opens as well, if it is there
                 if (Clock::now() > begun + store.retry_for) throw;
                 pause_for(backoff(failed++));
             }
         }
-        auto back = open_key_object(store.read(name, 0, kKeySize), passphrase);
+        auto back = Keys::open_master(store.read(*name, 0, kKeySize), passphrase);
         if (!back || !(*back == master)) throw Corrupt("the key object does not read back as it was written");
-        return name;
+        return *name;
     }
 
     /// Throws Corrupt unless this master key opens what is in index/.
@@ -3917,7 +4044,7 @@ public:
     static std::unique_ptr<Repository> open(Store& store, const std::function<Secret()>& passphrase, bool list_packs = true, bool to_repair = false) {
         auto objects = read_keys(store);
         if (to_repair)
-            for (auto* dir : {"index", "packs"}) store.make_directory(dir);
+            for (auto directory : {Name::index, Name::packs}) store.make_directory(directory);
         Secret words = passphrase();
         stop_if_asked();
         store.work.begin("reading the index");
@@ -3941,11 +4068,11 @@ public:
     /// Reads the segments that have come since; says what is lost (I10: says, never records).
     void refresh() {
         auto at = since_boot();
-        read_segments(store.list("index"), at);
+        read_segments(store.list(Name::index), at);
     }
     /// Counts packs of segments that came meanwhile as present if they are.
     void find_packs() {
-        if (index.listed_packs) index.see(store.list("packs"), true);
+        if (index.listed_packs) index.see(store.list(Name::packs), true);
     }
 
     /// Makes records part of the index: one new segment, which also takes in the small ones before it
@@ -3979,13 +4106,13 @@ public:
     std::vector<ShortName> lost_segments() const {
         auto lost = missing_parents();
         for (auto& [key, s] : segments_)
-            if (s.state == Segment::broken && s.was_whole) lost.push_back(short_name(s.name));
+            if (s.state == Segment::broken && s.was_whole) lost.push_back(short_name(s.name.hash));
         return lost;
     }
     std::vector<ShortName> missing_parents() const {
         std::set<ShortName> whole;
         for (auto& [key, s] : segments_)
-            if (s.state == Segment::whole) whole.insert(short_name(s.name));
+            if (s.state == Segment::whole) whole.insert(short_name(s.name.hash));
         std::vector<ShortName> missing;
         for (auto& p : index.parents)
             if (!whole.contains(p) && !index.superseded.contains(p)) missing.push_back(p);
@@ -3996,29 +4123,29 @@ public:
     /// no listing which is under way can have missed both. A server that does not let us is left alone.
     void remove_superseded() {
         for (auto& [key, s] : segments_) {
-            auto since = index.superseded.find(short_name(s.name));
+            auto since = index.superseded.find(short_name(s.name.hash));
             if (!s.superseded_at_start || server_time() - since->second < kSettled) continue;
-            if (!try_remove(s.file())) return;
+            if (!try_remove(s.name)) return;
             s.superseded_at_start = false;
         }
     }
     /// Deletes what was left of uploads that broke off so long ago (seconds).
     void remove_torn(int64_t age) {
         for (auto& [key, s] : segments_) {
-            auto shortened = short_name(s.name);
+            auto shortened = short_name(s.name.hash);
             bool garbage = s.state == Segment::broken && index.torn.contains(shortened) && !index.parents.contains(shortened);
-            if (garbage && server_time() - s.mtime >= age && !try_remove(s.file())) return;
+            if (garbage && server_time() - s.mtime >= age && !try_remove(s.name)) return;
         }
     }
 
     /// Sends a new object. Returns false where the outcome is unknown: nothing refers to that name
     /// then, and what the object holds must be sent under another. Throws once that has gone on for
     /// the store's retry_for since `begun`.
-    bool create(const std::string& name, const SealedObject& object, Clock::time_point begun) {
+    bool create(const Sealed& object, Clock::time_point begun) {
         uint64_t before = store.work.up;
         try {
-            store.create(name, object.bytes);
-            store.work.stored += object.bytes.size();
+            store.create(object);
+            store.work.stored += object.bytes().size();
             broken_off_ = 0;
             return true;
         } catch (const Uncertain&) {
@@ -4029,7 +4156,7 @@ public:
         return false;
     }
     /// Whether the object is gone now: a server need not let us.
-    bool try_remove(const std::string& name) {
+    bool try_remove(const Name& name) {
         try {
             store.remove(name);
         } catch (const NotThere&) {
@@ -4066,8 +4193,7 @@ public:
 
 private:
     struct Segment {
-        Hash name{};
-        uint32_t seq = 0;
+        Name name;
         uint64_t size = 0;
         enum State : uint8_t { unread, whole, broken } state = unread;
         int64_t mtime = 0; // seconds, by the server's clock; 0 until it was listed
@@ -4078,7 +4204,6 @@ private:
         bool bloated = false;   // it says most of what it says again and again
         bool superseded_at_start = false;
         std::optional<Bytes> records; // kept for merging if not larger than kKeepRecords
-        std::string file() const { return text("index/", std::hex, std::setw(8), std::setfill('0'), seq, "-", hex(name)); }
     };
     struct Listing {
         Clock::duration at; // by since_boot()
@@ -4091,8 +4216,8 @@ private:
     static Listing list(Store& store, bool with_packs) {
         // index/ first: what its segments name was durable before they were (I2), so is in packs/.
         auto at = since_boot();
-        Listing l{at, store.list("index"), {}};
-        if (with_packs) l.packs = store.list("packs");
+        Listing l{at, store.list(Name::index), {}};
+        if (with_packs) l.packs = store.list(Name::packs);
         return l;
     }
 
@@ -4102,7 +4227,7 @@ private:
         read_segments(std::move(listing.index), listing.at);
         if (std::ranges::none_of(segments_, [](auto& s) { return s.second.state == Segment::whole; }))
             may_be_lost ? note(damage, "the index is lost") : throw Corrupt("index/ holds no segment that is whole; see: nfreeze help repair");
-        for (auto& [key, s] : segments_) s.superseded_at_start = index.superseded.contains(short_name(s.name));
+        for (auto& [key, s] : segments_) s.superseded_at_start = index.superseded.contains(short_name(s.name.hash));
         unnamed = {};
         if (index.listed_packs)
             for (auto& [name, listed] : *index.listed_packs)
@@ -4135,7 +4260,7 @@ private:
         try {
             for (auto* s : choose_merge(additions.size(), merge_all)) {
                 merge_records(out, *s);
-                gone.insert(short_name(s->name));
+                gone.insert(short_name(s->name.hash));
             }
             add_news(out, gone, additions);
         } catch (const Corrupt&) { // too much for one segment: then it is written without them
@@ -4153,7 +4278,7 @@ private:
         Writer news;
         for (auto& name : gone) put_since(news, Record::segment_superseded, name);
         for (auto& [key, s] : segments_) {
-            auto shortened = short_name(s.name);
+            auto shortened = short_name(s.name.hash);
             if (live(s) && !gone.contains(shortened)) put_record(news, Record::segment_parent, shortened);
             if (s.state == Segment::broken && !s.was_whole && !index.torn.contains(shortened)) put_record(news, Record::segment_torn, shortened);
         }
@@ -4162,7 +4287,7 @@ private:
         out.add(additions);
     }
 
-    bool live(const Segment& s) const { return s.state == Segment::whole && !index.superseded.contains(short_name(s.name)); }
+    bool live(const Segment& s) const { return s.state == Segment::whole && !index.superseded.contains(short_name(s.name.hash)); }
 
     void note(std::set<std::string>& where, const std::string& what) {
         where.insert(what);
@@ -4180,7 +4305,7 @@ private:
             if (round == 2) break;
             if (growing) pause_for(store.patience);
             at = since_boot();
-            listing = store.list("index");
+            listing = store.list(Name::index);
         }
         doubts.clear();
         for (auto& p : missing_parents())
@@ -4188,15 +4313,15 @@ private:
         Some torn;
         for (auto& [key, s] : segments_) {
             if (!is_doubtful(s)) continue;
-            if (s.was_whole) note(damage, s.file() + (s.trouble.empty() ? " is damaged: what it listed is unknown" : ": " + s.trouble));
-            else torn.add(s.file());
+            if (s.was_whole) note(damage, s.name.path() + (s.trouble.empty() ? " is damaged: what it listed is unknown" : ": " + s.trouble));
+            else torn.add(s.name.path());
         }
         if (torn.count > 0)
             note(doubts, torn.words(" is not whole: an interrupted upload, or damage; the next backup notes it",
                                     " objects of the index are not whole: interrupted uploads, or damage; the next backup notes them"));
     }
     bool is_doubtful(const Segment& s) const {
-        auto shortened = short_name(s.name);
+        auto shortened = short_name(s.name.hash);
         return s.state == Segment::broken && !index.superseded.contains(shortened) && !index.torn.contains(shortened) && !index.parents.contains(shortened);
     }
     /// Whether it may be an upload that is under way, if the server's clock is about ours.
@@ -4205,27 +4330,23 @@ private:
     bool read_listed(const std::vector<ObjectInfo>& listing) {
         std::vector<Segment*> fresh;
         for (auto& o : listing) {
-            auto parsed = parse_segment_name(o.name);
-            if (!parsed) continue;
-            auto [name, seq] = *parsed;
             if (segments_.size() > kSegmentsMax) throw Corrupt(text("index/ holds more than ", kSegmentsMax, " names"));
-            auto& s = segments_[{name, seq}];
+            auto& s = segments_[o.name];
             s.mtime = std::clamp<int64_t>(o.mtime, 0, kTimeMax);
             if (s.state == Segment::whole || (s.state != Segment::unread && s.size == o.size)) continue;
-            s.name = name;
-            s.seq = seq;
+            s.name = o.name;
             s.size = o.size;
             fresh.push_back(&s);
         }
-        std::ranges::sort(fresh, std::greater{}, [](auto* s) { return s->seq; });
+        std::ranges::sort(fresh, std::greater{}, [](auto* s) { return s->name.seq; });
         bool all_there = true;
         for (auto* s : fresh) {
-            if (index.superseded.contains(short_name(s->name))) continue;
+            if (index.superseded.contains(short_name(s->name.hash))) continue;
             try {
                 auto records = load_records(*s);
-                s->fresh = index.apply(records, s->seq, s->mtime);
+                s->fresh = index.apply(records, s->name.seq, s->mtime);
                 s->state = Segment::whole;
-                highest_seq_ = std::max(highest_seq_, s->seq);
+                highest_seq_ = std::max(highest_seq_, s->name.seq);
                 if (records.size() <= kKeepRecords) s->records = std::move(records);
             } catch (const NotThere&) {
                 all_there = false;
@@ -4238,18 +4359,14 @@ private:
     }
 
     Bytes load_records(Segment& s) {
-        if (s.size > kSegmentMax) throw Corrupt(s.file() + " is larger than any segment");
-        auto bytes = store.read(s.file(), 0, s.size);
-        Label label = kSegmentLabel;
-        label.seq = s.seq;
-        if (sha256(bytes) != s.name) { // I1
-            if (bytes.size() >= kHead) {
-                auto aead = object_aead(label, keys.index, View(bytes).subspan(8, sizeof(Salt)));
-                s.was_whole = aead.open(kNonceFooter, View(bytes).last(kFooter)).has_value();
-            }
-            throw Corrupt(s.file() + " is not whole");
+        if (s.size > kSegmentMax) throw Corrupt(s.name.path() + " is larger than any segment");
+        auto bytes = store.read(s.name, 0, s.size);
+        auto label = segment_label(s.name.seq);
+        if (!Keys::is_whole(bytes, s.name)) { // I1
+            s.was_whole = Opener(keys, label, Keys::salt(bytes)).has_end(bytes);
+            throw Corrupt(s.name.path() + " is not whole");
         }
-        auto object = open_object(label, keys.index, bytes, s.file());
+        auto object = open_object(keys, label, bytes, s.name.path());
         s.authentic = s.was_whole = true;
         bytes = {}; // a segment may be large: it is in memory once
         RecordSet records; // merges of side by side clients once wrote the same again and again
@@ -4281,7 +4398,7 @@ private:
         double share = 1 / (1 + repeats());
         if (!all_that_fit && !bloated && chance[0] >= 256 * share * share) return {};
         all_that_fit |= bloated;
-        std::ranges::sort(all, std::greater{}, [](auto* s) { return s->seq; });
+        std::ranges::sort(all, std::greater{}, [](auto* s) { return s->name.seq; });
         size_t sum = std::max<size_t>(size, 4 * KiB);
         for (auto* s : all) {
             if (all_that_fit && sum + s->size > kMergeMax) continue;
@@ -4302,7 +4419,7 @@ private:
             View body = in.bytes(kSegmentMax);
             if (type == Record::segment_parent) {
                 auto parent = Reader(body, "a parent").array<16>();
-                bool known = std::ranges::any_of(segments_, [&](auto& k) { return short_name(k.second.name) == parent && k.second.state == Segment::whole; });
+                bool known = std::ranges::any_of(segments_, [&](auto& k) { return short_name(k.second.name.hash) == parent && k.second.state == Segment::whole; });
                 if (known || index.superseded.contains(parent)) continue; // a lost one is carried on
             } else if (type == Record::pack_added || type == Record::pack_condemned) {
                 if (index.deleted.contains(Reader(body, "a pack's record").array<32>())) continue;
@@ -4326,11 +4443,7 @@ private:
     }
 
     bool send_segment(RecordSet& records, Clock::time_point begun) {
-        Segment done;
-        done.seq = highest_seq_ + 1;
-        Label label = kSegmentLabel;
-        label.seq = done.seq;
-        Sealer sealer(label, keys.index);
+        Sealer sealer(keys, segment_label(highest_seq_ + 1));
         for (View rest = records.view(); !rest.empty();) {
             View part = rest.first(std::min(rest.size(), kFrameMax / 2));
             Bytes raw(part.begin(), part.end());
@@ -4338,30 +4451,31 @@ private:
             sealer.add({.kind = Kind::records, .chunks = {}}, head, body);
             rest = rest.subspan(part.size());
         }
-        auto object = sealer.finish();
-        done.name = object.name;
-        done.size = object.bytes.size();
+        auto object = sealer.finish().sealed;
+        Segment done;
+        done.name = object.name();
+        done.size = object.bytes().size();
         if (done.size > kSegmentMax) throw Error("a segment of the index would be larger than what can be read back");
         if (segments_.size() >= kSegmentsMax) throw Error(text("index/ holds ", kSegmentsMax, " segments, and no reader takes more: let one that may delete run there"));
         // If the outcome is unknown it stays, and counts if it turns up whole: somebody may have read
         // it, and take what it merged for superseded. The next segment says that it need not be whole.
-        auto shortened = short_name(object.name);
+        auto shortened = short_name(done.name.hash);
         uncertain_.insert(shortened);
         index.torn.insert(shortened);
-        if (!create(done.file(), object, begun)) return false;
+        if (!create(object, begun)) return false;
         uncertain_.erase(shortened);
         index.torn.erase(shortened);
-        written_ = {done.name, done.seq};
+        written_ = done.name;
         done.state = Segment::whole;
         if (records.size() <= kKeepRecords) done.records = records.take();
-        highest_seq_ = done.seq;
-        segments_[{done.name, done.seq}] = std::move(done);
+        highest_seq_ = done.name.seq;
+        segments_[done.name] = std::move(done);
         return true;
     }
 
-    std::map<std::pair<Hash, uint32_t>, Segment> segments_; // by name and number, which a server may make up
+    std::map<Name, Segment> segments_; // by name and number, which a server may make up
     uint32_t highest_seq_ = 0; // among those that authenticated
-    std::pair<Hash, uint32_t> written_{};  // the last one that this run wrote
+    Name written_;  // the last one that this run wrote
     std::set<ShortName> uncertain_; // segments that this run sent without learning whether they are there
     std::optional<Clock::duration> listed_; // when index/ was, by since_boot()
     std::set<std::string> told_;            // warnings
@@ -4593,9 +4707,9 @@ private:
     /// The frames of a run, null where one does not open. Reads are aligned, so that the server
     /// does not learn where frames begin.
     static std::vector<RawFrame> read_run(Repository& repo, const Run& run) {
-        auto name = object_name("packs", run.name);
+        auto name = pack_name(run.name);
         auto [begin, end] = run.aligned();
-        Bytes sealed;
+        Foreign sealed;
         try {
             try {
                 sealed = repo.store.read(name, begin, size_t(end - begin));
@@ -4607,10 +4721,10 @@ private:
             if (e.exit != Exit::failed || e.exhausted) throw; // the connection, a signal, this machine
             throw Corrupt(e.what());
         }
-        auto aead = object_aead(kPackLabel, repo.keys.pack, run.salt);
+        Opener opener(repo.keys, kPackLabel, run.salt);
         std::vector<RawFrame> frames;
         for (auto& [number, f] : run.frames) {
-            auto plain = aead.open_in_place(f.number, std::span(sealed).subspan(f.offset - begin, f.sealed));
+            auto plain = opener.open_in_place(f.number, sealed, f.offset - begin, f.sealed);
             try {
                 frames.push_back(plain ? std::make_shared<const Bytes>(decompress(*plain, f.raw)) : nullptr); // no bombs
             } catch (const Corrupt&) { frames.push_back(nullptr); }
@@ -4638,7 +4752,7 @@ private:
 class Packer {
 public:
     Packer(Repository& repo, int connections, std::chrono::seconds checkpoint_every)
-        : repo_(repo), hasher_(repo.keys.id), checkpoint_every_(checkpoint_every), wire_(connections, 0),
+        : repo_(repo), hasher_(repo.keys.hasher()), checkpoint_every_(checkpoint_every), wire_(connections, 0),
           crunch_(processors(), size_t(processors())) {}
 
     uint64_t new_bytes = 0; // raw bytes of chunks that the repository did not have
@@ -4719,7 +4833,7 @@ private:
         }
     };
     std::shared_ptr<Pack> new_pack() {
-        return std::make_shared<Pack>(Pack{Sealer(kPackLabel, repo_.keys.pack, packs_.take()), {}});
+        return std::make_shared<Pack>(Pack{Sealer(repo_.keys, kPackLabel, packs_.take()), {}});
     }
     struct Frame {
         uint32_t number = kNone; // in the index; kNone: not begun
@@ -4819,13 +4933,13 @@ private:
             auto pack = std::move(left.back());
             left.pop_back();
             auto object = pack->sealer.finish();
-            if (repo_.create(object_name("packs", object.name), object, begun)) {
+            if (repo_.create(object.sealed, begun)) {
                 sent(object, *pack);
-                packs_.give_back(std::move(object.bytes));
+                packs_.give_back(object.sealed.take());
                 continue;
             }
-            repo_.try_remove(object_name("packs", object.name)); // as far as it got
-            auto frames = open_object(kPackLabel, repo_.keys.pack, object.bytes, "a pack just sealed").frames;
+            repo_.try_remove(object.sealed.name()); // as far as it got
+            auto frames = open_object(repo_.keys, kPackLabel, Keys::back(object.sealed), "a pack just sealed").frames;
             size_t middle = frames.size() / 2;
             for (auto [from, upto] : {std::pair(middle, frames.size()), std::pair(size_t(0), middle)}) {
                 if (from == upto) continue;
@@ -4836,9 +4950,9 @@ private:
     }
     void sent(SealedObject& object, Pack& pack) {
         PackInfo done;
-        done.name = object.name;
+        done.name = object.sealed.name().hash;
         done.salt = object.salt;
-        done.size = object.bytes.size();
+        done.size = object.sealed.bytes().size();
         done.present = true;
         done.seq = kNone;
         done.table = std::move(object.table);
@@ -5265,7 +5379,7 @@ private:
 class TreeReader {
 public:
     TreeReader(Repository& repo, TaskPool& wire, const Snapshot& snapshot)
-        : repo_(repo), chunks_(repo, wire, kReadAhead / 3), hasher_(repo.keys.id) {
+        : repo_(repo), chunks_(repo, wire, kReadAhead / 3), hasher_(repo.keys.hasher()) {
         size_t size = 0;
         for (auto& id : snapshot.tree) {
             auto chunk = chunks_.read(id, hasher_);
@@ -5609,7 +5723,7 @@ struct BackupResult {
 class Backup {
 public:
     Backup(Repository& repo, const BackupOptions& options)
-        : repo_(repo), options_(options), chunker_(repo.keys.gear), tree_wire_(2, 4),
+        : repo_(repo), options_(options), chunker_(repo.keys.gear()), tree_wire_(2, 4),
           packer_(repo, options.connections, options.checkpoint), buffer_(2 * kChunkMax) {
         packer_.dry_run = options.dry_run;
     }
@@ -6734,7 +6848,7 @@ private:
             if (!scan(h.offset, false) || !scan(h.offset + h.length, true)) return false;
         if (!scan(e.size, false)) return false;
         if (e.chunks.size() > 1) return XXH3_64bits_digest(&checksum) == e.checksum;
-        return e.chunks.empty() ? only.empty() : IdHasher(repo_.keys.id)(only) == e.chunks[0];
+        return e.chunks.empty() ? only.empty() : repo_.keys.hasher()(only) == e.chunks[0];
     }
 
     /// The first name of a file that has several, and which file here it is, once it is there.
@@ -6881,7 +6995,7 @@ private:
         struct stat st;
         if (!fd || fstat(fd.get(), &st) != 0) throw system_error("create", e.path);
         flock(fd.get(), LOCK_EX | LOCK_NB); // remove_leftovers() asks for it
-        IdHasher hasher(repo_.keys.id);
+        auto hasher = repo_.keys.hasher();
         XXH3_state_t checksum;
         XXH3_64bits_reset(&checksum);
         uint64_t at = 0;
@@ -7452,7 +7566,7 @@ void print_file(Repository& repo, const Snapshot& snapshot, const std::string& p
     if (!found) throw Error(text("the snapshot has no ", in_quotes(path)), damaged ? Exit::damaged : Exit::failed);
     if (found->type != Type::file) throw Error(text(in_quotes(path), " is not a file"));
     ChunkReader chunks(repo, wire, kReadAhead);
-    IdHasher hasher(repo.keys.id);
+    auto hasher = repo.keys.hasher();
     const Bytes zeros(MiB);
     uint64_t at = 0;
     auto hole = found->holes.begin();
@@ -7499,8 +7613,8 @@ struct Sample {
     std::vector<const PackInfo*> of(Repository& repo) const {
         std::set<Hash> old;
         if (newer != INT64_MAX)
-            for (auto& p : repo.store.list("packs"))
-                if (auto name = parse_hash(p.name); name && repo.server_time() - std::clamp<int64_t>(p.mtime, 0, kTimeMax) > newer) old.insert(*name);
+            for (auto& p : repo.store.list(Name::packs))
+                if (repo.server_time() - std::clamp<int64_t>(p.mtime, 0, kTimeMax) > newer) old.insert(p.name.hash);
         std::vector<const PackInfo*> chosen;
         uint64_t all = 0;
         for (auto& p : repo.index.packs()) {
@@ -7570,9 +7684,9 @@ private:
 };
 
 /// A pack's bytes. Throws Corrupt where the server does not give them.
-Bytes read_pack(Repository& repo, const PackInfo& p) {
+Foreign read_pack(Repository& repo, const PackInfo& p) {
     try {
-        return repo.store.read(object_name("packs", p.name), 0, p.size);
+        return repo.store.read(pack_name(p.name), 0, p.size);
     } catch (const Error& e) {
         if (e.exit != Exit::failed || e.exhausted) throw;
         throw Corrupt(e.what());
@@ -7581,12 +7695,12 @@ Bytes read_pack(Repository& repo, const PackInfo& p) {
 
 /// Calls `f(frame, chunk, bytes)` for every chunk of a frame that opens, checked against its id. Returns
 /// how many chunks cannot be had.
-template <class F> size_t open_frames(Repository& repo, const Table& table, View salt, View bytes, F f) {
-    auto aead = object_aead(kPackLabel, repo.keys.pack, salt);
-    IdHasher hasher(repo.keys.id);
+template <class F> size_t open_frames(Repository& repo, const Table& table, const Salt& salt, const Foreign& bytes, F f) {
+    Opener opener(repo.keys, kPackLabel, salt);
+    auto hasher = repo.keys.hasher();
     size_t at = kHead, lost = 0;
     for (size_t i = 0; i < table.size(); at += table[i++].sealed) {
-        auto plain = at + table[i].sealed <= bytes.size() ? aead.open(i, bytes.subspan(at, table[i].sealed)) : std::nullopt;
+        auto plain = opener.open(i, bytes, at, table[i].sealed);
         Bytes raw;
         try {
             if (plain) raw = decompress(std::move(*plain), kFrameMax);
@@ -7603,14 +7717,12 @@ template <class F> size_t open_frames(Repository& repo, const Table& table, View
 }
 
 /// The same for a whole pack. Returns its table; throws Corrupt unless all of it is what it was.
-template <class F> Table open_pack(Repository& repo, const PackInfo& p, View bytes, F f) {
-    auto name = object_name("packs", p.name);
-    if (sha256(bytes) != p.name) throw Corrupt(name + " is not what it was when it was stored"); // I1
-    if (bytes.size() < kHead) throw Corrupt(name + " is too short");
-    View salt = bytes.subspan(8, sizeof(Salt));
-    auto aead = object_aead(kPackLabel, repo.keys.pack, salt);
-    auto table = open_table(kPackLabel, aead, bytes, name).first;
-    if (open_frames(repo, table, salt, bytes, f) > 0) throw Corrupt(name + " holds a chunk that is not what its id says");
+template <class F> Table open_pack(Repository& repo, const PackInfo& p, const Foreign& bytes, F f) {
+    auto name = pack_name(p.name);
+    if (!Keys::is_whole(bytes, name)) throw Corrupt(name.path() + " is not what it was when it was stored"); // I1
+    auto salt = Keys::salt(bytes);
+    auto table = Opener(repo.keys, kPackLabel, salt).open_table(bytes, name.path()).first;
+    if (open_frames(repo, table, salt, bytes, f) > 0) throw Corrupt(name.path() + " holds a chunk that is not what its id says");
     return table;
 }
 
@@ -7636,7 +7748,7 @@ public:
         read_files(quiet);
         for (auto& p : repo_.index.packs())
             if (!p.present && !p.condemned && !repo_.index.deleted.contains(p.name))
-                say(text(object_name("packs", p.name), " is missing or has another size than it had",
+                say(text(pack_name(p.name).path(), " is missing or has another size than it had",
                          result.errors > 0 ? "" : "; nothing needs it any more"));
         if (auto& u = repo_.unnamed; u.count > 0)
             say(text(u.count, u.count == 1 ? " pack" : " packs", " that no segment of the index names, ", (repo_.server_time() - repo_.unnamed_since) / 3600,
@@ -7658,11 +7770,11 @@ private:
         for (auto* p : packs) {
             stop_if_asked();
             wire_.push([this, p] {
-                Bytes bytes;
+                Foreign bytes;
                 try {
                     bytes = read_pack(repo_, *p);
                     auto own = open_pack(repo_, *p, bytes, [](auto&, auto&, auto) {});
-                    if (!is_listed(*p, own)) wrong(object_name("packs", p->name) + " is not as the index has it: move index/ away, then see: nfreeze help repair");
+                    if (!is_listed(*p, own)) wrong(pack_name(p->name).path() + " is not as the index has it: move index/ away, then see: nfreeze help repair");
                 } catch (const Corrupt& e) {
                     wrong(e.what());
                     mark(*p, bytes);
@@ -7675,7 +7787,7 @@ private:
         result_->bytes_read = sum;
     }
     /// Notes what does not open (I1) of a damaged pack. Looks at the whole index.
-    void mark(const PackInfo& pack, View bytes) {
+    void mark(const PackInfo& pack, const Foreign& bytes) {
         std::lock_guard lock(mutex_);
         auto table = repo_.index.table_of(pack);
         std::set<ChunkId> good;
@@ -7714,7 +7826,7 @@ private:
         for (auto& [e, where] : chosen_files_) sum += e.size;
         if (!quiet && !chosen_files_.empty()) std::cout << "reading " << chosen_files_.size() << " files, " << human_size(sum) << std::endl;
         ChunkReader chunks(repo_, tree_wire_, kReadAhead);
-        IdHasher hasher(repo_.keys.id);
+        auto hasher = repo_.keys.hasher();
         repo_.store.work.begin("reading files", sum);
         chunks.shown = ChunkReader::reads;
         for (auto& [e, where] : chosen_files_) {
@@ -7825,21 +7937,20 @@ public:
     RepairResult run() {
         index_damaged_ = !repo_.damage.empty() || !repo_.doubts.empty();
         repo_.store.work.begin("reading packs");
-        auto listing = repo_.store.list("packs");
+        auto listing = repo_.store.list(Name::packs);
         repo_.index.see(listing);
         for (auto& listed : listing) {
-            auto name = parse_hash(listed.name);
+            auto& name = listed.name.hash;
             std::unique_lock lock(mutex_);
-            if (!name) continue;
-            if (repo_.index.deleted.contains(*name)) {
+            if (repo_.index.deleted.contains(name)) {
                 deleted_.push_back(listed);
                 continue;
             }
-            auto* known = repo_.index.find_pack(*name);
-            if (!known && repo_.index.condemned.contains(*name)) continue; // somebody is about to delete it
+            auto* known = repo_.index.find_pack(name);
+            if (!known && repo_.index.condemned.contains(name)) continue; // somebody is about to delete it
             PackInfo pack = known ? *known : PackInfo{};
             lock.unlock();
-            pack.name = *name;
+            pack.name = name;
             ++result_.read;
             for (auto* sum : {&repo_.store.work.expected, &repo_.store.work.planned, &repo_.store.work.line}) *sum += listed.size;
             wire_.push([this, pack, listed_size = listed.size, is_known = known != nullptr] {
@@ -7861,7 +7972,7 @@ private:
         for (auto& o : deleted_) {
             stop_if_asked();
             PackInfo pack;
-            pack.name = *parse_hash(o.name);
+            pack.name = o.name.hash;
             pack.size = std::min<uint64_t>(o.size, kPackMax);
             try {
                 auto bytes = read_pack(repo_, pack);
@@ -7891,18 +8002,18 @@ private:
         auto look = [&](const FrameInfo& f, const Chunk&, View bytes) {
             if (f.kind == Kind::snapshot) snapshots.emplace_back(bytes.begin(), bytes.end());
         };
-        Bytes bytes;
+        Foreign bytes;
         for (int attempt = 1;; ++attempt) {
             try {
-                bytes = repo_.store.read(object_name("packs", pack.name), 0, std::min<uint64_t>(pack.size, kPackMax));
+                bytes = repo_.store.read(pack_name(pack.name), 0, std::min<uint64_t>(pack.size, kPackMax));
                 pack.table = open_pack(repo_, pack, bytes, look);
                 break;
             } catch (const Corrupt& e) {
                 snapshots.clear();
-                if (attempt == 1 && bytes.empty()) pack.size = listed_size; // it has lost its end, or the listing is wrong
+                if (attempt == 1 && bytes.size() == 0) pack.size = listed_size; // it has lost its end, or the listing is wrong
                 if (attempt == 1) continue; // it may have been the way, not the disk
                 say(e.what());
-                if (!known || !bytes.empty()) return save(pack, known, bytes);
+                if (!known || bytes.size() > 0) return save(pack, known, bytes);
                 std::lock_guard lock(mutex_);
                 ++result_.unreadable;
                 return;
@@ -7917,7 +8028,7 @@ private:
         }
         std::lock_guard lock(mutex_);
         if (known) return;
-        std::copy_n(bytes.begin() + 8, sizeof(Salt), pack.salt.begin());
+        pack.salt = Keys::salt(bytes);
         pack.size = bytes.size(); // what hashes to its name, whatever the server lists
         pack.present = true;
         put_record(records_, Record::pack_added, encode_pack(pack));
@@ -7927,20 +8038,19 @@ private:
         if (records_.size() > kRecordsMax) packer_.checkpoint(records_.take());
     }
     /// Stores again what opens of a damaged pack.
-    void save(const PackInfo& pack, bool known, View bytes) {
+    void save(const PackInfo& pack, bool known, const Foreign& bytes) {
         std::lock_guard lock(mutex_);
         Table table;
         Salt salt = pack.salt;
         try {
             if (known) {
                 table = repo_.index.table_of(*repo_.index.find_pack(pack.name));
-            } else if (bytes.size() >= kHead) {
-                std::copy_n(bytes.begin() + 8, salt.size(), salt.begin());
-                auto aead = object_aead(kPackLabel, repo_.keys.pack, salt);
-                table = open_table(kPackLabel, aead, bytes, object_name("packs", pack.name)).first;
+            } else {
+                salt = Keys::salt(bytes);
+                table = Opener(repo_.keys, kPackLabel, salt).open_table(bytes, pack_name(pack.name).path()).first;
             }
         } catch (const Error&) {} // without a table nothing of it can be found, whatever its version seems to be
-        result_.unreadable += table.empty() && sha256(bytes) != pack.name; // one that is whole (I1) never was a pack
+        result_.unreadable += table.empty() && !Keys::is_whole(bytes, pack_name(pack.name)); // one that is whole (I1) never was a pack
         result_.lost += open_frames(repo_, table, salt, bytes, [&](const FrameInfo& f, const Chunk&, View chunk) {
             if (f.kind == Kind::snapshot && !known) adopt(chunk);
             packer_.put(f.kind, chunk, true);
@@ -8084,9 +8194,9 @@ private:
             throw Error("cannot tell what is needed while a part of the index is not there or not whole; nothing was changed. If "
                         "something else is running, try again later; if a run was interrupted, a backup settles it; else see: nfreeze help repair", Exit::damaged);
         if (repo_.index.listed_packs) repo_.index.listed_packs->clear(); // a server may list a million names: one list at a time
-        repo_.index.see(repo_.store.list("packs"));
+        repo_.index.see(repo_.store.list(Name::packs));
         now_ = std::max(repo_.server_time(), now_ns() / 1'000'000'000);
-        IdHasher hasher(repo_.keys.id);
+        auto hasher = repo_.keys.hasher();
         for (auto* s : repo_.snapshots()) {
             if (!seen_.insert(s->id).second) continue;
             auto missing = [&](const std::string& what) {
@@ -8183,7 +8293,7 @@ private:
         for (auto& name : due) {
             if (auto at = listed().find(name); at != listed().end()) {
                 sum.add(at->second.size);
-                wire_.push([this, file = object_name("packs", name)] { remove(file); });
+                wire_.push([this, name = pack_name(name)] { remove(name); });
             }
             put_record(records, Record::pack_deleted, name);
         }
@@ -8195,10 +8305,10 @@ private:
         repo_.remove_torn(options_.grace);
         return sum;
     }
-    void remove(const std::string& file) {
+    void remove(const Name& name) {
         stop_if_asked();
         try {
-            repo_.store.remove(file);
+            repo_.store.remove(name);
         } catch (const NotThere&) {
         } catch (const Error& e) {
             if (e.exit != Exit::failed) throw;
@@ -8239,7 +8349,7 @@ SnapshotId unforget(Repository& repo, Snapshot s, int connections) {
     };
     // The same id each time, until that is forgotten in turn.
     auto id = s.id;
-    for (IdHasher hasher(repo.keys.id); repo.index.forgotten.contains(id);) id = hasher(id);
+    for (auto hasher = repo.keys.hasher(); repo.index.forgotten.contains(id);) id = hasher(id);
     if (repo.index.snapshots.contains(id)) return id; // it was taken back already
     TaskPool wire(connections, 64);
     TreeWalk(repo, wire).run(s, need, [&](const Entry& e) { return std::ranges::for_each(e.chunks, need), true; }, missing);
@@ -8273,7 +8383,7 @@ template <class F> uint64_t for_not_matching(Repository& repo, const Snapshot& s
 
 /// Takes what the patterns match out of snapshots: writes their trees anew, and forgets the old ones.
 void forget_paths(Repository& repo, const std::vector<const Snapshot*>& snapshots, const Patterns& patterns, int connections) {
-    Chunker chunker(repo.keys.gear);
+    Chunker chunker(repo.keys.gear());
     Packer packer(repo, connections, kCheckpoint);
     Writer records;
     for (auto* old : snapshots) {
@@ -8840,12 +8950,12 @@ struct Job {
     /// Says what that means.
     [[noreturn]] void no_keys(const NotThere& e) const {
         bool rest = false;
-        succeeds([&] { rest = std::ranges::any_of(store->list(""), [](auto& o) { return o.name == "index" || o.name == "packs"; }); });
+        succeeds([&] { rest = std::ranges::any_of(store->list_all({}), [](auto& o) { return o.name == "index" || o.name == "packs"; }); });
         if (rest && verb_needs_keys()) throw Error(text("the keys of ", in_quotes(repo_name), " are lost (", e.what(), "): a recovery sheet opens it again, see: nfreeze help key"));
         throw NotThere(text(in_quotes(repo_name), " is no repository (", e.what(), "); make one with: nfreeze init ", show(repo_name)));
     }
     /// An init that broke off has made an index and no key: a backup offers to make the repository.
-    bool verb_needs_keys() const { return args.verb() != "backup" || std::ranges::any_of(store->list("packs"), [](auto& o) { return parse_hash(o.name).has_value(); }); }
+    bool verb_needs_keys() const { return args.verb() != "backup" || !store->list(Name::packs).empty(); }
     /// Cheaper keys than the default are for tests and for very small machines.
     static ScryptCost scrypt_cost() {
         ScryptCost cost;
@@ -8895,7 +9005,7 @@ void open_for_backup(Job& job) {
     } catch (const NotThere&) {
         bool empty = false;
         try {
-            empty = job.store->list("").empty();
+            empty = job.store->list_all({}).empty();
         } catch (const NotThere&) { empty = true; }
         if (!empty || !have_terminal()) throw;
         if (!yes(ask(text("There is no repository at ", show(job.repo_name), " yet. Make one (yes/no)? "), true))) throw;
@@ -9309,9 +9419,9 @@ Exit import_key(Job& job) {
     try {
         Repository::try_key(*job.store, master);
     } catch (const Corrupt&) { throw Error("this recovery sheet is not of this repository, or its index is lost", Exit::passphrase); }
-    job.store->make_directory("keys");
+    job.store->make_directory(Name::keys);
     auto name = Repository::add_key(*job.store, master, new_passphrase(job.args), Job::scrypt_cost(), now_ns(), Job::label());
-    job.report("added the key " + name.substr(5, 8), Json().add("added", name.substr(5)));
+    job.report("added the key " + short_id(name.hash), Json().add("added", hex(name.hash)));
     return Exit::ok;
 }
 
@@ -9329,8 +9439,8 @@ Exit verb_key(const Arguments& args) {
     auto passphrase = get_passphrase(job.args, false);
     auto master = Repository::unlock(keys, passphrase);
     auto remove = [&](const ObjectInfo& o) {
-        job.store->remove("keys/" + o.name);
-        job.report("removed the key " + o.name.substr(0, 8), Json().add("removed", o.name));
+        job.store->remove(o.name);
+        job.report("removed the key " + short_id(o.name.hash), Json().add("removed", hex(o.name.hash)));
     };
     if (action == "export") { // the only way out for a secret (I8)
         auto sheet = recovery_sheet(master);
@@ -9342,16 +9452,17 @@ Exit verb_key(const Arguments& args) {
     } else if (action == "list") {
         std::vector<std::vector<std::string>> rows{{"ID", "TIME", ""}};
         for (auto& [o, bytes] : keys.whole) {
-            bool opens = open_key_object(bytes, passphrase).has_value();
-            rows.push_back({o.name.substr(0, 8), local_time(o.mtime, "%Y-%m-%d %H:%M:%S"), opens ? "this passphrase" : ""});
-            if (job.json()) std::cout << Json().add("id", o.name).add("time", json_time(o.mtime)).add("opens", opens).line() << '\n';
+            bool opens = Keys::open_master(bytes, passphrase).has_value();
+            rows.push_back({short_id(o.name.hash), local_time(o.mtime, "%Y-%m-%d %H:%M:%S"), opens ? "this passphrase" : ""});
+            if (job.json()) std::cout << Json().add("id", hex(o.name.hash)).add("time", json_time(o.mtime)).add("opens", opens).line() << '\n';
         }
         if (!job.json()) print_table(rows, {});
     } else if (action == "remove") {
-        std::set<std::string> in_use;
+        auto begins = [&](const ObjectInfo& o) { return hex(o.name.hash).starts_with(job.operands[1]); };
+        std::set<Name> in_use;
         for (auto& [o, bytes] : keys.whole)
-            if (o.name.starts_with(job.operands[1]) && open_key_object(bytes, passphrase)) in_use.insert(o.name);
-        std::erase_if(keys.listed, [&](auto& o) { return !o.name.starts_with(job.operands[1]); });
+            if (begins(o) && Keys::open_master(bytes, passphrase)) in_use.insert(o.name);
+        std::erase_if(keys.listed, [&](auto& o) { return !begins(o); });
         if (keys.listed.size() != 1) throw Usage(text(keys.listed.size(), " keys begin with ", in_quotes(job.operands[1]), "; see: nfreeze key list"));
         std::erase_if(keys.whole, [&](auto& k) { return k.first.name == keys.listed[0].name; });
         if (keys.whole.empty()) throw Error("this is the last key: without it nobody could read the repository; nothing was changed");
@@ -9359,9 +9470,9 @@ Exit verb_key(const Arguments& args) {
         remove(keys.listed[0]);
     } else {
         auto name = Repository::add_key(*job.store, master, new_passphrase(job.args), Job::scrypt_cost(), now_ns(), Job::label(), action == "passwd");
-        job.report("added the key " + name.substr(5, 8), Json().add("added", name.substr(5)));
+        job.report("added the key " + short_id(name.hash), Json().add("added", hex(name.hash)));
         for (auto& [o, bytes] : keys.whole)
-            if (action == "passwd" && open_key_object(bytes, passphrase)) remove(o);
+            if (action == "passwd" && Keys::open_master(bytes, passphrase)) remove(o);
     }
     return Exit::ok;
 }
@@ -9376,10 +9487,9 @@ Exit verb_cat(const Arguments& args) {
 /// Tries on an object of its own what ransomware would do. Returns whether the server refused all of it.
 bool is_append_only(const Job& job) {
     auto& store = *job.store;
-    Bytes junk(64);
-    fill_random(junk);
-    auto name = object_name("packs", sha256(junk)), other = object_name("packs", sha256(as_bytes(name)));
-    store.create(name, junk);
+    auto junk = Sealer(job.repo->keys, kPackLabel).finish().sealed;
+    auto name = junk.name(), other = pack_name(sha256(name.hash));
+    store.create(junk);
     bool refused = true;
     auto attempt = [&](const char* what, auto f) {
         bool done = succeeds(f);
@@ -9423,7 +9533,7 @@ Exit verb_repair(const Arguments& args) {
     Job job(args, 0, 1, 1);
     job.open(false, true); // packs/ is listed by the repair
     auto r = Repair(*job.repo, job.connections()).run();
-    job.repo->index.see(job.store->list("packs"));
+    job.repo->index.see(job.store->list(Name::packs));
     CheckResult left;
     Check(*job.repo, job.connections()).run(nullptr, true, left);
     Json json;

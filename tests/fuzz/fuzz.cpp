@@ -47,6 +47,7 @@ namespace {
 
 std::string words(View v) { return {v.begin(), v.end()}; }
 Bytes bytes_of(std::string_view s) { return {s.begin(), s.end()}; }
+Foreign foreign(View bytes) { return Foreign(Bytes(bytes.begin(), bytes.end())); }
 
 /// The first line and what is behind it.
 std::pair<std::string, std::string> first_line(View data) {
@@ -77,19 +78,20 @@ template <class F> bool parses(F f) {
 Bytes key_seed() {
     ScryptCost cost;
     cost.log_n = kScryptLogNMin;
-    return encode_key_object(Secret(std::string_view("0123456789abcdef0123456789abcdef")), Secret(std::string_view("passphrase")),
+    auto sealed = Keys::seal_master(Secret(std::string_view("0123456789abcdef0123456789abcdef")), Secret(std::string_view("passphrase")),
                              cost, 1, "user@host");
+    return Bytes(sealed.bytes().begin(), sealed.bytes().end());
 }
 void fuzz_key(View data) {
     static const Bytes genuine = key_seed(); // sealed anew in each run: a seed of an earlier one does not open
     std::optional<Secret> master;
-    parses([&] { master = open_key_object(data, Secret(std::string_view("passphrase"))); });
+    parses([&] { master = Keys::open_master(foreign(data), Secret(std::string_view("passphrase"))); });
     if (master) HOLDS(data.size() == kKeySize && master->size() == 32);
     // One byte of a genuine object changed: it must not open.
     Bytes changed = genuine;
     for (size_t i = 0; i + 1 < std::min<size_t>(data.size(), 8); i += 2) changed[data[i] % changed.size()] ^= data[i + 1];
     master.reset();
-    parses([&] { master = open_key_object(changed, Secret(std::string_view("passphrase"))); });
+    parses([&] { master = Keys::open_master(foreign(changed), Secret(std::string_view("passphrase"))); });
     HOLDS(bool(master) == (changed == genuine));
 }
 
@@ -128,7 +130,8 @@ void fuzz_object(View data) {
     Bytes object(kPackLabel.magic.begin(), kPackLabel.magic.end());
     auto salt = filled<32>(7);
     object.insert(object.end(), salt.begin(), salt.end());
-    auto aead = object_aead(kPackLabel, root, salt);
+    static const Keys keys(root);
+    Aead aead(hkdf(hkdf(root.view(), {}, "nfreeze pack").view(), salt, "nfreeze object"), kPackLabel.associated());
     Table table;
     bool good = parses([&] {
         Reader t(plain, "a table");
@@ -148,13 +151,13 @@ void fuzz_object(View data) {
     aead.seal(kNonceTable, plain, object);
     aead.seal(kNonceFooter, footer.view(), object);
     OpenedObject opened;
-    bool opens = parses([&] { opened = open_object(kPackLabel, root, object, "an object"); });
+    bool opens = parses([&] { opened = open_object(keys, kPackLabel, Foreign(object), "an object"); });
     HOLDS(opens == (good && frames == table.size() && (honest || lie == at)));
     if (!opens) return;
     HOLDS(encoded(opened.table) == encoded(table) && opened.frames.size() == frames);
     for (size_t i = 0; i < frames; ++i) HOLDS(opened.frames[i].size() + kTag == table[i].sealed);
     // Under the name of a segment, it is another thing.
-    HOLDS(!parses([&] { open_object(Label{kPackLabel.magic, 1}, root, object, "an object"); }));
+    HOLDS(!parses([&] { open_object(keys, Label{kPackLabel.magic, 1}, Foreign(object), "an object"); }));
 }
 
 void fuzz_frame(View data) {
@@ -328,32 +331,34 @@ class MemoryStore : public Store {
     MemoryStore() = default;
     MemoryStore(const MemoryStore& o) : Store(), objects(o.objects), directories(o.directories) {}
     MemoryStore& operator=(const MemoryStore&) = delete;
-    std::vector<ObjectInfo> list(const std::string& dir) override {
+    std::vector<Listed> list_all(Where where) override {
         std::lock_guard lock(mutex_);
+        const std::string dir = where ? Name::path(*where) : "";
         if (!directories.contains(dir)) throw NotThere("no directory " + dir);
-        std::vector<ObjectInfo> found;
+        std::vector<Listed> found;
         for (auto& [name, bytes] : objects)
             if (name.starts_with(dir + "/")) found.push_back({name.substr(dir.size() + 1), bytes.size(), 1'000'000'000});
         return found;
     }
-    Bytes read(const std::string& name, uint64_t offset, size_t length) override {
+    Foreign read(const Name& which, uint64_t offset, size_t length) override {
         std::lock_guard lock(mutex_);
+        const std::string name = which.path();
         auto at = objects.find(name);
         if (at == objects.end()) throw NotThere("no object " + name);
         if (offset > at->second.size() || length > at->second.size() - offset) throw Corrupt(name + " is too short");
-        return {at->second.begin() + long(offset), at->second.begin() + long(offset + length)};
+        return Foreign({at->second.begin() + long(offset), at->second.begin() + long(offset + length)});
     }
-    void create(const std::string& name, View data) override {
+    void create(const Sealed& object) override {
         std::lock_guard lock(mutex_);
-        objects[name] = Bytes(data.begin(), data.end());
+        objects[object.name().path()] = Bytes(object.bytes().begin(), object.bytes().end());
     }
-    void remove(const std::string& name) override { objects.erase(name); }
-    void truncate(const std::string& name) override { objects.at(name).clear(); }
-    void rename(const std::string& from, const std::string& to) override {
-        objects[to] = objects.at(from);
-        objects.erase(from);
+    void remove(const Name& name) override { objects.erase(name.path()); }
+    void truncate(const Name& name) override { objects.at(name.path()).clear(); }
+    void rename(const Name& from, const Name& to) override {
+        objects[to.path()] = objects.at(from.path());
+        objects.erase(from.path());
     }
-    void make_directory(const std::string& dir) override { directories.insert(dir); }
+    void make_directory(Where where) override { directories.insert(where ? Name::path(*where) : ""); }
 
   private:
     std::mutex mutex_;

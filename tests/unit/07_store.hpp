@@ -382,69 +382,80 @@ TEST_CASE("local store: objects are created once and read back in parts") {
     support::TempDir dir;
     auto root = (dir / "new/repo").string();
     LocalStore store(root);
-    CHECK_THROWS_AS((void)store.list(""), NotThere);
-    store.make_directory("");
-    store.make_directory("packs");
-    CHECK_NOTHROW(store.make_directory("packs"));
-    CHECK(store.list("packs").empty());
-    auto data = noise(100'000, 7);
-    store.create("packs/one", data);
-    CHECK(store.read("packs/one", 0, data.size()) == data);
-    CHECK(store.read("packs/one", 99'999, 1) == Bytes{data.back()});
-    CHECK(store.read("packs/one", 500, 1000) == Bytes(data.begin() + 500, data.begin() + 1500));
-    CHECK(store.read("packs/one", 0, 0).empty());
+    CHECK_THROWS_AS((void)store.list_all({}), NotThere);
+    store.make_directory({});
+    store.make_directory(Name::packs);
+    CHECK_NOTHROW(store.make_directory(Name::packs));
+    CHECK(store.list(Name::packs).empty());
+    const Sealed one = some_object(100'000), other = some_object(10);
+    const Bytes data(one.bytes().begin(), one.bytes().end());
+    auto read = [&](uint64_t offset, size_t length) { return inside(store.read(one.name(), offset, length)); };
+    store.create(one);
+    CHECK(read(0, data.size()) == data);
+    CHECK(read(99'999, 1) == Bytes{data[99'999]});
+    CHECK(read(500, 1000) == Bytes(data.begin() + 500, data.begin() + 1500));
+    CHECK(read(0, 0).empty());
 
-    CHECK_THROWS_AS(store.create("packs/one", data), Error); // EXCL
-    CHECK_THROWS_AS(store.create("packs/one", {}), Error);
-    CHECK(store.read("packs/one", 0, data.size()) == data);
+    CHECK_THROWS_AS(store.create(one), Error); // EXCL
+    CHECK(read(0, data.size()) == data);
     struct stat st;
-    REQUIRE(stat((root + "/packs/one").c_str(), &st) == 0);
+    REQUIRE(stat((root + "/" + one.name().path()).c_str(), &st) == 0);
     CHECK((st.st_mode & 07777) == 0400);
 
-    store.create("packs/empty", {});
-    auto listed = store.list("packs");
+    store.create(other);
+    support::write_file(root + "/packs/none of ours", "x");
+    auto listed = store.list(Name::packs);
     REQUIRE(listed.size() == 2);
-    CHECK(listed[0].name == "empty");
-    CHECK(listed[0].size == 0);
-    CHECK(listed[1].name == "one");
-    CHECK(listed[1].size == data.size());
-    CHECK(listed[1].mtime == st.st_mtime);
-    CHECK(store.list("").size() == 1);
-    store.remove("packs/one");
-    CHECK(store.list("packs").size() == 1);
+    auto& first = listed[listed[0].name == one.name() ? 0 : 1];
+    CHECK(first.name == one.name());
+    CHECK(first.size == data.size());
+    CHECK(first.mtime == st.st_mtime);
+    CHECK(store.list_all(Name::packs).size() == 3);
+    CHECK(store.list_all({}).size() == 1);
+    store.remove(one.name());
+    REQUIRE(store.list(Name::packs).size() == 1);
+    CHECK(store.list(Name::packs)[0].name == other.name());
 }
 
 TEST_CASE("local store: what is not there, and what is shorter than it was") {
     support::TempDir dir;
     LocalStore store(dir.path());
-    store.make_directory("packs");
-    store.create("packs/one", noise(100, 1));
-    CHECK_THROWS_AS((void)store.read("packs/one", 0, 101), Corrupt);
-    CHECK_THROWS_AS((void)store.read("packs/one", 100, 1), Corrupt);
-    CHECK_THROWS_AS((void)store.read("packs/one", uint64_t(1) << 40, 1), Corrupt);
-    CHECK_THROWS_AS((void)store.read("packs/two", 0, 1), NotThere);
-    CHECK_THROWS_AS((void)store.read("nowhere/two", 0, 1), NotThere);
-    CHECK_THROWS_AS((void)store.read("packs/one/below", 0, 1), NotThere);
-    CHECK_THROWS_AS((void)store.list("nowhere"), NotThere);
-    CHECK_THROWS_AS((void)store.list("packs/one"), NotThere);
-    CHECK_THROWS_AS(store.remove("packs/two"), NotThere);
-    CHECK_THROWS_AS(store.create("nowhere/two", {}), Error);
-    CHECK_THROWS_AS((void)store.read("packs", 0, 1), Error);
+    store.make_directory(Name::packs);
+    const Sealed one = some_object(100);
+    const Name name = one.name(), none{Name::packs, hash_of(1)}, nowhere{Name::index, hash_of(1), 3};
+    const size_t size = one.bytes().size();
+    store.create(one);
+    CHECK_THROWS_AS((void)store.read(name, 0, size + 1), Corrupt);
+    CHECK_THROWS_AS((void)store.read(name, size, 1), Corrupt);
+    CHECK_THROWS_AS((void)store.read(name, uint64_t(1) << 40, 1), Corrupt);
+    CHECK_THROWS_AS((void)store.read(none, 0, 1), NotThere);
+    CHECK_THROWS_AS((void)store.read(nowhere, 0, 1), NotThere);
+    CHECK_THROWS_AS((void)store.list(Name::index), NotThere);
+    CHECK_THROWS_AS(store.remove(none), NotThere);
+    support::fs::create_directory(dir / none.path());
+    CHECK_THROWS_AS((void)store.read(none, 0, 1), Error);
+    support::fs::remove_all(dir / "packs");
+    CHECK_THROWS_AS(store.create(one), Error);
+    support::write_file(dir / "packs", "");
+    CHECK_THROWS_AS((void)store.list(Name::packs), NotThere);
+    CHECK_THROWS_AS((void)store.read(name, 0, 1), NotThere);
 }
 
 TEST_CASE("local store: a link is not written through") {
     support::TempDir dir;
     LocalStore store(dir / "repo");
-    store.make_directory("packs");
-    support::fs::create_symlink(dir / "elsewhere", dir / "repo/packs/one");
-    CHECK_THROWS_AS(store.create("packs/one", as_bytes("x")), Error);
+    store.make_directory(Name::packs);
+    const Sealed one = some_object(1);
+    support::fs::create_symlink(dir / "elsewhere", dir / "repo" / one.name().path());
+    CHECK_THROWS_AS(store.create(one), Error);
     CHECK_FALSE(support::fs::exists(dir / "elsewhere"));
 }
 
 TEST_CASE("local store: nothing is left of an object that could not be written whole") {
     support::TempDir dir;
     LocalStore store(dir.path());
-    store.make_directory("packs");
+    store.make_directory(Name::packs);
+    const Sealed one = some_object(100'000);
     // A limit on the size of files stands in for a full disk.
     signal(SIGXFSZ, SIG_IGN);
     struct rlimit before, small;
@@ -452,10 +463,10 @@ TEST_CASE("local store: nothing is left of an object that could not be written w
     small = before;
     small.rlim_cur = 10'000;
     REQUIRE(setrlimit(RLIMIT_FSIZE, &small) == 0);
-    auto why = complaint([&] { store.create("packs/one", noise(100'000, 1)); });
+    auto why = complaint([&] { store.create(one); });
     setrlimit(RLIMIT_FSIZE, &before);
     signal(SIGXFSZ, SIG_DFL);
     CHECK_NAMES(why, "File too large");
-    CHECK(store.list("packs").empty());
-    CHECK_NOTHROW(store.create("packs/one", noise(100'000, 1)));
+    CHECK(store.list(Name::packs).empty());
+    CHECK_NOTHROW(store.create(one));
 }

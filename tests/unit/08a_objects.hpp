@@ -4,21 +4,16 @@ namespace {
 
 /// A small object of two frames with what its table says.
 struct SmallObject {
-    SmallObject(const Label& label, const Secret& root) {
-        Sealer sealer(label, root);
+    SmallObject(const Label& label, const Keys& keys) : sealed(made(label, keys).finish()) {}
+    static Sealer made(const Label& label, const Keys& keys) {
+        Sealer sealer(keys, label);
         sealer.add({Kind::tree, 0, {{chunk_id(1), 5}, {chunk_id(2), 7}}}, frame_of(as_bytes("first frame!")));
         sealer.add({Kind::data, 0, {{chunk_id(3), 0}}}, frame_of(as_bytes("second")));
-        sealed = sealer.finish();
+        return sealer;
     }
     const Table& table() const { return sealed.table; }
-    SealedObject sealed;
+    PlainObject sealed;
 };
-
-Label segment_label(uint32_t seq) {
-    Label label = kSegmentLabel;
-    label.seq = seq;
-    return label;
-}
 
 std::string shown(const Table& table) {
     std::string s;
@@ -106,25 +101,25 @@ TEST_CASE("padme: sizes grow to a KiB or by 6 percent, and tell little") {
 }
 
 TEST_CASE("sealed object: opens to what was put in") {
-    auto root = secret_of(noise(32, 1));
+    const Keys root(secret_of(noise(32, 1)));
     for (auto label : {kPackLabel, segment_label(1), segment_label(UINT32_MAX)}) {
         SmallObject o(label, root);
         CHECK(o.sealed.name == sha256(o.sealed.bytes));
         CHECK(o.sealed.bytes.size() == padme(o.sealed.bytes.size()));
         CHECK(string_of(View(o.sealed.bytes).first(8)) == string_of(label.magic));
         CHECK(string_of(View(o.sealed.bytes).subspan(8, 32)) == string_of(o.sealed.salt));
-        auto opened = open_object(label, root, o.sealed.bytes, "it");
+        auto opened = open_object(root, label, foreign(o.sealed.bytes), "it");
         CHECK(shown(opened.table) == shown(o.table()));
         REQUIRE(opened.frames.size() == 2);
         CHECK(string_of(decompress(opened.frames[0], kFrameMax)) == "first frame!");
         CHECK(string_of(decompress(opened.frames[1], kFrameMax)) == "second");
     }
-    auto empty = Sealer(kPackLabel, root).finish();
-    CHECK(open_object(kPackLabel, root, empty.bytes, "it").frames.empty());
+    auto empty = PlainObject(Sealer(root, kPackLabel).finish());
+    CHECK(open_object(root, kPackLabel, foreign(empty.bytes), "it").frames.empty());
 }
 
 TEST_CASE("sealed object: each sealing has its own salt, and so its own name and key") {
-    auto root = secret_of(noise(32, 1));
+    const Keys root(secret_of(noise(32, 1)));
     SmallObject a(kPackLabel, root), b(kPackLabel, root);
     CHECK(a.sealed.salt != b.sealed.salt);
     CHECK(a.sealed.name != b.sealed.name);
@@ -135,9 +130,9 @@ TEST_CASE("sealed object: each sealing has its own salt, and so its own name and
 }
 
 TEST_CASE("sealed object: a flip of any bit and a cut at any length is refused") {
-    auto root = secret_of(noise(32, 1));
+    const Keys root(secret_of(noise(32, 1)));
     SmallObject o(segment_label(5), root);
-    auto open = [&](View v) { open_object(segment_label(5), root, v, "it"); };
+    auto open = [&](View v) { open_object(root, segment_label(5), foreign(v), "it"); };
     check_every_truncation(o.sealed.bytes, open);
     for (size_t at = 0; at < o.sealed.bytes.size(); ++at)
         for (int bit : {0x01, 0x80}) {
@@ -157,22 +152,22 @@ TEST_CASE("sealed object: a flip of any bit and a cut at any length is refused")
 }
 
 TEST_CASE("sealed object: opens as what it is only") {
-    auto root = secret_of(noise(32, 1)), other = secret_of(noise(32, 2));
+    const Keys root(secret_of(noise(32, 1))), other(secret_of(noise(32, 2)));
     SmallObject o(segment_label(5), root), pack(kPackLabel, root);
-    CHECK_NOTHROW(open_object(segment_label(5), root, o.sealed.bytes, "it"));
-    CHECK_THROWS_AS(open_object(segment_label(4), root, o.sealed.bytes, "it"), Corrupt);
-    CHECK_THROWS_AS(open_object(segment_label(0), root, o.sealed.bytes, "it"), Corrupt);
-    CHECK_THROWS_AS(open_object(kPackLabel, root, o.sealed.bytes, "it"), Corrupt);
-    CHECK_THROWS_AS(open_object(segment_label(5), other, o.sealed.bytes, "it"), Corrupt);
-    CHECK_THROWS_AS(open_object(segment_label(0), root, pack.sealed.bytes, "it"), Corrupt);
+    CHECK_NOTHROW(open_object(root, segment_label(5), foreign(o.sealed.bytes), "it"));
+    CHECK_THROWS_AS(open_object(root, segment_label(4), foreign(o.sealed.bytes), "it"), Corrupt);
+    CHECK_THROWS_AS(open_object(root, segment_label(0), foreign(o.sealed.bytes), "it"), Corrupt);
+    CHECK_THROWS_AS(open_object(root, kPackLabel, foreign(o.sealed.bytes), "it"), Corrupt);
+    CHECK_THROWS_AS(open_object(other, segment_label(5), foreign(o.sealed.bytes), "it"), Corrupt);
+    CHECK_THROWS_AS(open_object(root, segment_label(0), foreign(pack.sealed.bytes), "it"), Corrupt);
     // Not even with the other kind's magic written over its own.
     auto forged = pack.sealed.bytes;
     std::ranges::copy(kSegmentLabel.magic, forged.begin());
-    CHECK_THROWS_AS(open_object(segment_label(0), root, forged, "it"), Corrupt);
+    CHECK_THROWS_AS(open_object(root, segment_label(0), foreign(forged), "it"), Corrupt);
 }
 
 TEST_CASE("sealed object: one that authenticates but is not of the shape is refused") {
-    auto root = secret_of(noise(32, 1));
+    const Keys root(secret_of(noise(32, 1)));
     struct Forgery { // by somebody who has the keys, or by a bug
         std::vector<Bytes> frames{bytes_of("first"), bytes_of("second")};
         std::vector<uint32_t> lengths{5 + kTag, 6 + kTag};
@@ -183,7 +178,7 @@ TEST_CASE("sealed object: one that authenticates but is not of the shape is refu
     auto opens = [&](const Forgery& f) {
         Bytes out(kPackLabel.magic.begin(), kPackLabel.magic.end());
         out.resize(kHead);
-        Aead aead(hkdf(root.view(), View(out).subspan(8, 32), "nfreeze object"),
+        Aead aead(hkdf(pack_key(root).view(), View(out).subspan(8, 32), "nfreeze object"),
                   kPackLabel.associated());
         for (size_t i = 0; i < f.frames.size(); ++i) aead.seal(i, f.frames[i], out);
         out.resize(out.size() + f.gap);
@@ -196,7 +191,7 @@ TEST_CASE("sealed object: one that authenticates but is not of the shape is refu
         aead.seal(kNonceTable, tail.view(), out);
         aead.seal(kNonceFooter, footer.view(), out);
         try {
-            return open_object(kPackLabel, root, out, "it").frames == f.frames;
+            return open_object(root, kPackLabel, foreign(out), "it").frames == f.frames;
         } catch (const Corrupt&) {
             return false;
         }
@@ -225,7 +220,7 @@ TEST_CASE("sealed object: one that authenticates but is not of the shape is refu
 }
 
 TEST_CASE("sealed object: parts of two objects do not mix") {
-    auto root = secret_of(noise(32, 1));
+    const Keys root(secret_of(noise(32, 1)));
     SmallObject a(kPackLabel, root), b(kPackLabel, root);
     REQUIRE(a.sealed.bytes.size() == b.sealed.bytes.size());
     for (size_t at = 8; at < a.sealed.bytes.size(); at += 8) {
@@ -233,15 +228,15 @@ TEST_CASE("sealed object: parts of two objects do not mix") {
         std::copy(b.sealed.bytes.begin() + long(at), b.sealed.bytes.end(),
                   mixed.begin() + long(at));
         if (at == 8) // all of b but its magic, which is the same
-            CHECK_NOTHROW(open_object(kPackLabel, root, mixed, "it"));
+            CHECK_NOTHROW(open_object(root, kPackLabel, foreign(mixed), "it"));
         else
-            CHECK_THROWS_AS(open_object(kPackLabel, root, mixed, "it"), Corrupt);
+            CHECK_THROWS_AS(open_object(root, kPackLabel, foreign(mixed), "it"), Corrupt);
     }
     // Two frames of one object in each other's place.
     auto swapped = a.sealed.bytes;
     std::rotate(swapped.begin() + long(kHead), swapped.begin() + long(kHead + a.table()[0].sealed),
                 swapped.begin() + long(kHead + a.table()[0].sealed + a.table()[1].sealed));
-    CHECK_THROWS_AS(open_object(kPackLabel, root, swapped, "it"), Corrupt);
+    CHECK_THROWS_AS(open_object(root, kPackLabel, foreign(swapped), "it"), Corrupt);
 }
 
 TEST_CASE("table: every kind of frame comes back, cut short it is refused") {

@@ -23,21 +23,17 @@ TEST_CASE("repository: is made, opened and found empty") {
     support::TempDir dir;
     LocalStore store(dir / "new/repo");
     Repository::init(store, passphrase(), cheap(), 1, "test");
-    CHECK(store.list("").size() == 3);
-    CHECK(store.list("keys").size() == 1);
-    CHECK(store.list("index").size() == 1);
-    CHECK(store.list("packs").empty());
-    for (auto* d : {"keys", "index"})
-        for (auto& o : store.list(d)) { // I1
-            auto hash = parse_hash(std::string_view(o.name).substr(o.name.size() - 64));
-            REQUIRE(hash);
-            CHECK(sha256(store.read(text(d, "/", o.name), 0, o.size)) == *hash);
-        }
+    CHECK(store.list_all({}).size() == 3);
+    CHECK(store.list(Name::keys).size() == 1);
+    CHECK(store.list(Name::index).size() == 1);
+    CHECK(store.list(Name::packs).empty());
+    for (auto d : {Name::keys, Name::index})
+        for (auto& o : store.list(d)) CHECK(sha256(inside(store.read(o.name, 0, o.size))) == o.name.hash); // I1
     auto repo = Repository::open(store, passphrase);
     CHECK(repo->snapshots().empty());
     CHECK(repo->damage.empty());
     CHECK(repo->doubts.empty());
-    CHECK(store.list("index").size() == 1); // opening writes nothing
+    CHECK(store.list(Name::index).size() == 1); // opening writes nothing
 }
 
 TEST_CASE("repository: is not made where something is already") {
@@ -46,7 +42,7 @@ TEST_CASE("repository: is not made where something is already") {
     LocalStore store(dir.path());
     CHECK_NAMES(complaint([&] { Repository::init(store, passphrase(), cheap(), 1, "test"); }),
                 "photo.jpg");
-    CHECK(store.list("").size() == 1);
+    CHECK(store.list_all({}).size() == 1);
     auto made = new_repository();
     auto before = made.objects;
     CHECK_THROWS_AS(Repository::init(made, passphrase(), cheap(), 1, "test"), Error);
@@ -100,13 +96,13 @@ TEST_CASE("repository: a wrong passphrase, a missing key, a damaged key") {
         CHECK(open_with("correct horse battery staple") == Exit::damaged);
     }
     SUBCASE("one of two is damaged: the other opens, a wrong passphrase may be the damaged one's") {
-        store.objects[object_name("keys", hash_of(1))] = noise(kKeySize, 1);
+        store.objects[object_name(Name::keys, hash_of(1))] = noise(kKeySize, 1);
         CHECK(open_with("correct horse battery staple") == Exit::ok);
         CHECK(open_with("wrong") == Exit::damaged);
     }
     SUBCASE("more names than keys that are tried: what came later is passed over") {
         for (uint64_t i = 0; i < kKeysMax; ++i)
-            store.objects[object_name("keys", hash_of(i))] = noise(kKeySize, i);
+            store.objects[object_name(Name::keys, hash_of(i))] = noise(kKeySize, i);
         CHECK(open_with("correct horse battery staple") == Exit::ok);
         CHECK(open_with("wrong") == Exit::damaged); // one of those may have been meant
     }
@@ -118,11 +114,11 @@ TEST_CASE("repository: a wrong passphrase, a missing key, a damaged key") {
              two = encode_key_object(master, Secret("two"), cheap(), 1, "");
         auto planted = encode_key_object(secret_of(noise(32, 2)), Secret("one"), cheap(), 1, "");
         store.objects.clear();
-        for (auto* k : {&one, &two}) store.objects[object_name("keys", sha256(*k))] = *k;
+        for (auto* k : {&one, &two}) store.objects[object_name(Name::keys, sha256(*k))] = *k;
         CHECK_NAMES(complaint([&] { Repository::open(store, [] { return Secret("two"); }); }),
                     "no segment");
         CHECK(open_with("three") == Exit::passphrase);
-        store.objects[object_name("keys", sha256(planted))] = planted;
+        store.objects[object_name(Name::keys, sha256(planted))] = planted;
         CHECK_NAMES(complaint([&] { Repository::open(store, [] { return Secret("one"); }); }),
                     "different master keys");
     }
@@ -466,12 +462,12 @@ TEST_CASE("repository: a listing that is older than what it lists is made anew")
         auto repo = open_repository(store);
         for (uint64_t i = 1; i <= 4; ++i) add_snapshot(*repo, i);
     }
-    std::vector<ObjectInfo> stale = store.list("index");
+    std::vector<Listed> stale = store.list("index");
     tidy_index(store);
     add_snapshot(*open_repository(store), 5);
     tidy_index(store);
     int listings = 0;
-    store.on_list = [&](const std::string& dir, std::vector<ObjectInfo>& found) {
+    store.on_list = [&](const std::string& dir, std::vector<Listed>& found) {
         if (dir == "index" && listings++ == 0) found = stale;
     };
     Captured said;

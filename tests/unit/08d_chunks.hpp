@@ -7,7 +7,7 @@ std::string pack_holding(Repository& repo, const ChunkId& id) {
     auto places = repo.index.places(id);
     return places.empty()
                ? ""
-               : object_name("packs", repo.index.pack(repo.index.frame(places[0].frame)).name);
+               : object_name(Name::packs, repo.index.pack(repo.index.frame(places[0].frame)).name);
 }
 /// Where the chunk's frame begins in that object.
 size_t frame_offset(Repository& repo, const ChunkId& id) {
@@ -64,7 +64,7 @@ TEST_CASE("chunks: what goes in comes out, in the same run and the next") {
         for (auto& c : chunks) {
             ids.push_back(packer.put(Kind::data, c));
             raw += c.size();
-            CHECK(ids.back() == IdHasher(repo->keys.id)(c));
+            CHECK(ids.back() == repo->keys.hasher()(c));
         }
         CHECK(packer.new_bytes == raw);
         for (auto& c : chunks) packer.put(Kind::data, c); // a second time: nothing new
@@ -84,10 +84,10 @@ TEST_CASE("chunks: what goes in comes out, in the same run and the next") {
         CHECK(repo->store.work.stored <= stored);
         for (auto& name : store.names("packs")) {
             auto& bytes = store.objects.at(name);
-            CHECK(name == object_name("packs", sha256(bytes))); // I1
+            CHECK(name == object_name(Name::packs, sha256(bytes))); // I1
             CHECK(bytes.size() <= kPackMax);
             CHECK(bytes.size() == padme(bytes.size()));
-            auto opened = open_object(kPackLabel, repo->keys.pack, bytes, "a pack");
+            auto opened = open_object(repo->keys, kPackLabel, foreign(bytes), "a pack");
             for (auto& frame : opened.frames)
                 CHECK(decompress(frame, kFrameMax).size() <= kFrameMax);
         }
@@ -136,8 +136,8 @@ TEST_CASE("chunks: data and trees lie in packs of their own, small chunks togeth
     for (auto& id : data) frames.insert(repo->index.places(id)[0].frame);
     CHECK(frames.size() == 1);
     // The snapshot's record rides with its tree, marked as such: packs/ alone tells everything.
-    auto opened = open_object(kPackLabel, repo->keys.pack,
-                              store.objects.at(*packs_of(*repo, tree).begin()), "a pack");
+    auto opened = open_object(repo->keys, kPackLabel,
+                              foreign(store.objects.at(*packs_of(*repo, tree).begin())), "a pack");
     REQUIRE(opened.table.size() == 2);
     size_t at = opened.table[0].kind == Kind::snapshot ? 0 : 1; // compressed side by side
     CHECK(opened.table[at].kind == Kind::snapshot);
@@ -282,10 +282,10 @@ TEST_CASE("chunks: what a chunk's id says is the last word on what it holds") {
     TestStore store = new_repository();
     auto repo = open_repository(store);
     auto wanted = noise(100, 1), other = noise(100, 2);
-    IdHasher hasher(repo->keys.id);
+    auto hasher = repo->keys.hasher();
     auto id = hasher(wanted);
     auto store_as = [&](View content, uint32_t length) {
-        Sealer sealer(kPackLabel, repo->keys.pack);
+        Sealer sealer(repo->keys, kPackLabel);
         sealer.add({Kind::data, 0, {{id, length}}}, frame_of(content));
         write_segment(*repo, pack_added(put_pack(*repo, sealer)));
     };
@@ -326,7 +326,7 @@ TEST_CASE("chunks: a second place serves where the first is damaged") {
     SUBCASE("both") {
         for (auto& place : repo->index.places(s.ids[0])) {
             auto& f = repo->index.frame(place.frame);
-            s.store.objects.at(object_name("packs", repo->index.pack(f).name))[f.offset] ^= 1;
+            s.store.objects.at(object_name(Name::packs, repo->index.pack(f).name))[f.offset] ^= 1;
         }
         CHECK(unreadable_chunks(*repo, s.ids, s.chunks) > 0);
         CHECK_THROWS_AS(read_chunk(*repo, s.ids[0]), Corrupt);
@@ -371,7 +371,7 @@ TEST_CASE("chunks: frames that lie together are read in one go, for many users a
             // for.
             if (users.full()) reader.flush();
             users.push([&, i] {
-                thread_local IdHasher hasher(repo->keys.id);
+                thread_local auto hasher = repo->keys.hasher();
                 auto place = repo->index.places(s.ids[i]).front();
                 wrong += !same(reader.get(s.ids[i], place, hasher), s.chunks[i]);
                 reader.unpin(place.frame);
@@ -411,7 +411,7 @@ TEST_CASE("chunks: no more is read ahead than the budget of memory allows") {
     INFO(frames.size(), " frames, ", bytes, " bytes");
     CHECK(bytes <= budget);
     CHECK(bytes > budget / 2);
-    IdHasher hasher(repo->keys.id);
+    auto hasher = repo->keys.hasher();
     size_t wrong = 0;
     for (size_t i = 0; i < s.ids.size(); ++i) {
         auto place = repo->index.places(s.ids[i]).front();
@@ -443,7 +443,7 @@ TEST_CASE("chunks: a user that gave up before its chunk was asked for blocks nob
     };
     auto read_third = [&] {
         return std::async(std::launch::async, [&] {
-            IdHasher hasher(repo->keys.id);
+            auto hasher = repo->keys.hasher();
             right = same(reader.read(ids[2], hasher), chunks[2]);
         });
     };
@@ -462,7 +462,7 @@ TEST_CASE("chunks: a user that gave up before its chunk was asked for blocks nob
         auto user = std::async(std::launch::async,
                                [&] { reader.unpin(place(1).frame); }); // a full disk, say
         std::this_thread::sleep_for(std::chrono::milliseconds(30));
-        IdHasher hasher(repo->keys.id);
+        auto hasher = repo->keys.hasher();
         CHECK(same(reader.get(ids[0], place(0), hasher), chunks[0]));
         reader.unpin(place(0).frame);
         CHECK(ended(second));
@@ -480,7 +480,7 @@ TEST_CASE("chunks: a reader that is given up wakes everybody") {
     TaskPool wire(1, 4);
     ChunkReader reader(*repo, wire, kReadAhead);
     auto waiting = std::async(std::launch::async, [&] {
-        IdHasher hasher(repo->keys.id);
+        auto hasher = repo->keys.hasher();
         reader.get(s.ids[0], repo->index.places(s.ids[0])[0], hasher); // never pinned
     });
     CHECK(waiting.wait_for(std::chrono::milliseconds(50)) == std::future_status::timeout);

@@ -167,7 +167,7 @@ std::vector<Entry> synthetic_entries(size_t number) {
 Snapshot store_tree(Repository& repo, const std::vector<Entry>& entries, bool scattered = false,
                     bool anew = false) {
     Packer packer(repo, 2, kCheckpoint);
-    Chunker chunker(repo.keys.gear);
+    Chunker chunker(repo.keys.gear());
     TreeWriter tree(packer, chunker, anew);
     uint64_t written = 0, filler = 0;
     auto s = sample_snapshot(1);

@@ -120,8 +120,8 @@ TEST_CASE("check: an index that has other chunks in a pack than the pack's own t
     auto found = [&](auto change) {
         TestStore store = new_repository();
         auto repo = open_repository(store);
-        IdHasher hasher(repo->keys.id);
-        Sealer sealer(kPackLabel, repo->keys.pack);
+        auto hasher = repo->keys.hasher();
+        Sealer sealer(repo->keys, kPackLabel);
         sealer.add({Kind::data, 0, {{hasher(one), 100}, {hasher(two), 100}}}, frame_of(joined({one, two})));
         auto p = put_pack(*repo, sealer);
         change(p.table[0].chunks);

@@ -22,7 +22,7 @@ class Stage {
     class Client;
     using Play = std::function<void(Client&)>;
 
-    class Client : public Store {
+    class Client : public PlainStore {
       public:
         Client(Stage& stage, Play play, int repositories, Clock::duration listing_lasts)
             : stage_(stage), play_(std::move(play)), listing_lasts_(listing_lasts) {
@@ -66,8 +66,8 @@ class Stage {
         std::string complaint;             // what an Error said that ended it
         uint64_t packs_sent = 0, packs_removed = 0;
 
-        std::vector<ObjectInfo> list(const std::string& dir) override {
-            std::vector<ObjectInfo> before, after;
+        std::vector<Listed> list(const std::string& dir) override {
+            std::vector<Listed> before, after;
             act([&] {
                 before = stage_.objects.list(dir);
                 listing_ = true;
@@ -205,14 +205,14 @@ class Stage {
         std::fprintf(stderr, "prune, side by side: %s\n", what);
         std::abort();
     }
-    std::vector<ObjectInfo> choose(const std::string& dir, const std::vector<ObjectInfo>& before, const std::vector<ObjectInfo>& after) {
+    std::vector<Listed> choose(const std::string& dir, const std::vector<Listed>& before, const std::vector<Listed>& after) {
         auto same = [](auto& a, auto& b) { return a.name == b.name && a.size == b.size; };
         if (std::ranges::equal(before, after, same)) return after;
         ambiguous = true;
         if (seen == Seen::at_end) return after;
         if (seen == Seen::at_begin) return before;
-        auto has = [](auto& all, auto& name) { return std::ranges::find(all, name, &ObjectInfo::name) != all.end(); };
-        std::vector<ObjectInfo> found;
+        auto has = [](auto& all, auto& name) { return std::ranges::find(all, name, &Listed::name) != all.end(); };
+        std::vector<Listed> found;
         for (auto& o : before)
             if (has(after, o.name)) found.push_back(o);
         if (seen == Seen::in_both) return found;
@@ -283,7 +283,7 @@ std::string faults_in(TestStore& store, const std::set<SnapshotId>& wanted) {
         std::set<ChunkId> good;
         TaskPool wire(1, 4);
         ChunkReader reader(*repo, wire, kReadAhead);
-        IdHasher hasher(repo->keys.id);
+        auto hasher = repo->keys.hasher();
         for (auto* s : repo->snapshots()) {
             found.insert(s->id);
             auto read = [&](const ChunkId& id) {
@@ -791,7 +791,7 @@ void check_settles(TestStore& store, const std::set<SnapshotId>& wanted) {
 
 /// A program that is killed or a connection that does not come back, at the k-th operation: that one is
 /// not begun, or half done, or done without an answer; no other follows.
-struct Mortal : Store {
+struct Mortal : PlainStore {
     enum How { before, half, after };
     TestStore& objects;
     int left;
@@ -810,7 +810,7 @@ struct Mortal : Store {
         if (left <= 0) die();
         return --left == 0;
     }
-    std::vector<ObjectInfo> list(const std::string& dir) override {
+    std::vector<Listed> list(const std::string& dir) override {
         if (last()) die();
         return objects.list(dir);
     }
@@ -893,7 +893,7 @@ Entry stored_file(Packer& packer, const std::string& path, const std::vector<Byt
 Snapshot store_snapshot(Store& store, uint64_t seed, const std::vector<std::pair<std::string, std::vector<Bytes>>>& files) {
     auto repo = open_repository(store);
     Packer packer(*repo, 1, kCheckpoint);
-    Chunker chunker(repo->keys.gear);
+    Chunker chunker(repo->keys.gear());
     TreeWriter tree(packer, chunker, false);
     for (auto& [path, chunks] : files) tree.add(stored_file(packer, path, chunks));
     auto s = sample_snapshot(seed);
@@ -914,7 +914,7 @@ size_t bytes_in(const TestStore& store, const char* dir) {
 std::set<std::string> packs_with(TestStore& store, View chunk) {
     auto repo = open_repository(store);
     std::set<std::string> names;
-    for (auto& p : repo->index.places(IdHasher(repo->keys.id)(chunk))) names.insert(object_name("packs", repo->index.pack(repo->index.frame(p.frame)).name));
+    for (auto& p : repo->index.places(repo->keys.hasher()(chunk))) names.insert(object_name(Name::packs, repo->index.pack(repo->index.frame(p.frame)).name));
     return names;
 }
 
@@ -1028,7 +1028,7 @@ TEST_CASE("prune: an upload that lasted longer than others wait is named in time
     auto repo = open_repository(store);
     repo->listing_lasts = {};
     Packer packer(*repo, 1, kCheckpoint);
-    Chunker chunker(repo->keys.gear);
+    Chunker chunker(repo->keys.gear());
     TreeWriter tree(packer, chunker, false);
     auto content = noise(5000, 1);
     tree.add(stored_file(packer, "a", {content}));
@@ -1181,7 +1181,7 @@ TEST_CASE("prune: a snapshot that is taken back within the grace period keeps al
     SUBCASE("before they are deleted") {
         wanted.insert(unforget(*open_repository(store), s, 1));
         auto repo = open_repository(store);
-        CHECK(repo->index.rely_on(IdHasher(repo->keys.id)(noise(5000, 1)))); // it was copied (I5)
+        CHECK(repo->index.rely_on(repo->keys.hasher()(noise(5000, 1)))); // it was copied (I5)
         CHECK(prune(store).packs == 2);
     }
     SUBCASE("with all that was condemned deleted, but not yet recorded so") {
@@ -1230,7 +1230,7 @@ TEST_CASE("prune: refuses where it cannot know what is needed, and changes nothi
         for (auto& p : repo->index.packs())
             for (auto& id : stays.tree)
                 for (auto& place : repo->index.places(id))
-                    if (repo->index.pack(repo->index.frame(place.frame)).name == p.name) store.objects.erase(object_name("packs", p.name));
+                    if (repo->index.pack(repo->index.frame(place.frame)).name == p.name) store.objects.erase(object_name(Name::packs, p.name));
         wanted = short_id(stays.id);
     }
     SUBCASE("a pack with content is not there") {
@@ -1267,7 +1267,7 @@ TEST_CASE("prune: what was deleted is in the index no longer but for its name, a
     {
         auto repo = open_repository(store);
         CHECK(repo->index.packs().size() == 2);
-        CHECK_FALSE(repo->index.knows(IdHasher(repo->keys.id)(many[0])));
+        CHECK_FALSE(repo->index.knows(repo->keys.hasher()(many[0])));
     }
     std::string names;
     SUBCASE("packs") { names = "packs/"; }
@@ -1277,8 +1277,8 @@ TEST_CASE("prune: what was deleted is in the index no longer but for its name, a
     auto repo = open_repository(store);
     CHECK(repo->damage.empty());
     CHECK(repo->snapshots().size() == 1);
-    CHECK_FALSE(repo->index.rely_on(IdHasher(repo->keys.id)(many[0])));
-    CHECK_FALSE(repo->index.need(IdHasher(repo->keys.id)(many[0])));
+    CHECK_FALSE(repo->index.rely_on(repo->keys.hasher()(many[0])));
+    CHECK_FALSE(repo->index.need(repo->keys.hasher()(many[0])));
     // Nobody knows them any more, so they go the way of all that no segment names.
     store.clock += kSettled;
     write_segment(*open_repository(store), {}); // the server says what time it is
@@ -1297,7 +1297,7 @@ TEST_CASE("prune: nobody relies on what was condemned, wherever the index says s
     forget_all(store, {&gone});
     auto relies = [&] {
         auto repo = open_repository(store);
-        return repo->index.rely_on(IdHasher(repo->keys.id)(many[0]));
+        return repo->index.rely_on(repo->keys.hasher()(many[0]));
     };
     CHECK(relies());
     auto before = store.objects;
@@ -1312,9 +1312,9 @@ TEST_CASE("prune: nobody relies on what was condemned, wherever the index says s
     for (auto& [name, bytes] : before)
         if (name.starts_with("packs/")) store.put(name, bytes);
     auto repo = open_repository(store);
-    CHECK(repo->index.knows(IdHasher(repo->keys.id)(many[0])));
+    CHECK(repo->index.knows(repo->keys.hasher()(many[0])));
     CHECK_FALSE(relies());
-    CHECK(repo->index.places(IdHasher(repo->keys.id)(many[0])).empty());
+    CHECK(repo->index.places(repo->keys.hasher()(many[0])).empty());
 }
 
 TEST_CASE("prune: a deleted pack that a server brings back goes again, also where there is a backup each day") {
@@ -1397,7 +1397,7 @@ TEST_CASE("prune: on a server that deletes nothing it says so, and nothing is lo
 TEST_CASE("prune: of files that continue in another part of the tree nothing is lost, whichever parts are shared") {
     TestStore store = new_repository();
     auto repo = open_repository(store);
-    Chunker chunker(repo->keys.gear);
+    Chunker chunker(repo->keys.gear());
     // A part of the tree ends behind each record of the large file, which are decided by its name.
     std::string large;
     for (int i = 0; large.empty(); ++i)
@@ -1475,7 +1475,7 @@ TEST_CASE("repair: what another client may still be sending is not given up wher
     TestStore store = new_repository();
     store_snapshot(store, 1, {{"a", {noise(5000, 1)}}});
     auto half = noise(1000, 7);
-    auto name = object_name("packs", sha256(half));
+    auto name = object_name(Name::packs, sha256(half));
     half.resize(500);
     store.put(name, half);
     Captured said;
@@ -1491,7 +1491,7 @@ TEST_CASE("repair: behind a chunk that is not what its id says, the others of it
     auto repo = open_repository(store);
     Bytes raw;
     FrameInfo info;
-    IdHasher hasher(repo->keys.id);
+    auto hasher = repo->keys.hasher();
     for (uint64_t i = 0; i < 5; ++i) {
         auto chunk = noise(100, i);
         info.chunks.push_back({hasher(chunk), uint32_t(chunk.size())});
@@ -1499,10 +1499,10 @@ TEST_CASE("repair: behind a chunk that is not what its id says, the others of it
     }
     info.chunks[1].id[0] ^= 1;
     auto plain = compress(raw);
-    Sealer sealer(kPackLabel, repo->keys.pack);
+    Sealer sealer(repo->keys, kPackLabel);
     sealer.add(info, plain.head, plain.body);
     auto object = sealer.finish();
     size_t had = 0;
-    CHECK(open_frames(*repo, object.table, object.salt, object.bytes, [&](auto&, auto&, View) { ++had; }) == 1);
+    CHECK(open_frames(*repo, object.table, object.salt, Keys::back(object.sealed), [&](auto&, auto&, View) { ++had; }) == 1);
     CHECK(had == 4);
 }

@@ -122,7 +122,7 @@ std::string lost_in(TestStore& store) {
 // ---- every call fails ----------------------------------------------------------------------------------
 
 /// A store whose call number `k` fails, or that one and all that follow.
-class Failing : public Store {
+class Failing : public PlainStore {
   public:
     /// What becomes of that call. All but the first: there is no answer.
     enum How { refused, not_done, half_done, done };
@@ -130,7 +130,7 @@ class Failing : public Store {
     Failing(TestStore& to, int k, How how, bool for_good) : to_(to), left_(k), how_(how), for_good_(for_good) {}
     std::atomic<bool> reached{false}, changing{false}; // the call was made; and was to change something
 
-    std::vector<ObjectInfo> list(const std::string& dir) override {
+    std::vector<Listed> list(const std::string& dir) override {
         if (fails()) fail("list", dir);
         return to_.list(dir);
     }
@@ -372,7 +372,7 @@ namespace {
 
 /// A server that loses power at a call: what it was just writing, or what it never wrote to its disk, comes
 /// back as `left` says. Nobody answers from then on.
-class Powered : public Store {
+class Powered : public PlainStore {
   public:
     enum Left { absent, empty, half, zeros, zero_tail, hole, whole };
     static constexpr std::array kLeft{absent, empty, half, zeros, zero_tail, hole, whole};
@@ -385,7 +385,7 @@ class Powered : public Store {
     std::vector<std::string> confirmed;
     std::string hollow; // the segment that ends as it should, but has a hole
 
-    std::vector<ObjectInfo> list(const std::string& dir) override {
+    std::vector<Listed> list(const std::string& dir) override {
         if (is_cut()) cut();
         return disk_.list(dir);
     }
@@ -449,12 +449,12 @@ class Powered : public Store {
 
 /// A server that loses power when several uploads are under way, after the first `spared` packs of a run.
 /// Of each of them something else is left.
-class Crowded : public Store {
+class Crowded : public PlainStore {
   public:
     Crowded(TestStore& disk, int spared, uint64_t seed) : disk_(disk), spared_(spared), random_(seed) {}
     std::vector<std::string> under_way;
 
-    std::vector<ObjectInfo> list(const std::string& dir) override { return answer(), disk_.list(dir); }
+    std::vector<Listed> list(const std::string& dir) override { return answer(), disk_.list(dir); }
     Bytes read(const std::string& name, uint64_t offset, size_t length) override { return answer(), disk_.read(name, offset, length); }
     void remove(const std::string& name) override { return answer(), disk_.remove(name); }
     void truncate(const std::string&) override { throw Error("not here"); }

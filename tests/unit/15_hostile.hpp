@@ -74,7 +74,7 @@ Exit back_up(Store& store, const support::fs::path& dir) {
 Exit repair(Store& store) {
     auto repo = open_repository(store);
     auto r = Repair(*repo, 2).run();
-    repo->index.see(store.list("packs"));
+    repo->index.see(store.Store::list(Name::packs));
     CheckResult left;
     Check(*repo, 2).run(nullptr, true, left);
     return left.errors + r.unreadable > 0 ? Exit::damaged : Exit::ok;
@@ -152,7 +152,7 @@ void put_segment(TestStore& store, const std::vector<Bytes>& raw_frames) {
     auto repo = open_repository(store);
     Label label = kSegmentLabel;
     label.seq = 77;
-    Sealer sealer(label, repo->keys.index);
+    Sealer sealer(repo->keys, label);
     const Bytes* before = nullptr;
     FramePlain plain;
     for (auto& raw : raw_frames) { // which are often the same
@@ -162,7 +162,7 @@ void put_segment(TestStore& store, const std::vector<Bytes>& raw_frames) {
         info.kind = Kind::records;
         sealer.add(info, plain.head, plain.body);
     }
-    auto object = sealer.finish();
+    PlainObject object(sealer.finish());
     store.put(text("index/0000004d-", hex(object.name)), object.bytes);
 }
 /// One record, cut into frames as large as can be.
@@ -201,7 +201,7 @@ const Bytes kNone1{0}; // a list of nothing
 /// A pack of these frames: what they say they hold, and what is in them, before it is compressed.
 PackInfo put_pack(TestStore& store, std::vector<std::pair<FrameInfo, Bytes>> frames) {
     auto repo = open_repository(store);
-    Sealer sealer(kPackLabel, repo->keys.pack);
+    Sealer sealer(repo->keys, kPackLabel);
     std::map<Bytes, FramePlain> done; // many are the same
     for (auto& [info, raw] : frames) {
         if (!done.contains(raw)) done[raw] = compress_copy(raw);
@@ -320,7 +320,7 @@ TEST_CASE("hostile client: frames that unfold to more than they say are refused,
     auto pack = put_pack(store, std::move(frames));
     auto repo = open_repository(store);
     Packer packer(*repo, 1, kCheckpoint);
-    Chunker chunker(repo->keys.gear);
+    Chunker chunker(repo->keys.gear());
     TreeWriter tree(packer, chunker, false);
     tree.add(all_sorts()[0]);
     for (uint64_t i = 0; i < number; ++i) {
@@ -508,7 +508,7 @@ TEST_CASE("hostile client: packs whose tables are not true give an error, and a 
     }
     SUBCASE("frames that open and do not unfold") {
         auto repo = open_repository(store);
-        Sealer sealer(kPackLabel, repo->keys.pack);
+        Sealer sealer(repo->keys, kPackLabel);
         std::vector<Entry> all{entry_of(Type::directory, "")};
         const std::vector<Bytes> frames{{}, {0}, {1, 8}, {0, 7, 1, 2, 3, 4, 5, 6, 7, 8}, {2, 1, 1}, joined({{1, 8}, noise(20, 1)}), Bytes(10, 0xff)};
         for (uint64_t i = 0; i < frames.size(); ++i) {
@@ -518,7 +518,7 @@ TEST_CASE("hostile client: packs whose tables are not true give an error, and a 
             all.back().size = 8;
         }
         auto pack = put_pack(*repo, sealer);
-        auto bytes = store.objects.at(object_name("packs", pack.name));
+        auto bytes = foreign(store.objects.at(object_name(Name::packs, pack.name)));
         write_segment(*repo, pack_added(pack));
         put_tree(store, [&](Packer&) { return std::vector{std::pair(std::string(), encode_entries(all))}; });
         auto again = open_repository(store);
@@ -529,7 +529,7 @@ TEST_CASE("hostile client: packs whose tables are not true give an error, and a 
         FrameInfo info;
         info.kind = Kind::snapshot;
         Bytes nonsense = noise(50, 1);
-        info.chunks = {{IdHasher(open_repository(store)->keys.id)(nonsense), 50}};
+        info.chunks = {{open_repository(store)->keys.hasher()(nonsense), 50}};
         put_pack(store, {{info, nonsense}});
         store.put("index/00000063-" + hex(hash_of(1)), noise(500, 9)); // so that the index counts as damaged
         auto wrong = bounded([&] {
@@ -554,7 +554,7 @@ TEST_CASE("hostile client: objects in packs/ that are whole and no packs are nam
         none.push_back(noise(size, size));
         std::ranges::copy(View(kPackLabel.magic).first(std::min(size, kPackLabel.magic.size())), none.back().begin());
     }
-    for (auto& bytes : none) store.put(object_name("packs", sha256(bytes)), bytes);
+    for (auto& bytes : none) store.put(object_name(Name::packs, sha256(bytes)), bytes);
     Captured said;
     auto repo = open_repository(store);
     repo->damage.insert("for the test"); // so that a repair looks at packs that nobody names
@@ -562,7 +562,7 @@ TEST_CASE("hostile client: objects in packs/ that are whole and no packs are nam
     CHECK(result.damaged == none.size());
     CHECK(result.unreadable == 0); // nothing of anybody's can have been in them
     CHECK(result.lost == 0);
-    for (auto& bytes : none) CHECK_NAMES(said.text(), object_name("packs", sha256(bytes)));
+    for (auto& bytes : none) CHECK_NAMES(said.text(), object_name(Name::packs, sha256(bytes)));
     CHECK_NAMES(said.text(), "is too short");
     for (auto& bytes : none) CHECK_FALSE(open_repository(store)->index.find_pack(sha256(bytes)));
     CHECK(check_all(store) == Exit::ok);
@@ -572,19 +572,19 @@ TEST_CASE("hostile client: a pack as large as can be, to which the server adds a
     TestStore store = new_repository();
     store_snapshot(store, 0, {{"good", {noise(500, 1)}}});
     auto repo = open_repository(store);
-    Sealer sealer(kPackLabel, repo->keys.pack);
+    Sealer sealer(repo->keys, kPackLabel);
     const Bytes zeros(kChunkMax);
-    auto id = IdHasher(repo->keys.id)(zeros);
+    auto id = repo->keys.hasher()(zeros);
     for (size_t size : {kFrameMax, kFrameMax, kFrameMax, kFrameMax - MiB}) { // which padding makes 64 MiB of
         Writer head;
         head.u8(uint8_t(Codec::stored));
         head.varint(size);
         sealer.add({Kind::data, 0, std::vector<Chunk>(size / kChunkMax, {id, uint32_t(kChunkMax)})}, head.view(), Bytes(size));
     }
-    auto object = sealer.finish();
+    PlainObject object(sealer.finish());
     REQUIRE(object.bytes.size() == kPackMax);
     object.bytes.push_back(0);
-    store.put(object_name("packs", object.name), object.bytes);
+    store.put(object_name(Name::packs, object.name), object.bytes);
     Captured said;
     repo->damage.insert("for the test"); // so that a repair looks at packs that nobody names
     Repair(*repo, 2).run();
@@ -1072,20 +1072,20 @@ struct Endless : Forward {
     size_t number;
     std::function<std::string(uint64_t)> name;
     std::atomic<int> reads{0};
-    std::vector<ObjectInfo> list(const std::string& which) override {
-        auto found = Forward::list(which);
-        if (which == dir) {
+    std::vector<Listed> list_all(Where where) override {
+        auto found = Forward::list_all(where);
+        if (where && Name::path(*where) == dir) {
             found.reserve(found.size() + number);
             for (uint64_t i = 0; i < number; ++i) found.push_back({name(i), 500, 1'000'000'000});
         }
         return found;
     }
-    Bytes read(const std::string& which, uint64_t offset, size_t length) override {
+    Foreign read(const Name& which, uint64_t offset, size_t length) override {
         try {
             return Forward::read(which, offset, length);
         } catch (const NotThere&) {
             ++reads;
-            return noise(length, uint64_t(reads));
+            return Foreign(noise(length, uint64_t(reads)));
         }
     }
 };
@@ -1160,7 +1160,7 @@ TEST_CASE("hostile server: key objects that ask for a scrypt of a terabyte, or o
         w.raw(noise(kKeySize - w.size(), 1));
         TestStore only(small.store), beside(small.store);
         for (auto& n : only.names("keys")) only.objects.erase(n);
-        for (auto* store : {&only, &beside}) store->put(object_name("keys", sha256(w.view())), w.view());
+        for (auto* store : {&only, &beside}) store->put(object_name(Name::keys, sha256(w.view())), w.view());
         CHECK(bounded([&] { return Repository::open(only, passphrase), Exit::ok; }, {Exit::damaged}, 10) == "");
         CHECK(bounded([&] { return Repository::open(beside, passphrase), Exit::ok; }, {Exit::ok, Exit::damaged}, 10) == "");
     }

@@ -83,9 +83,9 @@ void add_secrets(MemorySearch& search, Store& store, const Secret& words) {
     search.add("the passphrase", words.view());
     search.add("the master key", master.view());
     Keys keys(master);
-    for (auto& [what, key] : {std::pair("the id key", &keys.id), {"the gear key", &keys.gear}, {"the pack key", &keys.pack}, {"the index key", &keys.index}}) search.add(what, key->view());
+    for (auto& [what, key] : {std::pair("the id key", &id_key(keys)), {"the gear key", &keys.gear()}, {"the pack key", &pack_key(keys)}, {"the index key", &index_key(keys)}}) search.add(what, key->view());
     auto& object = objects.whole.at(0).second;
-    search.add("the passphrase's key", stretch(words, View(object).subspan(17, 32), cheap()).view());
+    search.add("the passphrase's key", stretch(words, View(inside(object)).subspan(17, 32), cheap()).view());
     auto sheet = recovery_sheet(master);
     search.add("the recovery sheet", as_bytes(sheet).subspan(30, 20));
     wipe(sheet);
@@ -95,7 +95,7 @@ void add_object_keys(MemorySearch& search, TestStore& store, const Secret& words
     Keys keys(Repository::unlock(objects, words));
     for (auto& [name, bytes] : store.objects)
         if (!name.starts_with("keys/"))
-            search.add("the key of an object", hkdf((name.starts_with("packs/") ? keys.pack : keys.index).view(), View(bytes).subspan(8, sizeof(Salt)), "nfreeze object").view());
+            search.add("the key of an object", hkdf((name.starts_with("packs/") ? pack_key(keys) : index_key(keys)).view(), View(bytes).subspan(8, sizeof(Salt)), "nfreeze object").view());
 }
 /// As the program does with --option VALUE.
 Secret passphrase_by(const char* option, const std::string& value) {
@@ -170,7 +170,7 @@ TEST_CASE("secrets: each step leaves nothing behind in memory that was freed, be
             search.add("the passphrase", words.view());
             search.add("the master key", master.view());
             Keys keys(master);
-            search.add("the pack key", keys.pack.view());
+            search.add("the pack key", pack_key(keys).view());
             std::string_view now = step;
             Bytes object;
             if (now.find("key object") != now.npos || now.find("wrong") != now.npos) object = encode_key_object(master, words, cheap(), 1, "test");
@@ -183,11 +183,11 @@ TEST_CASE("secrets: each step leaves nothing behind in memory that was freed, be
                 wipe(sheet);
             }
             if (now == "an object is sealed") {
-                Sealer sealer(kPackLabel, keys.pack);
+                Sealer sealer(keys, kPackLabel);
                 sealer.add({}, noise(1000, 1));
                 auto sealed = sealer.finish();
-                search.add("the object's key", hkdf(keys.pack.view(), sealed.salt, "nfreeze object").view());
-                CHECK(open_object(kPackLabel, keys.pack, sealed.bytes, "a pack").frames.size() == 1);
+                search.add("the object's key", hkdf(pack_key(keys).view(), sealed.salt, "nfreeze object").view());
+                CHECK(open_object(keys, kPackLabel, Keys::back(sealed.sealed), "a pack").frames.size() == 1);
             }
         }
         CHECK(search.found() == "");

@@ -35,7 +35,7 @@ TEST_CASE("sizes: small files, as many and as much in sum, look the same whateve
 
 TEST_CASE("sizes: a file of 3 MB and one of 1 MB look like two of 2 MB that were cut into as many chunks") {
     TestStore store = new_repository();
-    Chunker chunker(open_repository(store)->keys.gear);
+    Chunker chunker(open_repository(store)->keys.gear());
     // Where a file is cut depends on its content and on the key, so contents are tried until there are as many chunks.
     constexpr size_t kWanted = 5;
     auto files = [&](size_t a, size_t b, uint64_t seed) {
@@ -55,7 +55,7 @@ TEST_CASE("sizes: a file of 3 MB and one of 1 MB look like two of 2 MB that were
 
 TEST_CASE("sizes: all packs of content but the last have 14 to 19 MiB, whatever the files are; no more can be told from their number") {
     TestStore store = new_repository();
-    Chunker chunker(open_repository(store)->keys.gear);
+    Chunker chunker(open_repository(store)->keys.gear());
     const size_t total = 60 * MiB;
     std::set<size_t> numbers;
     for (size_t file_size : {size_t(50'000), size_t(700'000), 2 * MiB, total}) {

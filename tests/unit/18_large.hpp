@@ -24,7 +24,7 @@ TEST_CASE("large: what a repository of a terabyte costs a run that has little to
                 for (uint64_t c = 0; c < 4; ++c) p.table.back().chunks.push_back({chunk_id(n * 16 + f * 4 + c), uint32_t(MiB)});
             }
             put_record(records, Record::pack_added, encode_pack(p));
-            auto path = site.repo / object_name("packs", p.name);
+            auto path = site.repo / object_name(Name::packs, p.name);
             support::write_file(path, "");
             support::fs::resize_file(path, p.size); // a hole
             if (n % 3000 == 0 || n == packs) write_segment(*repo, records.take());
