@@ -128,7 +128,8 @@
 //   I4  A pack is deleted only when it was condemned a grace period ago and, worked out anew, no
 //       snapshot needs it.
 //   I5  No segment is written whose packs or chunks rely on something condemned.
-//   I6  Nothing is parsed, written to disk or acted upon before it is authenticated.
+//   I6  Nothing is parsed, written to disk or acted upon before it is authenticated; nothing but what was sealed
+//       and hashes leave. The compiler holds it: what a store gives is Foreign, what it takes is Sealed and Name.
 //   I7  A restored file appears under its name only when it is complete and checked; no path or link
 //       in a backup can lead a write outside the destination.
 //   I8  Secrets are wiped, never in argv or a message, and printed by `key export` only.
