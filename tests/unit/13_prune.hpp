@@ -672,6 +672,7 @@ TEST_CASE("prune, side by side: one that condemns and a backup from a pipe, of w
 
 TEST_CASE("prune, side by side: one that deletes and a backup") { // about 1350
     Captured said;
+    support::fs::remove(Scene::get().dir / "src/v"); // so that of a pack on which the backup relies too little is used
     Rehearsal all(Scene::get().needed, [](Stage& s) {
         add_backup(s).others_delete = true;
         add_prune(s);

@@ -509,7 +509,7 @@ TEST_CASE("power: several uploads are under way when the server loses power, and
             auto before = snapshots_in(disk);
             Crowded server(disk, spared, seed);
             CHECK_THROWS_AS(back_up(server), ConnectionLost);
-            CHECK((support::slowness() == 1 ? server.under_way.size() == 3 : server.under_way.size() >= 3)); // or one more, by the sanitizers' threads
+            CHECK(server.under_way.size() >= 3); // or one more, which was just past its last look at the server
             CHECK(lost_in(disk) == ""); // (I2, I3)
             CHECK(snapshots_in(disk) == before);
             disk.clock += 60;
