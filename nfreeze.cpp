@@ -10,15 +10,17 @@
 // server needs an SFTP subsystem only: no shell, no program, no rename, no overwrite, no lock.
 //
 // CONTENTS (search for "[SECTION]"; each section uses only what stands above it)
-//    1. Includes, constants, limits          8. Repository: sealed objects, keys, index, packs
+//    1. Includes, constants, limits          8. Repository: index, packs
 //    2. Errors and messages                  9. Trees
 //    3. OS handles                          10. Backup
 //    4. Encoding                            11. Restore
-//    5. Crypto                              12. Looking: snapshots, ls, cat, diff, du
+//    5. Crypto and sealed objects           12. Looking: snapshots, ls, cat, diff, du
 //    6. Chunker and compression             13. Care: check, repair, prune, forget
 //    7. Store: named objects, disk or SFTP  14. Command line
-// Two ways to read: from top to bottom; or, for what must be trusted with data and secrets, 0, 3,
-// 4, 5, 8, 9, 11. Section 7 is as untrusted as the server: what it returns is authenticated by 8.
+// Three ways to read: from top to bottom; for what leaves and what is believed, 4 and 5 alone, because the
+// compiler lets nothing into a store that 5 did not seal, and nothing out of what a store gave but through
+// 5; for what else is trusted with data and secrets, 0, 3, 8, 9, 11. Section 7 is as untrusted as the
+// server, but it and its libraries run in the same process as all else.
 //
 // WHO CAN DO WHAT
 //   The server (or who took it over, or sits on the wire) may read, alter, delete, reorder, replay,
@@ -3363,7 +3365,7 @@ private:
 };
 
 // ============================================================================
-// [SECTION] 8. Repository: sealed objects, keys, index, packs
+// [SECTION] 8. Repository: index, packs
 // ============================================================================
 // Uses: 3 to 7. Provides: Repository (open, init, commit), Packer (chunks in), ChunkReader
 // (chunks out). Must hold: I1 to I6, I10.
