@@ -7,7 +7,7 @@
 # make bench-plot draw what was measured: tests/bench/bench.svg
 # make ci         sanitizers over the unit tests and some scenarios, and a taste of fuzzing (five minutes)
 # make torture    all that takes long: asan, tsan, valgrind, fuzz, slow tests, soak (SOAK=30 minutes)
-# make asan, tsan, valgrind, fuzz (FUZZ_SECONDS=10), soak, lint, cov: each of these alone; cov says how
+# make asan, tsan, valgrind, fuzz (FUZZ_SECONDS=10), soak, lint, format, cov: each of these alone; cov says how
 #                 much of nfreeze.cpp the tests run
 # make install    program, manual page, completion for bash: to $(DESTDIR)$(PREFIX)/bin, share/...
 # make deb        build/nfreeze_VERSION_ARCHITECTURE.deb
@@ -64,6 +64,7 @@ CI_TESTS = *unit/0*,*unit/1[0-2]*,*unit/15*,*unit/17*,*golden*,*scenarios_cli*,*
 
 # The longest part of it is one compiler run for asan: the fuzzer is compiled beside it.
 ci: deps-ci
+	$(FORMATTED)
 	$(CONFIGURE_FUZZ)
 	$(BUILD_FUZZ) & fuzz=$$!; $(call instrumented,asan,$(ASAN),nfreeze_tests,$(CLANG)) && wait $$fuzz
 	$(SANITIZED) build/asan -sf='$(CI_TESTS)'
@@ -89,7 +90,14 @@ valgrind: deps-ci
 	$(call instrumented,debug,-O1 -g,nfreeze)
 	tests/valgrind.sh build/debug/nfreeze
 
+# As .clang-format has it: `make format` changes it, lint and ci look.
+SOURCES = nfreeze.cpp $(wildcard tests/*.cpp tests/*.hpp tests/*/*.cpp tests/*/*.hpp)
+FORMATTED = clang-format --dry-run -Werror $(SOURCES)
+format: deps-ci
+	clang-format -i $(SOURCES)
+
 lint: deps-ci
+	$(FORMATTED)
 	$(CONFIGURE)
 	clang-tidy -p build --quiet nfreeze.cpp
 
@@ -189,7 +197,7 @@ clean:
 distclean:
 	rm -rf build
 
-.PHONY: all demo test ci asan tsan fuzz valgrind lint cov soak torture bench bench-plot \
+.PHONY: all demo test ci asan tsan fuzz valgrind lint format cov soak torture bench bench-plot \
     deps deps-demo deps-test deps-ci deps-bench deps-servers deps-chroots deps-filesystems deps-aarch64 install deb reproducible \
     chroots filesystems aarch64 s3 servers \
     clean distclean

@@ -30,8 +30,9 @@
 //   uploads; which stretches of 256 KiB a restore reads; that something was sent again after
 //   it deleted a pack. By these it can guess how many pieces and files are new. It cannot
 //   tell the size of single files: they ride in packs of 16 MiB (14 to 19).
-//   It can withhold the newest segments and so show an older, consistent state (check counts packs that no segment names). No client that
-//   remembers nothing can notice; each backup prints the id of its snapshot, which --expect looks for.
+//   It can withhold the newest segments and so show an older, consistent state (check counts packs that no
+//   segment names). No client that remembers nothing can notice; each backup prints the id of its snapshot,
+//   which --expect looks for.
 //   A client that is taken over holds the passphrase and can read all. On a server that refuses to
 //   delete it can destroy nothing: it can mark snapshots as forgotten and packs as condemned, and nothing
 //   is lost until somebody who may delete prunes; prune shows what was forgotten and asks.
@@ -48,9 +49,10 @@
 // length beyond a named limit, an early end and bytes left over are errors. Times are since 1970, UTC.
 // AES-256-GCM: keys of 32 bytes, nonces of 12 (a number in 8 bytes and 4 zeros), the tag of 16 behind the
 // ciphertext and counted in all sizes here. HKDF gives 32 bytes. A reader stops where the last byte of
-// "nfrz..." is not 1 (of a key object: passes it over), or at a record of an unknown type: it is too old. What is whole
-// (I1) and does not open is not ours. In index/ it is named, and counts as an upload that was cut until a record 8 says so;
-// in keys/ it is named and passed over; in packs/ nobody looks at what no segment names, but repair.
+// "nfrz..." is not 1 (of a key object: passes it over), or at a record of an unknown type: it is too old.
+// What is whole (I1) and does not open is not ours. In index/ it is named, and counts as an upload that was
+// cut until a record 8 says so; in keys/ it is named and passed over; in packs/ nobody looks at what no
+// segment names, but repair.
 //
 // Key object, 193 bytes. M, the master key, is 32 random bytes made by `init`.
 //      0   8  "nfrzkey" and a byte 1     8   1  log2 of scrypt's N (15 or more; memory 256 MiB at most)
@@ -92,8 +94,8 @@
 //   side by side merge in any order and nobody needs a lock: a pack counts if one adds it and none deletes
 //   it, a snapshot if one adds it and none forgets it; a condemned pack can be read while it is there. A
 //   segment that supersedes others carries on what they say, but no more of what was deleted than that.
-//   A record that stands in several segments, or several times in one, counts once; a segment with a malformed record
-//   counts not at all. Times before the year 2000 are unknown.
+//   A record that stands in several segments, or several times in one, counts once; a segment with a
+//   malformed record counts not at all. Times before the year 2000 are unknown.
 //   A parent was live when the segment was written: one that is neither there nor superseded was lost or
 //   is withheld. Torn ones were not whole: somebody's upload was cut; if they are whole later, they count.
 //
@@ -114,13 +116,15 @@
 //   (varints), mtime less that of the record before, ctime less mtime (seconds and nanoseconds each by
 //   themselves), inode less that of the record before (svarints; modulo 2^64);
 //   if linked, varint link group: names with the same group (one for each file system) and inode are one
-//   file if their records have the same content, and each has the whole record; if it has attributes, varint number, each name and value (strings);
+//   file if their records have the same content, and each has the whole record; if it has attributes, varint
+//   number, each name and value (strings);
 //   for a symlink, its target (string); for a device, varint st_rdev as Linux has it; for a file, varint
 //   size, if it has holes, varint number, each varint distance from the end of the one before and varint
 //   length; varint number of chunks, their ids; if there are several, 8 bytes XXH3-64 (seed 0) of the
 //   content without holes. A record has 4096 ids at most: if it is continued, which only a file's may be,
 //   the next is a continuation of flags, path, number and ids, which may be continued in turn; there is none
-//   behind what is not. "The record before" is the last in this chunk that is no continuation; for the first, 0.
+//   behind what is not. "The record before" is the last in this chunk that is no continuation; for the first,
+//   0.
 //
 // INVARIANTS, cited where they are kept
 //   I1  An object is whole exactly when its bytes hash to its name.
@@ -130,8 +134,9 @@
 //   I4  A pack is deleted only when it was condemned a grace period ago and, worked out anew, no
 //       snapshot needs it.
 //   I5  No segment is written whose packs or chunks rely on something condemned.
-//   I6  Nothing is parsed, written to disk or acted upon before it is authenticated; nothing but what was sealed
-//       and hashes leave. The compiler holds it: what a store gives is Foreign, what it takes is Sealed and Name.
+//   I6  Nothing is parsed, written to disk or acted upon before it is authenticated; nothing but what was
+//       sealed and hashes leave. The compiler holds it: what a store gives is Foreign, what it takes is
+//       Sealed and Name.
 //   I7  A restored file appears under its name only when it is complete and checked; no path or link
 //       in a backup can lead a write outside the destination.
 //   I8  Secrets are wiped, never in argv or a message, and printed by `key export` only.
@@ -212,8 +217,8 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
-#include <sys/vfs.h>
 #include <sys/sysmacros.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 #include <sys/xattr.h>
 #include <termios.h>
@@ -224,9 +229,9 @@
 #include <atomic>
 #include <bit>
 #include <cerrno>
-#include <climits>
 #include <charconv>
 #include <chrono>
+#include <climits>
 #include <condition_variable>
 #include <csignal>
 #include <cstdint>
@@ -292,19 +297,22 @@ constexpr size_t kReadAhead = 64 * MiB;  // raw bytes of frames that are fetched
 constexpr size_t kPinsMax = 1 << 20;     // chunks that wait for their use: each is an id in memory
 constexpr size_t kFilesAhead = 4096;     // files that wait for their chunks: of 16 kB, they fill it
 constexpr size_t kIdsPerRecord = 4096;   // a longer file continues in another tree record
-constexpr size_t kHolesMax = 1 << 17;    // of a file; beyond that the smallest are stored as zeros: a record must fit a chunk
-constexpr size_t kTreePacks = 16;        // a tree that lies in more packs is written anew
+constexpr size_t kHolesMax =
+    1 << 17; // of a file; beyond that the smallest are stored as zeros: a record must fit a chunk
+constexpr size_t kTreePacks = 16; // a tree that lies in more packs is written anew
 
 // Limits on what is read. Not formats: each may grow without a new version.
 constexpr size_t kPathMax = MiB, kNameMax = 4096, kXattrMax = MiB;
-constexpr size_t kListMax = 1'000'000;   // names in one directory of the repository: 16 TB of packs
+constexpr size_t kListMax = 1'000'000;         // names in one directory of the repository: 16 TB of packs
 constexpr int64_t kTimeMax = int64_t(1) << 40; // seconds since 1970 that a server may name
-constexpr int64_t kTimeMin = 946'684'800; // the year 2000: a server that names an earlier one does not know the time
-constexpr size_t kTagsMax = 4096;        // of a snapshot
-constexpr size_t kOwnersMax = 1'000'000; // users and groups that own something in it
-constexpr size_t kXattrsMax = 65536;     // of a file; Linux lists 64 KiB of names
+constexpr int64_t kTimeMin =
+    946'684'800;                  // the year 2000: a server that names an earlier one does not know the time
+constexpr size_t kTagsMax = 4096; // of a snapshot
+constexpr size_t kOwnersMax = 1'000'000;  // users and groups that own something in it
+constexpr size_t kXattrsMax = 65536;      // of a file; Linux lists 64 KiB of names
 constexpr size_t kTreeListMax = 32 * MiB; // the list of a tree: some 300,000 chunks, 75 million files
-constexpr size_t kSegmentsMax = 200'000; // names in index/: hourly runs leave 88,000 in 10 years where none may be removed
+constexpr size_t kSegmentsMax =
+    200'000; // names in index/: hourly runs leave 88,000 in 10 years where none may be removed
 constexpr size_t kKeysMax = 16;          // key objects that are tried, each costs a scrypt
 constexpr size_t kKeyFileMax = 64 * KiB; // a password file, a private key
 
@@ -319,21 +327,25 @@ constexpr int kConnections = 6, kConnectionsMax = 16;
 constexpr int kTimeout = 60;        // seconds without a byte moved; --timeout
 constexpr int kConnectTimeout = 15; // the same at most, for each address that is tried
 constexpr int kRetryFor = 15 * 60;  // seconds of reconnecting before giving up; --retry-for
-constexpr int kFirstTries = 4;      // of the first connection, which may be to the wrong place, unless --retry-for is given
-constexpr int kPasswordTries = 3;   // of a password that is typed
+constexpr int kFirstTries =
+    4; // of the first connection, which may be to the wrong place, unless --retry-for is given
+constexpr int kPasswordTries = 3;             // of a password that is typed
 constexpr uint64_t kSessionBytes = 800 * MiB; // then a new session: rekeying mid-write can deadlock
-constexpr size_t kWriteWindow = 80 * 30000;  // libssh2 cuts writes into 30,000-byte packets
+constexpr size_t kWriteWindow = 80 * 30000;   // libssh2 cuts writes into 30,000-byte packets
 constexpr size_t kReadBlock = 4 * MiB;
 constexpr size_t kOneRead = 30000 / 4; // libssh2 asks ahead for four times as much: no more than one packet
 
 constexpr auto kCheckpoint = std::chrono::seconds(30);
-constexpr int64_t kClockSkew = 120 * INT64_C(1'000'000'000); // ns by which the clocks of two machines may well differ
+constexpr int64_t kClockSkew =
+    120 * INT64_C(1'000'000'000);  // ns by which the clocks of two machines may well differ
 constexpr int64_t kSettled = 3600; // seconds: what is so old nobody is still busy with
 constexpr auto kListingFresh = std::chrono::seconds(10); // a listing of index/ need not be repeated
-// A ctime this fresh may hide a later change (I9): a page that is dirty is written through a mapping without a new
-// time until it was written back, after up to 35 s; where data begin and end may be told wrongly until then, too.
+// A ctime this fresh may hide a later change (I9): a page that is dirty is written through a mapping without
+// a new time until it was written back, after up to 35 s; where data begin and end may be told wrongly until
+// then, too.
 constexpr int64_t kRacySeconds = 60;
-constexpr auto kLeaseBreak = std::chrono::seconds(60); // after 45 s the kernel takes a lease from who does not give it back
+constexpr auto kLeaseBreak =
+    std::chrono::seconds(60); // after 45 s the kernel takes a lease from who does not give it back
 
 // ============================================================================
 // [SECTION] 2. Errors and messages
@@ -343,13 +355,13 @@ constexpr auto kLeaseBreak = std::chrono::seconds(60); // after 45 s the kernel 
 // loop over files. The kind decides the exit code.
 
 enum class Exit : int {
-    ok = 0,          // all well
-    failed = 1,      // nothing was committed
-    usage = 2,       // wrong usage
-    partial = 3,     // committed or restored, but some files could not be read or written
-    passphrase = 4,  // wrong passphrase
-    damaged = 5,     // the repository is damaged or was tampered with
-    network = 6,     // cannot connect or log in
+    ok = 0,         // all well
+    failed = 1,     // nothing was committed
+    usage = 2,      // wrong usage
+    partial = 3,    // committed or restored, but some files could not be read or written
+    passphrase = 4, // wrong passphrase
+    damaged = 5,    // the repository is damaged or was tampered with
+    network = 6,    // cannot connect or log in
     interrupted = 130
 };
 
@@ -357,9 +369,9 @@ struct Error : std::runtime_error {
     explicit Error(const std::string& what, Exit code = Exit::failed)
         : std::runtime_error(what), exit(code) {}
     Exit exit;
-    bool no_room = false; // a disk of this machine is full, or a quota reached
+    bool no_room = false;   // a disk of this machine is full, or a quota reached
     bool exhausted = false; // this machine has no more descriptors or memory for us
-    bool undone = false;  // an object was refused, and nothing of it is left in the repository
+    bool undone = false;    // an object was refused, and nothing of it is left in the repository
 };
 struct Usage : Error {
     explicit Usage(const std::string& what) : Error(what, Exit::usage) {}
@@ -395,8 +407,11 @@ template <class... A> std::string text(const A&... parts) {
 /// Length of the well-formed UTF-8 sequence at the start of `s`; 0 if there is none.
 size_t utf8_length(std::string_view s) {
     auto lead = uint8_t(s[0]);
-    size_t n = lead < 0x80 ? 1 : lead >= 0xc2 && lead < 0xe0 ? 2 : lead >= 0xe0 && lead < 0xf0 ? 3
-               : lead >= 0xf0 && lead < 0xf5 ? 4 : 0;
+    size_t n = lead < 0x80                   ? 1
+               : lead >= 0xc2 && lead < 0xe0 ? 2
+               : lead >= 0xe0 && lead < 0xf0 ? 3
+               : lead >= 0xf0 && lead < 0xf5 ? 4
+                                             : 0;
     if (n == 0 || n > s.size()) return 0;
     uint32_t code = n == 1 ? lead : lead & (0x7fu >> n);
     for (size_t i = 1; i < n; ++i) {
@@ -486,7 +501,7 @@ struct Some {
 /// One line of --json: an object with its fields in their order. What is no printable UTF-8 is written as
 /// in all that the program prints, \xNN.
 class Json {
-public:
+  public:
     template <class T> Json& add(const char* name, const T& value) {
         line_ += text(line_.empty() ? "{" : ",", '"', name, "\":");
         put(value);
@@ -494,7 +509,7 @@ public:
     }
     std::string line() const { return line_ + "}"; }
 
-private:
+  private:
     void put(const std::string& value) {
         line_ += '"';
         for (char c : show(value)) {
@@ -516,7 +531,7 @@ private:
 /// ISO 8601, in UTC.
 std::string json_time(int64_t seconds) {
     time_t t = seconds;
-    struct tm parts{};
+    struct tm parts {};
     gmtime_r(&t, &parts);
     char out[64];
     return {out, strftime(out, sizeof out, "%Y-%m-%dT%H:%M:%SZ", &parts)};
@@ -525,7 +540,8 @@ std::string json_time(int64_t seconds) {
 /// A path that is new (+), gone (-), or differs (M, U).
 void print_change(char what, std::string_view path, bool as_json) {
     std::string name(path.empty() ? "." : path);
-    std::cout << (as_json ? Json().add("change", std::string(1, what)).add("path", name).line() + '\n' : text(what, ' ', show(name), '\n'));
+    std::cout << (as_json ? Json().add("change", std::string(1, what)).add("path", name).line() + '\n'
+                          : text(what, ' ', show(name), '\n'));
 }
 
 /// Bytes, in two or three digits and a unit.
@@ -545,18 +561,23 @@ void say(const std::string& line, bool status = false) {
     static bool drawn = false;
     std::lock_guard lock(one_at_a_time);
     if (drawn) std::cerr << "\r\x1b[K";
-    if (status) std::cerr << line << std::flush;
-    else std::cerr << "nfreeze: " << line << std::endl;
+    if (status)
+        std::cerr << line << std::flush;
+    else
+        std::cerr << "nfreeze: " << line << std::endl;
     drawn = status && !line.empty();
 }
 
-// The only state outside of objects: which signal asked the run to end, and whether SIGUSR1 asked how far it is. The
-// first to end it is noticed at the next call of stop_if_asked(), the second ends the process at once.
+// The only state outside of objects: which signal asked the run to end, and whether SIGUSR1 asked how far it
+// is. The first to end it is noticed at the next call of stop_if_asked(), the second ends the process at
+// once.
 std::atomic<int> g_signal{0};
 std::atomic<bool> g_status_asked{false};
 extern "C" void on_signal(int number) {
-    if (number == SIGUSR1) g_status_asked = true;
-    else if (g_signal.exchange(number) != 0) _exit(int(Exit::interrupted));
+    if (number == SIGUSR1)
+        g_status_asked = true;
+    else if (g_signal.exchange(number) != 0)
+        _exit(int(Exit::interrupted));
 }
 std::atomic<Clock::rep> g_stop_by{0}; // when transfers that are under way are given up
 constexpr auto kSignalGrace = std::chrono::seconds(2);
@@ -573,7 +594,8 @@ void stop_if_asked() {
 
 /// Waits; throws Interrupted when a signal comes.
 void pause_for(Clock::duration time) {
-    for (auto until = Clock::now() + time; Clock::now() < until; std::this_thread::sleep_for(std::chrono::milliseconds(20)))
+    for (auto until = Clock::now() + time; Clock::now() < until;
+         std::this_thread::sleep_for(std::chrono::milliseconds(20)))
         stop_if_asked();
 }
 /// Since the machine started, time in which it was suspended included.
@@ -584,7 +606,11 @@ Clock::duration since_boot() {
 }
 
 /// By this machine's clock, since 1970.
-int64_t now_ns() { return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch()).count(); }
+int64_t now_ns() {
+    return std::chrono::duration_cast<std::chrono::nanoseconds>(
+               std::chrono::system_clock::now().time_since_epoch())
+        .count();
+}
 
 /// How long to wait before attempt number `failed` + 1 at something that failed.
 Clock::duration backoff(int failed) { return std::chrono::milliseconds(250) * (1 << std::min(failed, 7)); }
@@ -597,7 +623,7 @@ Clock::duration backoff(int failed) { return std::chrono::milliseconds(250) * (1
 
 /// Owns a file descriptor; -1 is none. close() reports errors, the destructor does not.
 class Fd {
-public:
+  public:
     Fd() = default;
     explicit Fd(int fd) : fd_(fd) {}
     Fd(Fd&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
@@ -613,7 +639,7 @@ public:
     int release() { return std::exchange(fd_, -1); }
     [[nodiscard]] bool close() { return ::close(std::exchange(fd_, -1)) == 0; }
 
-private:
+  private:
     int fd_ = -1;
 };
 
@@ -624,13 +650,14 @@ struct CloseDir {
 };
 using Dir = std::unique_ptr<DIR, CloseDir>;
 
-/// Opens for reading, without changing the time of the last use where that is allowed. None where that fails: errno says why.
+/// Opens for reading, without changing the time of the last use where that is allowed. None where that fails:
+/// errno says why.
 Fd open_quietly(int at, const std::string& name, int flags) {
     Fd fd(openat(at, name.c_str(), flags | O_RDONLY | O_CLOEXEC | O_NOATIME));
     return fd || errno != EPERM ? std::move(fd) : Fd(openat(at, name.c_str(), flags | O_RDONLY | O_CLOEXEC));
 }
-/// The same for a file, without waiting for what is none any more. One that somebody holds a lease on, as Samba does, is
-/// given back soon.
+/// The same for a file, without waiting for what is none any more. One that somebody holds a lease on, as
+/// Samba does, is given back soon.
 Fd open_file(int at, const std::string& name, int flags) {
     for (auto until = Clock::now() + kLeaseBreak;; pause_for(std::chrono::milliseconds(50))) {
         Fd fd = open_quietly(at, name, flags | O_NONBLOCK);
@@ -650,8 +677,8 @@ struct DirName {
     std::string name;
     unsigned char type;
 };
-/// All names in an open directory except "." and "..", sorted as bytes; throws Error. A name that was taken away and made
-/// again meanwhile may come twice: it is one.
+/// All names in an open directory except "." and "..", sorted as bytes; throws Error. A name that was taken
+/// away and made again meanwhile may come twice: it is one.
 std::vector<DirName> read_directory(int directory, std::string_view shown) {
     Fd copy = open_quietly(directory, ".", O_DIRECTORY);
     if (!copy) throw system_error("list", shown);
@@ -665,7 +692,8 @@ std::vector<DirName> read_directory(int directory, std::string_view shown) {
     }
     if (errno != 0) throw system_error("list", shown);
     std::ranges::sort(names, {}, &DirName::name);
-    names.erase(std::unique(names.begin(), names.end(), [](auto& a, auto& b) { return a.name == b.name; }), names.end());
+    names.erase(std::unique(names.begin(), names.end(), [](auto& a, auto& b) { return a.name == b.name; }),
+                names.end());
     return names;
 }
 
@@ -673,7 +701,8 @@ std::vector<DirName> read_directory(int directory, std::string_view shown) {
 void make_directories(const std::string& path, mode_t mode) {
     for (size_t slash = path.find('/', 1);; slash = path.find('/', slash + 1)) {
         std::string part = path.substr(0, slash);
-        if (::mkdir(part.c_str(), mode) != 0 && errno != EEXIST) throw system_error("create the directory", part);
+        if (::mkdir(part.c_str(), mode) != 0 && errno != EEXIST)
+            throw system_error("create the directory", part);
         if (slash == std::string::npos) return;
     }
 }
@@ -714,12 +743,13 @@ std::string mount_id(int fd) {
     std::string key, id;
     succeeds([&] {
         std::istringstream lines(read_small_file(text("/proc/self/fdinfo/", fd), MiB));
-        while (lines >> key >> id && key != "mnt_id:") {}
+        while (lines >> key >> id && key != "mnt_id:") {
+        }
     });
     return key == "mnt_id:" ? id : "";
 }
-/// Whether something is mounted at a name, even if it is another part of the same file system. Does not look at what is
-/// mounted, which may be on a server that is away.
+/// Whether something is mounted at a name, even if it is another part of the same file system. Does not look
+/// at what is mounted, which may be on a server that is away.
 bool is_mount_point(int directory, const std::string& name) {
     Fd there(openat(directory, name.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
     return there && mount_id(there.get()) != mount_id(directory);
@@ -734,7 +764,8 @@ void write_full(int fd, View from, std::string_view shown) {
     }
 }
 
-/// read_full() of what can wait for ever: in short turns, so that a signal is noticed; throws Interrupted, too.
+/// read_full() of what can wait for ever: in short turns, so that a signal is noticed; throws Interrupted,
+/// too.
 size_t read_stream(int fd, std::span<uint8_t> into, std::string_view shown) {
     size_t got = 0, n = 1;
     while (got < into.size() && n > 0) {
@@ -762,14 +793,15 @@ struct NoProgram : Error {
     using Error::Error;
 };
 
-/// A command whose output is read or, through a socket, that is talked to. It gets none of our secrets (I8), and one
-/// that is talked to is not interrupted from the terminal: it carries what we still have to say.
+/// A command whose output is read or, through a socket, that is talked to. It gets none of our secrets (I8),
+/// and one that is talked to is not interrupted from the terminal: it carries what we still have to say.
 class Command {
-public:
+  public:
     /// `name`: for messages, which have none of its arguments (I8). Throws NoProgram, Error.
     Command(const std::vector<std::string>& words, const std::string& name, bool talk = false) : name_(name) {
         int ends[2];
-        if ((talk ? socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) : pipe2(ends, O_CLOEXEC)) != 0) throw system_error("make a pipe for", name_);
+        if ((talk ? socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) : pipe2(ends, O_CLOEXEC)) != 0)
+            throw system_error("make a pipe for", name_);
         output = Fd(ends[0]);
         Fd theirs(ends[1]);
         std::vector<char*> argv, variables;
@@ -802,7 +834,8 @@ public:
         output = Fd();
         for (int number : {SIGTERM, SIGKILL}) { // some ignore the first
             if (pid_ > 0) kill(pid_, number);
-            for (auto until = Clock::now() + std::chrono::seconds(2); pid_ > 0 && Clock::now() < until && !ended(nullptr);)
+            for (auto until = Clock::now() + std::chrono::seconds(2);
+                 pid_ > 0 && Clock::now() < until && !ended(nullptr);)
                 std::this_thread::sleep_for(std::chrono::milliseconds(5));
         }
     }
@@ -814,14 +847,16 @@ public:
         int status = 0;
         for (output = Fd(); !ended(&status);) pause_for(std::chrono::milliseconds(5));
         if (status != 0)
-            throw Error(text(in_quotes(name_), WIFEXITED(status) ? " failed with status " : " was ended by signal ",
-                             WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status), ": nothing was changed"));
+            throw Error(
+                text(in_quotes(name_), WIFEXITED(status) ? " failed with status " : " was ended by signal ",
+                     WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status), ": nothing was changed"));
     }
     /// All that it prints; throws like wait(), and where that is more than `max` bytes.
     std::string all_output(size_t max) {
         std::string out(max + 1, '\0');
         out.resize(read_stream(output.get(), {reinterpret_cast<uint8_t*>(out.data()), out.size()}, name_));
-        if (out.size() > max) throw Error(text(in_quotes(name_), " prints more than ", max, " bytes: nothing was changed"));
+        if (out.size() > max)
+            throw Error(text(in_quotes(name_), " prints more than ", max, " bytes: nothing was changed"));
         wait();
         return out;
     }
@@ -838,13 +873,14 @@ public:
         for (pollfd p{output.get(), POLLIN, 0}; poll(&p, 1, 250) <= 0;) stop_if_asked();
         auto n = recvmsg(output.get(), &message, MSG_CMSG_CLOEXEC);
         auto* header = n > 0 ? CMSG_FIRSTHDR(&message) : nullptr;
-        if (!header || header->cmsg_type != SCM_RIGHTS || header->cmsg_len != CMSG_LEN(sizeof(int))) throw Error(text(in_quotes(name_), " passed no connection on"), Exit::network);
+        if (!header || header->cmsg_type != SCM_RIGHTS || header->cmsg_len != CMSG_LEN(sizeof(int)))
+            throw Error(text(in_quotes(name_), " passed no connection on"), Exit::network);
         int fd = -1;
         std::memcpy(&fd, CMSG_DATA(header), sizeof fd);
         return Fd(fd);
     }
 
-private:
+  private:
     bool ended(int* status) {
         auto pid = waitpid(pid_, status, WNOHANG);
         if (pid == 0 || (pid < 0 && errno == EINTR)) return false;
@@ -855,8 +891,8 @@ private:
     pid_t pid_ = 0;
 };
 
-/// An entry of one of the system's databases, by the getent that is there: its libraries know directories and names of
-/// which a static program knows nothing. Lines; none where there is no such entry, or no getent.
+/// An entry of one of the system's databases, by the getent that is there: its libraries know directories and
+/// names of which a static program knows nothing. Lines; none where there is no such entry, or no getent.
 std::vector<std::string> getent(const std::string& database, const std::string& key) {
     std::vector<std::string> lines;
     try {
@@ -865,7 +901,8 @@ std::vector<std::string> getent(const std::string& database, const std::string& 
         for (std::string line; std::getline(out, line);) lines.push_back(line);
     } catch (const Interrupted&) {
         throw;
-    } catch (const Error&) {}
+    } catch (const Error&) {
+    }
     return lines;
 }
 /// Field number `at` of such a line, as of /etc/passwd.
@@ -906,7 +943,7 @@ std::optional<uint32_t> group_of_name(const std::string& name) {
 /// these are busy and `queue_max` tasks are waiting. The first exception of a task is thrown by the
 /// next push() or drain(); the tasks behind it are dropped, as are those still waiting at destruction.
 class TaskPool {
-public:
+  public:
     TaskPool(int threads, size_t queue_max) : tasks_max_(size_t(threads) + queue_max) {
         try {
             for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { run(); });
@@ -948,7 +985,7 @@ public:
         room_.wait(lock, [&] { return running_ == 0; });
     }
 
-private:
+  private:
     void stop() {
         {
             std::lock_guard lock(mutex_);
@@ -971,7 +1008,9 @@ private:
             std::exception_ptr failed;
             try {
                 task();
-            } catch (...) { failed = std::current_exception(); }
+            } catch (...) {
+                failed = std::current_exception();
+            }
             task = nullptr; // frees what the task held before anybody is told that it ended
             lock.lock();
             --running_;
@@ -999,7 +1038,7 @@ private:
 // no pointer arithmetic on foreign bytes below this section: a Reader advances or throws.
 
 class Writer {
-public:
+  public:
     explicit Writer(size_t expected = 0) { out_.reserve(expected); }
     void u8(uint8_t v) { out_.push_back(v); }
     void u32(uint32_t v) { fixed(v, 4); }
@@ -1019,7 +1058,7 @@ public:
     View view() const { return out_; }
     Bytes take() { return std::exchange(out_, {}); }
 
-private:
+  private:
     void fixed(uint64_t v, int n) {
         for (int i = 0; i < n; ++i) u8(uint8_t(v >> (8 * i)));
     }
@@ -1028,7 +1067,7 @@ private:
 
 /// A cursor over bytes it does not own. Each call returns what it read or throws Corrupt.
 class Reader {
-public:
+  public:
     Reader(View in, std::string_view what) : in_(in), what_(what) {}
     uint8_t u8() { return raw(1)[0]; }
     uint32_t u32() { return uint32_t(fixed(4)); }
@@ -1076,7 +1115,7 @@ public:
     }
     [[noreturn]] void fail(std::string_view why) const { throw Corrupt(text(what_, " holds ", why)); }
 
-private:
+  private:
     uint64_t fixed(size_t n) {
         View v = raw(n);
         uint64_t x = 0;
@@ -1087,7 +1126,7 @@ private:
     std::string_view what_; // for messages: "a segment"
 };
 
-using Hash = std::array<uint8_t, 32>;    // SHA-256; the name of an object
+using Hash = std::array<uint8_t, 32>; // SHA-256; the name of an object
 using Salt = std::array<uint8_t, 32>;
 using ShortName = std::array<uint8_t, 16>; // the first half of a Hash
 using SnapshotId = std::array<uint8_t, 16>;
@@ -1114,7 +1153,9 @@ std::optional<Hash> parse_hash(std::string_view s) {
     Hash h;
     if (s.size() != 64) return {};
     for (size_t i = 0; i < 32; ++i) {
-        auto digit = [&](char c) { return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1; };
+        auto digit = [&](char c) {
+            return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+        };
         int high = digit(s[2 * i]), low = digit(s[2 * i + 1]);
         if (high < 0 || low < 0) return {};
         h[i] = uint8_t(high << 4 | low);
@@ -1130,8 +1171,8 @@ ShortName short_name(const Hash& h) {
 
 View as_bytes(std::string_view s) { return {reinterpret_cast<const uint8_t*>(s.data()), s.size()}; }
 
-/// Where an object lies: a directory, a hash, and in index/ a number. With sealed bytes it is all that a store is ever
-/// given; nothing of a file fits into it.
+/// Where an object lies: a directory, a hash, and in index/ a number. With sealed bytes it is all that a
+/// store is ever given; nothing of a file fits into it.
 struct Name {
     enum Directory : uint8_t { keys, index, packs } directory = packs;
     Hash hash{};
@@ -1143,13 +1184,17 @@ struct Name {
     }
     /// In the repository.
     std::string path() const {
-        return directory == index ? text("index/", std::hex, std::setw(8), std::setfill('0'), seq, "-", hex(hash)) : text(path(directory), "/", hex(hash));
+        return directory == index
+                   ? text("index/", std::hex, std::setw(8), std::setfill('0'), seq, "-", hex(hash))
+                   : text(path(directory), "/", hex(hash));
     }
     /// What a listing calls it; nothing where it is none of ours.
     static std::optional<Name> parse(Directory in, std::string_view listed) {
         uint32_t seq = 0;
         if (in == index) {
-            if (listed.size() != 73 || listed[8] != '-' || std::from_chars(&listed[0], &listed[8], seq, 16).ptr != &listed[8]) return {};
+            if (listed.size() != 73 || listed[8] != '-' ||
+                std::from_chars(&listed[0], &listed[8], seq, 16).ptr != &listed[8])
+                return {};
             listed.remove_prefix(9);
         }
         auto hash = parse_hash(listed);
@@ -1157,28 +1202,28 @@ struct Name {
     }
 };
 
-/// Bytes that a store gave. Whoever has them knows how many they are and nothing else: section 5 alone looks inside, and
-/// gives out what a key has authenticated (I6). So whatever is a View or Bytes is not a server's.
+/// Bytes that a store gave. Whoever has them knows how many they are and nothing else: section 5 alone looks
+/// inside, and gives out what a key has authenticated (I6). So whatever is a View or Bytes is not a server's.
 class Foreign {
-public:
+  public:
     Foreign() = default;
     explicit Foreign(Bytes bytes) : bytes_(std::move(bytes)) {}
     size_t size() const { return bytes_.size(); }
 
-private:
+  private:
     friend class Keys;
     Bytes bytes_;
 };
 
 /// An object that may leave: only section 5 makes one, of ciphertext, and nothing else goes into a store.
 class Sealed {
-public:
+  public:
     const Name& name() const { return name_; }
     View bytes() const { return bytes_; }
     /// Its buffer, for the next one; it is empty then.
     Bytes take() { return std::exchange(bytes_, {}); }
 
-private:
+  private:
     friend class Keys;
     Sealed() = default;
     Name name_;
@@ -1188,13 +1233,14 @@ private:
 // ============================================================================
 // [SECTION] 5. Crypto and sealed objects
 // ============================================================================
-// Uses: 3, 4. Provides: Secret, derivation of keys, ids, hashes, and the only ways to seal an object and to look into one.
-// Apart from the chunker's table these are the only calls into the crypto library. Must hold: I6, I8.
+// Uses: 3, 4. Provides: Secret, derivation of keys, ids, hashes, and the only ways to seal an object and to
+// look into one. Apart from the chunker's table these are the only calls into the crypto library. Must hold:
+// I6, I8.
 
-/// Bytes that are wiped when they go and cannot be copied by accident (I8). They are not swapped out where the
-/// system allows that; the few pages stay locked, for another secret may lie on them.
+/// Bytes that are wiped when they go and cannot be copied by accident (I8). They are not swapped out where
+/// the system allows that; the few pages stay locked, for another secret may lie on them.
 class Secret {
-public:
+  public:
     explicit Secret(size_t size = 32) : data_(size) { (void)mlock(data_.data(), data_.size()); }
     explicit Secret(std::string_view s) : Secret(s.size()) { std::ranges::copy(s, data_.begin()); }
     Secret(Secret&& other) noexcept = default;
@@ -1212,7 +1258,7 @@ public:
         return size() == o.size() && CryptoPP::VerifyBufsEqual(data_.data(), o.data_.data(), size());
     }
 
-private:
+  private:
     Bytes data_;
 };
 
@@ -1224,8 +1270,9 @@ void wipe(std::string& s) {
 
 Secret hkdf(View key, View salt, std::string_view label) {
     Secret out(32);
-    CryptoPP::HKDF<CryptoPP::SHA256>().DeriveKey(out.span().data(), out.size(), key.data(), key.size(), salt.data(),
-                                                 salt.size(), as_bytes(label).data(), label.size());
+    CryptoPP::HKDF<CryptoPP::SHA256>().DeriveKey(out.span().data(), out.size(), key.data(), key.size(),
+                                                 salt.data(), salt.size(), as_bytes(label).data(),
+                                                 label.size());
     return out;
 }
 
@@ -1242,8 +1289,9 @@ struct ScryptCost {
 /// is linked for libssh2's sake and takes two thirds of the time.
 Secret stretch(const Secret& passphrase, View salt, ScryptCost cost) {
     Secret out(32);
-    if (EVP_PBE_scrypt(passphrase.chars(), passphrase.size(), salt.data(), salt.size(), uint64_t(1) << cost.log_n, cost.r,
-                       cost.p, 2 * kScryptMemoryMax, out.span().data(), out.size()) != 1)
+    if (EVP_PBE_scrypt(passphrase.chars(), passphrase.size(), salt.data(), salt.size(),
+                       uint64_t(1) << cost.log_n, cost.r, cost.p, 2 * kScryptMemoryMax, out.span().data(),
+                       out.size()) != 1)
         throw std::bad_alloc();
     return out;
 }
@@ -1256,7 +1304,7 @@ Hash sha256(View data) {
 
 /// Chunk ids: the first 16 bytes of HMAC-SHA-256. One object a thread.
 class IdHasher {
-public:
+  public:
     explicit IdHasher(const Secret& key) : mac_(key.view().data(), key.size()) {}
     ChunkId operator()(View data) {
         ChunkId id;
@@ -1265,7 +1313,7 @@ public:
         return id;
     }
 
-private:
+  private:
     CryptoPP::HMAC<CryptoPP::SHA256> mac_;
 };
 
@@ -1282,8 +1330,9 @@ std::array<uint8_t, 12> nonce(uint64_t number) {
 
 /// AES-256-GCM under one key with the same associated data throughout. One object a thread.
 class Aead {
-public:
-    Aead(const Secret& key, View associated) : key_(key.clone()), associated_(associated.begin(), associated.end()) {}
+  public:
+    Aead(const Secret& key, View associated)
+        : key_(key.clone()), associated_(associated.begin(), associated.end()) {}
 
     /// Appends the ciphertext of both parts, as of one, and its tag to `out`.
     void seal(uint64_t number, View head, View body, Bytes& out) {
@@ -1294,7 +1343,8 @@ public:
         out.insert(out.end(), body.begin(), body.end());
         out.resize(at + size + kTag);
         sealer_->EncryptAndAuthenticate(&out[at], &out[at + size], kTag, iv.data(), int(iv.size()),
-                                        associated_.data(), associated_.size(), &out[at], size); // in its place
+                                        associated_.data(), associated_.size(), &out[at],
+                                        size); // in its place
     }
     void seal(uint64_t number, View plain, Bytes& out) { seal(number, plain, {}, out); }
     /// The plaintext, or nothing where the tag does not match (I6).
@@ -1312,12 +1362,12 @@ public:
         if (!opener_) opener_.emplace().SetKeyWithIV(key_.view().data(), key_.size(), iv.data(), iv.size());
         auto plain = sealed.first(sealed.size() - kTag);
         bool good = opener_->DecryptAndVerify(plain.data(), sealed.data() + plain.size(), kTag, iv.data(),
-                                              int(iv.size()), associated_.data(), associated_.size(), plain.data(),
-                                              plain.size());
+                                              int(iv.size()), associated_.data(), associated_.size(),
+                                              plain.data(), plain.size());
         return good ? std::optional<View>(plain) : std::nullopt;
     }
 
-private:
+  private:
     using Gcm = CryptoPP::GCM<CryptoPP::AES>;
     Secret key_;
     Bytes associated_;
@@ -1387,7 +1437,8 @@ constexpr size_t kHead = 8 + sizeof(Salt), kFooter = 8 + kTag;
 
 /// magic 8, log2 N 1, r 4, p 4, salt 32; sealed with all before as associated data: master key
 /// 32, time of creation 8 (ns), label 88 (user@host, zero-padded); tag 16. 193 bytes.
-constexpr size_t kKeyHead = 8 + 1 + 4 + 4 + 32, kKeyLabel = 88, kKeySize = kKeyHead + 32 + 8 + kKeyLabel + kTag;
+constexpr size_t kKeyHead = 8 + 1 + 4 + 4 + 32, kKeyLabel = 88,
+                 kKeySize = kKeyHead + 32 + 8 + kKeyLabel + kTag;
 
 /// PADME: the next size whose low bits are zero, so that sizes tell O(log log n) bits; whole KiB at least.
 size_t padme(size_t n) {
@@ -1396,10 +1447,11 @@ size_t padme(size_t n) {
     return (n + mask) & ~mask;
 }
 
-/// All keys of a repository, derived from its master key, and the one way between what a store has and what the rest of the
-/// program sees: with these what leaves is sealed (I1), and what came is opened (I6). What they are nobody else can see.
+/// All keys of a repository, derived from its master key, and the one way between what a store has and what
+/// the rest of the program sees: with these what leaves is sealed (I1), and what came is opened (I6). What
+/// they are nobody else can see.
 class Keys {
-public:
+  public:
     explicit Keys(const Secret& master)
         : id_(hkdf(master.view(), {}, "nfreeze id")), gear_(hkdf(master.view(), {}, "nfreeze gear")),
           pack_(hkdf(master.view(), {}, "nfreeze pack")), index_(hkdf(master.view(), {}, "nfreeze index")) {}
@@ -1418,16 +1470,18 @@ public:
 
     // -- key objects: the master key, sealed with what scrypt makes of a passphrase --
 
-    static Sealed seal_master(const Secret& master, const Secret& passphrase, ScryptCost cost, int64_t time_ns, std::string label);
+    static Sealed seal_master(const Secret& master, const Secret& passphrase, ScryptCost cost,
+                              int64_t time_ns, std::string label);
     /// The cost that a key object asks for; throws Error where it is of another version, Corrupt.
     static ScryptCost key_cost(const Foreign& object);
     /// The master key, or nothing if the passphrase does not open this object; throws Corrupt.
     static std::optional<Secret> open_master(const Foreign& object, const Secret& passphrase);
 
-private:
+  private:
     /// The key of one object: no two share one, for each has a salt of its own.
     Aead aead(const Label& label, View salt) const {
-        return Aead(hkdf((label.magic == kPackLabel.magic ? pack_ : index_).view(), salt, "nfreeze object"), label.associated());
+        return Aead(hkdf((label.magic == kPackLabel.magic ? pack_ : index_).view(), salt, "nfreeze object"),
+                    label.associated());
     }
     /// What this is given is ciphertext.
     static Sealed sealed(Name::Directory directory, uint32_t seq, Bytes bytes) {
@@ -1444,9 +1498,11 @@ private:
     /// An unknown version stops the run; anything else that is not `magic` is damage.
     static void check_magic(const Foreign& f, const std::array<uint8_t, 8>& magic, std::string_view what) {
         auto found = first<8>(f, 0);
-        if (!std::equal(magic.begin(), magic.end() - 1, found.begin())) throw Corrupt(text(what, " does not begin as it must"));
+        if (!std::equal(magic.begin(), magic.end() - 1, found.begin()))
+            throw Corrupt(text(what, " does not begin as it must"));
         if (found[7] != magic[7])
-            throw Error(text(what, " has format version ", int(found[7]), "; this nfreeze knows ", int(magic[7]), ": get a newer one"));
+            throw Error(text(what, " has format version ", int(found[7]), "; this nfreeze knows ",
+                             int(magic[7]), ": get a newer one"));
     }
     Secret id_, gear_, pack_, index_;
 };
@@ -1460,9 +1516,10 @@ struct SealedObject {
 /// An object in the making. Frames are sealed as they come, under a fresh salt and so under a fresh
 /// key and name: memory holds them once.
 class Keys::Sealer {
-public:
+  public:
     /// The object is made in `buffer`.
-    Sealer(const Keys& keys, const Label& label, Bytes buffer = {}) : label_(label), bytes_(std::move(buffer)) {
+    Sealer(const Keys& keys, const Label& label, Bytes buffer = {})
+        : label_(label), bytes_(std::move(buffer)) {
         fill_random(salt_);
         aead_.emplace(keys.aead(label, salt_));
         bytes_.assign(label.magic.begin(), label.magic.end());
@@ -1491,7 +1548,7 @@ public:
         return {sealed(directory, label_.seq, std::move(bytes_)), salt_, std::move(table_)};
     }
 
-private:
+  private:
     Label label_;
     Salt salt_;
     std::optional<Aead> aead_;
@@ -1502,20 +1559,26 @@ private:
 
 /// Opens parts of one object; nothing comes out of it that was not authenticated (I6). One a thread.
 class Keys::Opener {
-public:
-    Opener(const Keys& keys, const Label& label, const Salt& salt) : label_(label), aead_(keys.aead(label, salt)) {}
-    /// `length` bytes from `offset`, of nonce `number`: the plaintext, or nothing where the tag does not match.
-    [[nodiscard]] std::optional<Bytes> open(uint64_t number, const Foreign& f, uint64_t offset, uint64_t length) {
+  public:
+    Opener(const Keys& keys, const Label& label, const Salt& salt)
+        : label_(label), aead_(keys.aead(label, salt)) {}
+    /// `length` bytes from `offset`, of nonce `number`: the plaintext, or nothing where the tag does not
+    /// match.
+    [[nodiscard]] std::optional<Bytes> open(uint64_t number, const Foreign& f, uint64_t offset,
+                                            uint64_t length) {
         if (offset > f.size() || length > f.size() - offset) return {};
         return aead_.open(number, View(f.bytes_).subspan(offset, length));
     }
     /// The same, where the ciphertext is.
-    [[nodiscard]] std::optional<View> open_in_place(uint64_t number, Foreign& f, uint64_t offset, uint64_t length) {
+    [[nodiscard]] std::optional<View> open_in_place(uint64_t number, Foreign& f, uint64_t offset,
+                                                    uint64_t length) {
         if (offset > f.size() || length > f.size() - offset) return {};
         return aead_.open_in_place(number, std::span(f.bytes_).subspan(offset, length));
     }
     /// Of a whole object, whether its end is there, and says that it is the end.
-    bool has_end(const Foreign& whole) { return whole.size() >= kHead + kFooter && open(kNonceFooter, whole, whole.size() - kFooter, kFooter); }
+    bool has_end(const Foreign& whole) {
+        return whole.size() >= kHead + kFooter && open(kNonceFooter, whole, whole.size() - kFooter, kFooter);
+    }
     /// Of a whole object, the table and where it begins; throws Corrupt.
     std::pair<Table, uint64_t> open_table(const Foreign& whole, std::string_view what) {
         check_magic(whole, label_.magic, what);
@@ -1534,7 +1597,7 @@ public:
         return {std::move(table), table_at};
     }
 
-private:
+  private:
     Label label_;
     Aead aead_;
 };
@@ -1566,7 +1629,8 @@ OpenedObject open_object(const Keys& keys, const Label& label, const Foreign& wh
 
 // ---- key objects ------------------------------------------------------------------
 
-Sealed Keys::seal_master(const Secret& master, const Secret& passphrase, ScryptCost cost, int64_t time_ns, std::string label) {
+Sealed Keys::seal_master(const Secret& master, const Secret& passphrase, ScryptCost cost, int64_t time_ns,
+                         std::string label) {
     Writer head;
     head.raw(kKeyMagic);
     head.u8(uint8_t(cost.log_n));
@@ -1636,8 +1700,8 @@ std::string recovery_sheet(const Secret& master) {
     return sheet;
 }
 
-/// One line of it: its number (1 to 4; 0: it is none of these lines) and 8 bytes of the key. What is no digit counts for
-/// nothing. Throws Error where there is a typing error.
+/// One line of it: its number (1 to 4; 0: it is none of these lines) and 8 bytes of the key. What is no digit
+/// counts for nothing. Throws Error where there is a typing error.
 std::pair<unsigned, Secret> read_recovery_line(std::string_view line) {
     line.remove_prefix(std::min(line.find_first_not_of(' '), line.size()));
     if (line.empty() || line[0] < '1' || line[0] > '4') return {0, Secret(0)};
@@ -1652,11 +1716,13 @@ std::pair<unsigned, Secret> read_recovery_line(std::string_view line) {
     }
     auto check = sha256(numbered.view().first(9));
     if (n != digits.size() || !std::equal(check.begin(), check.begin() + 2, numbered.view().begin() + 9))
-        throw Error(text("line ", number, " of the recovery sheet is not what was printed: look for a typing error"));
+        throw Error(
+            text("line ", number, " of the recovery sheet is not what was printed: look for a typing error"));
     std::copy_n(numbered.view().begin() + 1, 8, bytes.span().begin());
     return {number, std::move(bytes)};
 }
-/// The inverse of recovery_sheet(); other lines count for nothing. Throws Error that names a line with a typing error.
+/// The inverse of recovery_sheet(); other lines count for nothing. Throws Error that names a line with a
+/// typing error.
 Secret read_recovery_sheet(std::string_view sheet) {
     Secret master(32);
     unsigned found = 0;
@@ -1668,7 +1734,8 @@ Secret read_recovery_sheet(std::string_view sheet) {
         std::ranges::copy(bytes.view(), master.span().begin() + 8 * (number - 1));
         found |= 1u << number;
     }
-    if (found != 0b11110) throw Error("a recovery sheet has four lines, which begin with 1 to 4 and have 20 more digits each");
+    if (found != 0b11110)
+        throw Error("a recovery sheet has four lines, which begin with 1 to 4 and have 20 more digits each");
     return master;
 }
 
@@ -1681,7 +1748,7 @@ Secret read_recovery_sheet(std::string_view sheet) {
 /// around the average. The table is secret: known files would else be recognised by the
 /// lengths of their chunks (which packs hide as well).
 class Chunker {
-public:
+  public:
     explicit Chunker(const Secret& gear_key) {
         Bytes table(256 * 8);
         CryptoPP::HKDF<CryptoPP::SHA256>().DeriveKey(table.data(), table.size(), gear_key.view().data(),
@@ -1712,8 +1779,9 @@ public:
         return h >> (64 - kTreeBits) == 0;
     }
 
-private:
-    static constexpr uint64_t kStrict = ~uint64_t(0) << (64 - 22), kLoose = ~uint64_t(0) << (64 - 18); // 2^20 -+ 2 bits
+  private:
+    static constexpr uint64_t kStrict = ~uint64_t(0) << (64 - 22), kLoose = ~uint64_t(0)
+                                                                            << (64 - 18); // 2^20 -+ 2 bits
     static constexpr int kTreeBits = 8; // a record in 256; one is about 60 bytes long
     std::array<uint64_t, 256> gear_;
 };
@@ -1725,10 +1793,13 @@ constexpr int kZstdLevel = 2, kZstdWindowLog = 22, kZstdHashLog = 18;
 
 /// `raw` compressed; nothing where that is not shorter. Valid until the thread's next call.
 std::optional<View> shrink(View raw) {
-    thread_local std::unique_ptr<ZSTD_CCtx, decltype(&ZSTD_freeCCtx)> context(ZSTD_createCCtx(), ZSTD_freeCCtx);
+    thread_local std::unique_ptr<ZSTD_CCtx, decltype(&ZSTD_freeCCtx)> context(ZSTD_createCCtx(),
+                                                                              ZSTD_freeCCtx);
     thread_local Bytes packed;
     packed.resize(std::max(packed.size(), ZSTD_compressBound(raw.size())));
-    for (auto [parameter, value] : {std::pair{ZSTD_c_compressionLevel, kZstdLevel}, {ZSTD_c_windowLog, kZstdWindowLog}, {ZSTD_c_hashLog, kZstdHashLog}})
+    for (auto [parameter, value] : {std::pair{ZSTD_c_compressionLevel, kZstdLevel},
+                                    {ZSTD_c_windowLog, kZstdWindowLog},
+                                    {ZSTD_c_hashLog, kZstdHashLog}})
         ZSTD_CCtx_setParameter(context.get(), parameter, value);
     size_t n = ZSTD_compress2(context.get(), packed.data(), packed.size(), raw.data(), raw.size());
     return ZSTD_isError(n) || n >= raw.size() ? std::nullopt : std::optional(View(packed).first(n));
@@ -1739,7 +1810,8 @@ bool compressible(View raw) {
     constexpr size_t kPieces = 16, kPiece = 4 * KiB;
     if (raw.size() < 4 * kPieces * kPiece) return true;
     Writer sample(kPieces * kPiece);
-    for (size_t i = 0; i < kPieces; ++i) sample.raw(raw.subspan(i * ((raw.size() - kPiece) / (kPieces - 1)), kPiece));
+    for (size_t i = 0; i < kPieces; ++i)
+        sample.raw(raw.subspan(i * ((raw.size() - kPiece) / (kPieces - 1)), kPiece));
     auto shrunk = shrink(sample.view());
     return shrunk && shrunk->size() < kPieces * kPiece * 63 / 64;
 }
@@ -1765,8 +1837,10 @@ Bytes decompress(View plain, size_t max) {
     View packed = in.raw(in.left());
     if (codec == Codec::stored && packed.size() == size) return Bytes(packed.begin(), packed.end());
     Bytes raw(codec == Codec::zstd ? size : 0);
-    size_t got = codec == Codec::zstd ? ZSTD_decompress(raw.data(), raw.size(), packed.data(), packed.size()) : SIZE_MAX;
-    if (codec == Codec::zstd && ZSTD_getErrorCode(got) == ZSTD_error_memory_allocation) throw std::bad_alloc();
+    size_t got = codec == Codec::zstd ? ZSTD_decompress(raw.data(), raw.size(), packed.data(), packed.size())
+                                      : SIZE_MAX;
+    if (codec == Codec::zstd && ZSTD_getErrorCode(got) == ZSTD_error_memory_allocation)
+        throw std::bad_alloc();
     if (got != raw.size()) in.fail("bytes that do not decompress");
     return raw;
 }
@@ -1794,10 +1868,12 @@ using Where = std::optional<Name::Directory>;
 
 /// Keeps all connections together to so many bytes a second; 0: no limit.
 class Throttle {
-public:
+  public:
     explicit Throttle(uint64_t rate) : rate_(rate) {}
     /// How much of `size` to move at once.
-    size_t piece(size_t size) const { return rate_ ? std::min<size_t>(size, size_t(std::max<uint64_t>(rate_ / 16, 4 * KiB))) : size; }
+    size_t piece(size_t size) const {
+        return rate_ ? std::min<size_t>(size, size_t(std::max<uint64_t>(rate_ / 16, 4 * KiB))) : size;
+    }
     /// Waits until so much may have been moved. What is under way when a signal comes may end in time.
     void moved(size_t bytes) {
         if (rate_ == 0) return;
@@ -1805,10 +1881,12 @@ public:
         free_ = std::max(free_, Clock::now()) + std::chrono::nanoseconds(bytes * 1'000'000'000 / rate_);
         auto until = free_;
         lock.unlock();
-        while (Clock::now() < until && g_signal == 0) std::this_thread::sleep_for(std::min<Clock::duration>(until - Clock::now(), std::chrono::milliseconds(50)));
+        while (Clock::now() < until && g_signal == 0)
+            std::this_thread::sleep_for(
+                std::min<Clock::duration>(until - Clock::now(), std::chrono::milliseconds(50)));
     }
 
-private:
+  private:
     uint64_t rate_;
     std::mutex mutex_;
     Clock::time_point free_{}; // when what was moved so far is paid for
@@ -1822,14 +1900,15 @@ struct Uncertain : ConnectionLost {
 
 /// How far a run is, for whoever shows it. In bytes.
 struct Work {
-    std::atomic<const char*> phase{nullptr};               // in words that last; null: nothing that takes long
-    std::atomic<uint64_t> files{0}, done{0}, expected{0};  // of this phase; 0 where nobody knows
-    std::atomic<uint64_t> fresh{0}, stored{0};             // of the run: content that the repository did not have; its objects
-    std::atomic<uint64_t> up{0}, down{0};                  // of objects, over the line
-    std::atomic<uint64_t> planned{0};                      // of `expected`: what it is known for how much has to be moved
-    std::atomic<uint64_t> line{0}, moved{0};               // of objects for that, in this phase: all, and so far
-    std::atomic<bool> settled{false};                      // what will be written is counted already
-    std::atomic<Clock::time_point> begun{Clock::now()};    // this phase
+    std::atomic<const char*> phase{nullptr};              // in words that last; null: nothing that takes long
+    std::atomic<uint64_t> files{0}, done{0}, expected{0}; // of this phase; 0 where nobody knows
+    std::atomic<uint64_t> fresh{0},
+        stored{0};                        // of the run: content that the repository did not have; its objects
+    std::atomic<uint64_t> up{0}, down{0}; // of objects, over the line
+    std::atomic<uint64_t> planned{0};     // of `expected`: what it is known for how much has to be moved
+    std::atomic<uint64_t> line{0}, moved{0};            // of objects for that, in this phase: all, and so far
+    std::atomic<bool> settled{false};                   // what will be written is counted already
+    std::atomic<Clock::time_point> begun{Clock::now()}; // this phase
     void begin(const char* what, uint64_t bytes_expected = 0) {
         files = done = planned = line = moved = 0;
         settled = false;
@@ -1842,9 +1921,11 @@ struct Work {
         begin(what, bytes);
         planned = line = bytes;
     }
-    /// The share of this phase that is over, by what was moved of what has to be; none where that is not known.
+    /// The share of this phase that is over, by what was moved of what has to be; none where that is not
+    /// known.
     std::optional<double> share() const {
-        double all = double(expected), known = double(planned), to_move = double(line), so_far = double(moved);
+        double all = double(expected), known = double(planned), to_move = double(line),
+               so_far = double(moved);
         if (all <= 0 || known <= 0) return {};
         double rest = std::max(all - known, 0.0) / known;
         return to_move > 0 ? std::min(so_far / (to_move * (1 + rest)), 1.0) : std::min(1 / (1 + rest), 1.0);
@@ -1863,7 +1944,7 @@ struct Work {
 
 /// Calls may come from many threads.
 class Store {
-public:
+  public:
     explicit Store(std::chrono::seconds patience = std::chrono::seconds(kRetryFor)) : retry_for(patience) {}
     virtual ~Store() = default;
     const Clock::duration retry_for; // what is lost on its way is tried again for so long
@@ -1895,11 +1976,13 @@ public:
 
 /// To be added to an error where so little is free that it may be the reason. Bytes.
 std::string space_left(uint64_t free, size_t wanted) {
-    return free < wanted + MiB ? text("; ", free / KiB, " KiB are free there: make room, the next run goes on from here") : "";
+    return free < wanted + MiB
+               ? text("; ", free / KiB, " KiB are free there: make room, the next run goes on from here")
+               : "";
 }
 
-/// The error of an object that was refused, with `room` as space_left() has it. Where that is silent, as at a quota,
-/// no_room still says that there is none.
+/// The error of an object that was refused, with `room` as space_left() has it. Where that is silent, as at a
+/// quota, no_room still says that there is none.
 Error refused(const Error& e, bool undone, const std::string& room) {
     Error out(e.what() + room, e.exit);
     out.no_room = e.no_room && room.empty();
@@ -1909,7 +1992,7 @@ Error refused(const Error& e, bool undone, const std::string& room) {
 
 /// A directory on this machine.
 class LocalStore : public Store {
-public:
+  public:
     explicit LocalStore(std::string root) : root_(std::move(root)) {}
 
     std::vector<Listed> list_all(Where where) override {
@@ -1918,7 +2001,9 @@ public:
         for (auto& [name, type] : read_directory(fd.get(), path(where))) {
             struct stat st;
             if (fstatat(fd.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0) continue;
-            if (!S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode)) throw Error(text(in_quotes(path(where) + "/" + name), " is a link or a pipe, which no repository has"));
+            if (!S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode))
+                throw Error(text(in_quotes(path(where) + "/" + name),
+                                 " is a link or a pipe, which no repository has"));
             found.push_back({name, uint64_t(st.st_size), st.st_mtime});
         }
         return found;
@@ -1927,7 +2012,8 @@ public:
         Fd fd = open_object(name, "read", O_RDONLY);
         if (lseek(fd.get(), off_t(offset), SEEK_SET) < 0) fail("read", path(name));
         Bytes out(length);
-        if (read_full(fd.get(), out, path(name)) != length) throw Corrupt(text(in_quotes(path(name)), " is shorter than it was"));
+        if (read_full(fd.get(), out, path(name)) != length)
+            throw Corrupt(text(in_quotes(path(name)), " is shorter than it was"));
         work.moved += length;
         return Foreign(std::move(out));
     }
@@ -1949,7 +2035,8 @@ public:
         work.moved += data.size();
     }
     void remove(const Name& name) override {
-        if (::unlinkat(open_dir(name.directory, "remove").get(), last_name(name.path()).c_str(), 0) != 0) fail("remove", path(name));
+        if (::unlinkat(open_dir(name.directory, "remove").get(), last_name(name.path()).c_str(), 0) != 0)
+            fail("remove", path(name));
     }
     void truncate(const Name& name) override {
         (void)!::fchmod(open_object(name, "truncate", O_RDONLY).get(), 0600);
@@ -1957,31 +2044,36 @@ public:
     }
     void rename(const Name& from, const Name& to) override {
         Fd a = open_dir(from.directory, "rename"), b = open_dir(to.directory, "rename");
-        if (::renameat(a.get(), last_name(from.path()).c_str(), b.get(), last_name(to.path()).c_str()) != 0) fail("rename", path(from));
+        if (::renameat(a.get(), last_name(from.path()).c_str(), b.get(), last_name(to.path()).c_str()) != 0)
+            fail("rename", path(from));
     }
     void make_directory(Where where) override {
         make_directories(path(where), 0700);
         sync_directory(path(where));
     }
 
-private:
+  private:
     std::string path(Where where) const { return where ? root_ + "/" + Name::path(*where) : root_; }
     std::string path(const Name& name) const { return root_ + "/" + name.path(); }
-    /// No link may stand in place of a directory of the repository, or of an object: others may be able to write there.
+    /// No link may stand in place of a directory of the repository, or of an object: others may be able to
+    /// write there.
     Fd open_dir(Where where, const char* tried) const {
         Fd fd(::open(path(where).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC | (where ? O_NOFOLLOW : 0)));
         struct stat st;
         if (!fd && where && lstat(path(where).c_str(), &st) == 0 && S_ISLNK(st.st_mode))
-            throw Error(text("cannot ", tried, " ", in_quotes(path(where)), ": it is a link, which no repository has there"));
+            throw Error(text("cannot ", tried, " ", in_quotes(path(where)),
+                             ": it is a link, which no repository has there"));
         if (!fd) fail(tried, path(where));
         return fd;
     }
     Fd open_object(const Name& name, const char* tried, int flags) const {
         Fd dir = open_dir(name.directory, tried);
-        Fd fd(openat(dir.get(), last_name(name.path()).c_str(), flags | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0400)); // a pipe is not waited for
+        Fd fd(openat(dir.get(), last_name(name.path()).c_str(), flags | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC,
+                     0400)); // a pipe is not waited for
         struct stat st;
         if (!fd || fstat(fd.get(), &st) != 0) fail(tried, path(name));
-        if (!S_ISREG(st.st_mode)) throw Error(text("cannot ", tried, " ", in_quotes(path(name)), ": it is no file"));
+        if (!S_ISREG(st.st_mode))
+            throw Error(text("cannot ", tried, " ", in_quotes(path(name)), ": it is no file"));
         return fd;
     }
     [[noreturn]] static void fail(const std::string& tried, const std::string& on) {
@@ -2011,8 +2103,11 @@ Address parse_address(const std::string& given) {
     std::string_view s = given;
     bool url = s.starts_with("sftp://");
     auto scheme = s.substr(0, std::min(s.find("://"), s.size()));
-    if ((!url && scheme.size() < s.size() && scheme.find_first_of("/.@") == s.npos) || s.starts_with("sftp:") != url)
-        throw Usage(text("a repository is given as user@host:path, sftp://user@host:port/path, or a local directory, not as ", s.substr(0, s.find(':') + 1), "..."));
+    if ((!url && scheme.size() < s.size() && scheme.find_first_of("/.@") == s.npos) ||
+        s.starts_with("sftp:") != url)
+        throw Usage(text("a repository is given as user@host:path, sftp://user@host:port/path, or a local "
+                         "directory, not as ",
+                         s.substr(0, s.find(':') + 1), "..."));
     if (url) s.remove_prefix(7);
     size_t slash = s.find('/'), bracket = s.starts_with('[') || s.find("@[") < slash ? s.find(']') : 0;
     size_t colon = bracket == s.npos ? s.npos : s.find(':', bracket);
@@ -2024,7 +2119,9 @@ Address parse_address(const std::string& given) {
     a.path = std::string(url ? (slash == s.npos ? "" : s.substr(slash + 1)) : s.substr(colon + 1));
     if (size_t at = login.rfind('@'); at != login.npos) {
         a.user = std::string(login.substr(0, at));
-        if (url && a.user.find(':') != a.user.npos) throw Usage("a password in an address could be seen by others: set NFREEZE_SSH_PASSWORD, or be asked for it");
+        if (url && a.user.find(':') != a.user.npos)
+            throw Usage("a password in an address could be seen by others: set NFREEZE_SSH_PASSWORD, or be "
+                        "asked for it");
         login.remove_prefix(at + 1);
     }
     if (size_t c = login.rfind(':'); url && c != login.npos && login.find(']', c) == login.npos) {
@@ -2036,10 +2133,15 @@ Address parse_address(const std::string& given) {
     }
     if (login.starts_with('[') && login.ends_with(']')) login = login.substr(1, login.size() - 2);
     a.host = std::string(login);
-    if (a.host.empty() || a.host.starts_with('-')) throw Usage(text("there is no host name in ", in_quotes(given)));
-    if (a.path == "~") a.path = "";
-    else if (a.path.starts_with("~/")) a.path.erase(0, 2);
-    else if (a.path.starts_with('~')) throw Usage(text("of ", in_quotes(given), ", only the server knows where that user's files are: give the whole path"));
+    if (a.host.empty() || a.host.starts_with('-'))
+        throw Usage(text("there is no host name in ", in_quotes(given)));
+    if (a.path == "~")
+        a.path = "";
+    else if (a.path.starts_with("~/"))
+        a.path.erase(0, 2);
+    else if (a.path.starts_with('~'))
+        throw Usage(text("of ", in_quotes(given),
+                         ", only the server knows where that user's files are: give the whole path"));
     return a;
 }
 
@@ -2048,28 +2150,28 @@ struct SshOptions {
     std::string user, host;
     int port = 0;
     std::vector<std::string> identities, certificates; // files
-    std::vector<std::string> known_hosts; // files; the first is where accepted keys are added
-    std::string key_alias;                // the name in these, if not the host's
-    std::string agent;                    // its socket; empty: as SSH_AUTH_SOCK says; "none"
-    bool only_identities = false;         // the agent's other keys are not tried
-    std::vector<std::string> proxy;       // a command that connects to the server, in place of a socket
-    bool proxy_passes = false;            // it hands the connection over
-    std::string pinned;                   // "SHA256:..." or empty
+    std::vector<std::string> known_hosts;              // files; the first is where accepted keys are added
+    std::string key_alias;                             // the name in these, if not the host's
+    std::string agent;                                 // its socket; empty: as SSH_AUTH_SOCK says; "none"
+    bool only_identities = false;                      // the agent's other keys are not tried
+    std::vector<std::string> proxy; // a command that connects to the server, in place of a socket
+    bool proxy_passes = false;      // it hands the connection over
+    std::string pinned;             // "SHA256:..." or empty
     bool accept_new = false, ask_unknown = true; // of a host key that nobody knows
     bool try_keys = true, try_passwords = true, password_first = false;
     int connections = kConnections;
     std::chrono::seconds timeout{kTimeout}, retry_for{kRetryFor};
-    bool patient = false; // the first connection is tried for retry_for, too
+    bool patient = false;                          // the first connection is tried for retry_for, too
     uint64_t upload_limit = 0, download_limit = 0; // bytes a second; 0: none
 };
 
-/// The terminal while something is typed on it, with or without showing it. Whatever ends or stops the process
-/// meanwhile finds it as it was, and what is typed after it goes on is as secret as before.
+/// The terminal while something is typed on it, with or without showing it. Whatever ends or stops the
+/// process meanwhile finds it as it was, and what is typed after it goes on is as secret as before.
 class Prompt {
-public:
+  public:
     Prompt(int tty, bool echo) : tty_(tty), echo_(echo) {
         caught_ = 0;
-        struct sigaction action{};
+        struct sigaction action {};
         action.sa_handler = [](int number) { caught_ = number; }; // without SA_RESTART: a read ends
         for (size_t i = 0; i < kSignals.size(); ++i) {
             sigaction(kSignals[i], nullptr, &before_[i]);
@@ -2084,13 +2186,14 @@ public:
     }
     Prompt(const Prompt&) = delete;
     Prompt& operator=(const Prompt&) = delete;
-    /// Passes a signal on that came meanwhile; returns whether the process was stopped, and the question is to be asked again.
+    /// Passes a signal on that came meanwhile; returns whether the process was stopped, and the question is
+    /// to be asked again.
     bool pass_on() {
         int number = std::exchange(caught_, 0);
         if (number == 0) return false;
         restore();
         auto at = size_t(std::ranges::find(kSignals, number) - kSignals.begin());
-        struct sigaction ours{};
+        struct sigaction ours {};
         sigaction(number, &before_[at], &ours);
         raise(number); // stops here, where it stops
         sigaction(number, &ours, nullptr);
@@ -2098,19 +2201,24 @@ public:
         return number == SIGTSTP || number == SIGTTIN || number == SIGTTOU;
     }
 
-private:
+  private:
     static constexpr std::array<int, 7> kSignals{SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP, SIGTTIN, SIGTTOU};
     void silence() {
-        while (tcgetpgrp(tty_) != getpgrp() && tcgetpgrp(tty_) > 0 && g_signal == 0) { // in the background: its settings are somebody else's
-            struct sigaction stop{}, ours{};
+        while (tcgetpgrp(tty_) != getpgrp() && tcgetpgrp(tty_) > 0 &&
+               g_signal == 0) { // in the background: its settings are somebody else's
+            struct sigaction stop {
+            }, ours{};
             stop.sa_handler = SIG_DFL;
             sigaction(SIGTTIN, &stop, &ours);
             auto begun = since_boot();
             raise(SIGTTIN);
             bool stopped = since_boot() - begun > std::chrono::milliseconds(1); // an orphan is not
             sigaction(SIGTTIN, &ours, nullptr);
-            if (int number = caught_; number == SIGINT || number == SIGTERM || number == SIGHUP || number == SIGQUIT) g_signal = number;
-            else if (!stopped) std::this_thread::sleep_for(std::chrono::milliseconds(200));
+            if (int number = caught_;
+                number == SIGINT || number == SIGTERM || number == SIGHUP || number == SIGQUIT)
+                g_signal = number;
+            else if (!stopped)
+                std::this_thread::sleep_for(std::chrono::milliseconds(200));
         }
         if (changed_ || tcgetattr(tty_, &settings_) != 0) return;
         auto silent = settings_;
@@ -2124,7 +2232,7 @@ private:
     }
     int tty_;
     bool echo_, changed_ = false;
-    struct termios settings_{};
+    struct termios settings_ {};
     std::array<struct sigaction, kSignals.size()> before_{};
     static inline volatile std::sig_atomic_t caught_ = 0;
 };
@@ -2161,13 +2269,16 @@ std::string ask(const std::string& question, bool echo) {
     if (n <= 0 && answer.empty()) throw Error(text("no answer to \"", question, "\""));
     return answer;
 }
-bool yes(const std::string& answer) { return answer == "yes" || answer == "y" || answer == "Y" || answer == "YES" || answer == "Yes"; }
+bool yes(const std::string& answer) {
+    return answer == "yes" || answer == "y" || answer == "Y" || answer == "YES" || answer == "Yes";
+}
 
 bool have_terminal() { return bool(Fd(::open("/dev/tty", O_RDWR | O_CLOEXEC))) && isatty(0); }
 
 std::string base64(View data, bool padded) {
     std::string out;
-    CryptoPP::StringSource(data.data(), data.size(), true, new CryptoPP::Base64Encoder(new CryptoPP::StringSink(out), false));
+    CryptoPP::StringSource(data.data(), data.size(), true,
+                           new CryptoPP::Base64Encoder(new CryptoPP::StringSink(out), false));
     while (!padded && out.ends_with('=')) out.pop_back();
     return out;
 }
@@ -2181,21 +2292,28 @@ std::string unbase64(const std::string& s) {
 // Our own reader of known_hosts: libssh2's knows neither patterns nor @revoked and stops at the
 // first line it does not understand.
 
-/// Whether a pattern of `n` parts fits all of `m` things: `any(p)`, whether a part takes any number of them; `one(p, i)`,
-/// whether another takes that one. Where it goes on wrongly, the last of the former takes one more: earlier ones need not.
+/// Whether a pattern of `n` parts fits all of `m` things: `any(p)`, whether a part takes any number of them;
+/// `one(p, i)`, whether another takes that one. Where it goes on wrongly, the last of the former takes one
+/// more: earlier ones need not.
 template <class Any, class One> bool fits(size_t n, size_t m, Any any, One one) {
     size_t last = n;
     for (size_t p = 0, i = 0, taken = 0;;) { // `taken`: up to where by `last`
-        if (p < n && any(p)) last = p++, taken = i;
-        else if (i == m) return p == n;
-        else if (p < n && one(p, i)) ++p, ++i;
-        else if (last < n) p = last + 1, i = ++taken;
-        else return false;
+        if (p < n && any(p))
+            last = p++, taken = i;
+        else if (i == m)
+            return p == n;
+        else if (p < n && one(p, i))
+            ++p, ++i;
+        else if (last < n)
+            p = last + 1, i = ++taken;
+        else
+            return false;
     }
 }
 bool glob_match(std::string_view pattern, std::string_view s) {
-    return fits(pattern.size(), s.size(), [&](size_t p) { return pattern[p] == '*'; },
-                [&](size_t p, size_t i) { return pattern[p] == '?' || pattern[p] == s[i]; });
+    return fits(
+        pattern.size(), s.size(), [&](size_t p) { return pattern[p] == '*'; },
+        [&](size_t p, size_t i) { return pattern[p] == '?' || pattern[p] == s[i]; });
 }
 
 /// Whether the host field of a known_hosts line means `host` ("name" or "[name]:port").
@@ -2212,7 +2330,8 @@ bool host_field_matches(const std::string& field, const std::string& host) {
     bool matched = false;
     std::istringstream patterns(field);
     for (std::string p; std::getline(patterns, p, ',');) {
-        std::transform(p.begin(), p.end(), p.begin(), [](char c) { return c >= 'A' && c <= 'Z' ? char(c + 32) : c; });
+        std::transform(p.begin(), p.end(), p.begin(),
+                       [](char c) { return c >= 'A' && c <= 'Z' ? char(c + 32) : c; });
         if (p.starts_with('!') && glob_match(p.substr(1), host)) return false;
         matched |= glob_match(p, host);
     }
@@ -2220,7 +2339,7 @@ bool host_field_matches(const std::string& field, const std::string& host) {
 }
 
 struct KnownKey {
-    std::string type, blob; // "ssh-ed25519", the raw key
+    std::string type, blob;  // "ssh-ed25519", the raw key
     bool revoked, authority; // it signs others' keys, which libssh2 does not look at
 };
 
@@ -2238,7 +2357,8 @@ std::vector<KnownKey> known_keys(const std::vector<std::string>& files, const st
             if (!(words >> field >> type >> key) || field.starts_with('#')) continue;
             if (!host_field_matches(field, host)) continue;
             key = unbase64(key);
-            if (key.size() > 4 && key.substr(4).starts_with(type)) keys.push_back({type, key, marker == "@revoked", marker == "@cert-authority"});
+            if (key.size() > 4 && key.substr(4).starts_with(type))
+                keys.push_back({type, key, marker == "@revoked", marker == "@cert-authority"});
         }
     }
     return keys;
@@ -2247,7 +2367,8 @@ std::vector<KnownKey> known_keys(const std::vector<std::string>& files, const st
 /// The host name as known_hosts writes it.
 std::string known_host_name(const SshOptions& o) {
     std::string host = o.key_alias.empty() ? o.host : o.key_alias;
-    std::transform(host.begin(), host.end(), host.begin(), [](char c) { return c >= 'A' && c <= 'Z' ? char(c + 32) : c; });
+    std::transform(host.begin(), host.end(), host.begin(),
+                   [](char c) { return c >= 'A' && c <= 'Z' ? char(c + 32) : c; });
     return o.port == 22 || !o.key_alias.empty() ? host : text("[", host, "]:", o.port);
 }
 
@@ -2257,7 +2378,8 @@ void remember_host(const SshOptions& o, const std::string& type, const std::stri
     if (size_t slash = file.rfind('/'); slash != file.npos) ::mkdir(file.substr(0, slash).c_str(), 0700);
     Fd fd(::open(file.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
     char last = '\n';
-    if (fd && lseek(fd.get(), -1, SEEK_END) >= 0 && ::read(fd.get(), &last, 1) == 1 && last != '\n') line = "\n" + line;
+    if (fd && lseek(fd.get(), -1, SEEK_END) >= 0 && ::read(fd.get(), &last, 1) == 1 && last != '\n')
+        line = "\n" + line;
     if (fd)
         write_full(fd.get(), as_bytes(line), file);
     else
@@ -2269,7 +2391,9 @@ void remember_host(const SshOptions& o, const std::string& type, const std::stri
 void check_host_key(const SshOptions& o, const std::vector<KnownKey>& known, const std::string& type,
                     const std::string& blob, std::string& accepted) {
     std::string print = "SHA256:" + base64(sha256(as_bytes(blob)), false);
-    auto refuse = [&](const std::string& why) { throw Error(text(why, " (", type, " ", print, ")"), Exit::network); };
+    auto refuse = [&](const std::string& why) {
+        throw Error(text(why, " (", type, " ", print, ")"), Exit::network);
+    };
     bool any = false, same = false, authority = false;
     for (auto& k : known) {
         authority |= k.authority;
@@ -2278,18 +2402,27 @@ void check_host_key(const SshOptions& o, const std::vector<KnownKey>& known, con
         any |= !k.revoked;
         same |= k.blob == blob;
     }
-    if (!o.pinned.empty() && print != o.pinned) refuse(text("the key of ", show(o.host), " is not the one given with --host-key"));
+    if (!o.pinned.empty() && print != o.pinned)
+        refuse(text("the key of ", show(o.host), " is not the one given with --host-key"));
     if (same || !o.pinned.empty()) return;
     if (any)
-        refuse(text("the key of ", known_host_name(o), " has changed: somebody may be listening in, or the server was "
-                    "set up anew; if you know that it was, remove its old key with: ssh-keygen -R '", known_host_name(o), "'"));
+        refuse(text("the key of ", known_host_name(o),
+                    " has changed: somebody may be listening in, or the server was "
+                    "set up anew; if you know that it was, remove its old key with: ssh-keygen -R '",
+                    known_host_name(o), "'"));
     if (accepted == blob) return;
     if (!o.accept_new) {
         if (!have_terminal() || !o.ask_unknown)
-            refuse(text("the key of ", known_host_name(o), " is not known", authority ? " (its certificate and the @cert-authority in known_hosts cannot be used here)" : "",
-                        ": compare this fingerprint with the server's and give it as --host-key, or connect once with ssh"));
-        auto answer = ask(text("The authenticity of host '", known_host_name(o), "' can't be established.\n", type,
-                               " key fingerprint is ", print, ".\nAre you sure you want to continue connecting (yes/no)? "), true);
+            refuse(text("the key of ", known_host_name(o), " is not known",
+                        authority
+                            ? " (its certificate and the @cert-authority in known_hosts cannot be used here)"
+                            : "",
+                        ": compare this fingerprint with the server's and give it as --host-key, or connect "
+                        "once with ssh"));
+        auto answer = ask(text("The authenticity of host '", known_host_name(o), "' can't be established.\n",
+                               type, " key fingerprint is ", print,
+                               ".\nAre you sure you want to continue connecting (yes/no)? "),
+                          true);
         if (!yes(answer) && answer != print) refuse("the host key was not accepted");
     }
     remember_host(o, type, blob);
@@ -2308,14 +2441,14 @@ struct Unreachable : ConnectionLost {
 /// What the first login of a run has learned. Each further connection has its own copy, so that
 /// several can be made at once: nothing is asked twice.
 struct LoginMemory {
-    std::string accepted_host_key;          // blob
-    std::string pinned_type;                // of the key that --host-key names
-    std::vector<std::string> steps;         // that worked, in their order: "agent key N", "password", a key file
+    std::string accepted_host_key;  // blob
+    std::string pinned_type;        // of the key that --host-key names
+    std::vector<std::string> steps; // that worked, in their order: "agent key N", "password", a key file
     std::map<std::string, std::shared_ptr<const Secret>> secrets; // passphrases of key files, the password
 };
 
 class Session {
-public:
+  public:
     /// Calls `f` until it is done; returns its result if that is not negative, throws otherwise.
     template <class F> auto call(const std::string& tried, F f) {
         moved_at_ = Clock::now();
@@ -2337,8 +2470,7 @@ public:
 
     /// Connects and logs in; throws ConnectionLost when the network failed, Error (exit 6) when the
     /// server or the user said no.
-    Session(const SshOptions& options, LoginMemory& memory)
-        : options_(options), timeout_(options.timeout) {
+    Session(const SshOptions& options, LoginMemory& memory) : options_(options), timeout_(options.timeout) {
         auto known = known_keys(options_.known_hosts, known_host_name(options_));
         // A pinned key may be of any of the server's types: each is asked for alone, until it is found.
         auto types = options_.pinned.empty() ? std::vector{host_key_order(known)} : host_key_types();
@@ -2347,22 +2479,27 @@ public:
         bool mismatch = false;
         for (auto& type : types) {
             session_.reset(); // before its socket goes
-            auto patience = std::exchange(timeout_, std::min(options.timeout, std::chrono::seconds(kConnectTimeout)));
+            auto patience =
+                std::exchange(timeout_, std::min(options.timeout, std::chrono::seconds(kConnectTimeout)));
             connect_socket();
             timeout_ = patience;
             session_.reset(libssh2_session_init_ex(nullptr, nullptr, nullptr, this));
             if (!session_) throw std::bad_alloc();
             libssh2_session_set_blocking(session_.get(), 0);
             libssh2_session_set_read_timeout(session_.get(), long(options_.timeout.count()));
-            libssh2_session_callback_set2(session_.get(), LIBSSH2_CALLBACK_RECV, reinterpret_cast<libssh2_cb_generic*>(receive));
-            libssh2_session_callback_set2(session_.get(), LIBSSH2_CALLBACK_DISCONNECT, reinterpret_cast<libssh2_cb_generic*>(part));
-            libssh2_session_callback_set2(session_.get(), LIBSSH2_CALLBACK_SEND, reinterpret_cast<libssh2_cb_generic*>(transmit));
+            libssh2_session_callback_set2(session_.get(), LIBSSH2_CALLBACK_RECV,
+                                          reinterpret_cast<libssh2_cb_generic*>(receive));
+            libssh2_session_callback_set2(session_.get(), LIBSSH2_CALLBACK_DISCONNECT,
+                                          reinterpret_cast<libssh2_cb_generic*>(part));
+            libssh2_session_callback_set2(session_.get(), LIBSSH2_CALLBACK_SEND,
+                                          reinterpret_cast<libssh2_cb_generic*>(transmit));
             try {
                 handshake(memory, known, type);
                 if (types.size() > 1) memory.pinned_type = type;
                 refused = nullptr;
                 break;
-            } catch (const Error& e) { // the server has no such key, or it is another; the first of these is told
+            } catch (
+                const Error& e) { // the server has no such key, or it is another; the first of these is told
                 bool other = !dynamic_cast<const ConnectionLost*>(&e);
                 if (!refused || (other && !mismatch)) refused = std::current_exception();
                 mismatch |= other;
@@ -2400,7 +2537,8 @@ public:
     /// Whether the server ended the session while it was idle: it is broken then.
     bool ended() {
         pollfd p{socket_.get(), POLLIN, 0};
-        if (poll(&p, 1, 0) > 0) broken_ |= libssh2_channel_wait_eof(libssh2_sftp_get_channel(sftp_)) != LIBSSH2_ERROR_EAGAIN;
+        if (poll(&p, 1, 0) > 0)
+            broken_ |= libssh2_channel_wait_eof(libssh2_sftp_get_channel(sftp_)) != LIBSSH2_ERROR_EAGAIN;
         return broken_;
     }
 
@@ -2416,11 +2554,12 @@ public:
             wait("close");
         }
     }
-    /// Frees a handle and what was under way through it (2.4 MB in the middle of a pack) when the connection is lost:
-    /// without a socket libssh2 waits for nothing.
+    /// Frees a handle and what was under way through it (2.4 MB in the middle of a pack) when the connection
+    /// is lost: without a socket libssh2 waits for nothing.
     void drop(LIBSSH2_SFTP_HANDLE* handle) {
         shutdown(socket_.get(), SHUT_RDWR);
-        for (int i = 0; i < 100 && libssh2_sftp_close_handle(handle) == LIBSSH2_ERROR_EAGAIN; ++i) {}
+        for (int i = 0; i < 100 && libssh2_sftp_close_handle(handle) == LIBSSH2_ERROR_EAGAIN; ++i) {
+        }
     }
     /// Marks the connection as broken if a pipelined call failed: what else was under way would have to
     /// be waited for, and libssh2 then waits for ever.
@@ -2429,29 +2568,35 @@ public:
         return result;
     }
 
-private:
+  private:
     struct FreeSession {
         void operator()(LIBSSH2_SESSION* s) const { libssh2_session_free(s); }
     };
-    /// libssh2's way to the socket. Where the server ends the session in the middle of an answer, libssh2 asks for the
-    /// rest again and again, without a pause, until its own time-out; after so many times the connection is lost.
+    /// libssh2's way to the socket. Where the server ends the session in the middle of an answer, libssh2
+    /// asks for the rest again and again, without a pause, until its own time-out; after so many times the
+    /// connection is lost.
     static ssize_t receive(libssh2_socket_t socket, void* into, size_t size, int flags, void** abstract) {
         auto& session = *static_cast<Session*>(*abstract);
         ssize_t n = recv(socket, into, size, flags);
         session.heard_ |= n > 0;
         session.gone_ |= n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR);
         if (n > 0) session.moved_at_ = Clock::now();
-        if (n > 0 && session.greeting_.size() < 4 * KiB) session.greeting_.append(static_cast<char*>(into), size_t(n));
-        if (n >= 0) session.in_vain_ = 0;
-        else if (errno == EAGAIN || errno == EINTR) return ++session.in_vain_ > 1000 ? -ECONNRESET : -EAGAIN;
+        if (n > 0 && session.greeting_.size() < 4 * KiB)
+            session.greeting_.append(static_cast<char*>(into), size_t(n));
+        if (n >= 0)
+            session.in_vain_ = 0;
+        else if (errno == EAGAIN || errno == EINTR)
+            return ++session.in_vain_ > 1000 ? -ECONNRESET : -EAGAIN;
         return n >= 0 ? n : -errno;
     }
 
     /// What the server says as it ends the connection.
     static void part(LIBSSH2_SESSION*, int, const char* words, int size, const char*, int, void** abstract) {
-        if (words && size > 0) static_cast<Session*>(*abstract)->farewell_.assign(words, size_t(std::min(size, 200)));
+        if (words && size > 0)
+            static_cast<Session*>(*abstract)->farewell_.assign(words, size_t(std::min(size, 200)));
     }
-    static ssize_t transmit(libssh2_socket_t socket, const void* from, size_t size, int flags, void** abstract) {
+    static ssize_t transmit(libssh2_socket_t socket, const void* from, size_t size, int flags,
+                            void** abstract) {
         ssize_t n = send(socket, from, size, flags | MSG_NOSIGNAL);
         if (n > 0) static_cast<Session*>(*abstract)->moved_at_ = Clock::now();
         return n >= 0 ? n : errno == EINTR ? -EAGAIN : -errno;
@@ -2460,38 +2605,56 @@ private:
     [[noreturn]] void fail(const std::string& tried) {
         bool answered = sftp_ && libssh2_session_last_errno(session_.get()) == LIBSSH2_ERROR_SFTP_PROTOCOL;
         if (answered && libssh2_sftp_last_error(sftp_) != LIBSSH2_FX_OK) { // else the answer makes no sense
-            static constexpr const char* said[] = {"no error", "end of file", "no such file", "permission denied",
-                "failure (full, over quota, or forbidden)", "bad message", "no connection", "connection lost",
-                "the operation is not supported", "invalid handle", "no such path", "the file exists already",
-                "write-protected", "no media", "no space on the file system", "quota exceeded"};
+            static constexpr const char* said[] = {"no error",
+                                                   "end of file",
+                                                   "no such file",
+                                                   "permission denied",
+                                                   "failure (full, over quota, or forbidden)",
+                                                   "bad message",
+                                                   "no connection",
+                                                   "connection lost",
+                                                   "the operation is not supported",
+                                                   "invalid handle",
+                                                   "no such path",
+                                                   "the file exists already",
+                                                   "write-protected",
+                                                   "no media",
+                                                   "no space on the file system",
+                                                   "quota exceeded"};
             auto status = libssh2_sftp_last_error(sftp_);
             auto why = text("cannot ", tried, " on ", show(options_.host), ": ",
                             status < std::size(said) ? said[status] : "an unknown error");
             if (status == LIBSSH2_FX_NO_SUCH_FILE || status == LIBSSH2_FX_NO_SUCH_PATH) throw NotThere(why);
-            bool clear = status == LIBSSH2_FX_PERMISSION_DENIED || (status >= LIBSSH2_FX_FILE_ALREADY_EXISTS && status <= LIBSSH2_FX_QUOTA_EXCEEDED);
+            bool clear = status == LIBSSH2_FX_PERMISSION_DENIED ||
+                         (status >= LIBSSH2_FX_FILE_ALREADY_EXISTS && status <= LIBSSH2_FX_QUOTA_EXCEEDED);
             throw Refused(why, !clear);
         }
         confused_ = sftp_ && libssh2_session_last_errno(session_.get()) == LIBSSH2_ERROR_SFTP_PROTOCOL;
         char* message = nullptr;
         int length = 0, code = libssh2_session_last_error(session_.get(), &message, &length, 0);
         auto why = text("cannot ", tried, " on ", show(options_.host), ": ",
-                        message && length ? show({message, size_t(length)}) : "the connection was lost", " (", code, ")");
+                        message && length ? show({message, size_t(length)}) : "the connection was lost", " (",
+                        code, ")");
         broken_ = true;
         throw ConnectionLost(why);
     }
 
     void collect_closed() {
-        std::erase_if(closing_, [](auto* handle) { return libssh2_sftp_close_handle(handle) != LIBSSH2_ERROR_EAGAIN; });
+        std::erase_if(closing_,
+                      [](auto* handle) { return libssh2_sftp_close_handle(handle) != LIBSSH2_ERROR_EAGAIN; });
     }
 
     /// Waits until the socket can go on; throws ConnectionLost after timeout_ without a byte.
     void wait(const std::string& tried) {
-        // libssh2 would go on waiting; libssh2_channel_eof() says no while answers are queued that it does not read.
+        // libssh2 would go on waiting; libssh2_channel_eof() says no while answers are queued that it does
+        // not read.
         if (sftp_ && libssh2_channel_wait_closed(libssh2_sftp_get_channel(sftp_)) != LIBSSH2_ERROR_INVAL) {
             broken_ = true;
-            throw ConnectionLost(text("cannot ", tried, " on ", show(options_.host), ": the server ended the session"));
+            throw ConnectionLost(
+                text("cannot ", tried, " on ", show(options_.host), ": the server ended the session"));
         }
-        if (Clock::now() > moved_at_ + timeout_) stalled(tried); // a socket may be ready for what libssh2 does not do
+        if (Clock::now() > moved_at_ + timeout_)
+            stalled(tried); // a socket may be ready for what libssh2 does not do
         int directions = libssh2_session_block_directions(session_.get());
         short events = short(POLLIN | (directions & LIBSSH2_SESSION_BLOCK_OUTBOUND ? POLLOUT : 0));
         poll_socket(events, tried);
@@ -2512,7 +2675,8 @@ private:
     }
     [[noreturn]] void stalled(const std::string& tried) {
         broken_ = true;
-        auto why = text("cannot ", tried, " on ", show(options_.host), ": nothing moved for ", timeout_.count(), " s");
+        auto why = text("cannot ", tried, " on ", show(options_.host), ": nothing moved for ",
+                        timeout_.count(), " s");
         if (heard_ && !no_sftp_) throw ConnectionLost(why);
         throw Unreachable(why);
     }
@@ -2521,7 +2685,8 @@ private:
         if (!options_.proxy.empty()) {
             proxy_.emplace(options_.proxy, "the proxy command", true);
             socket_ = options_.proxy_passes ? proxy_->passed_descriptor() : std::move(proxy_->output);
-            if (fcntl(socket_.get(), F_SETFL, O_NONBLOCK) != 0) throw system_error("talk to", "the proxy command");
+            if (fcntl(socket_.get(), F_SETFL, O_NONBLOCK) != 0)
+                throw system_error("talk to", "the proxy command");
             return;
         }
         std::string why;
@@ -2529,7 +2694,8 @@ private:
             if (connect_to(host, why)) return;
         throw Unreachable(why);
     }
-    /// The host as it was given, or the addresses that only the system's own resolver knows (mDNS, its own name).
+    /// The host as it was given, or the addresses that only the system's own resolver knows (mDNS, its own
+    /// name).
     std::vector<std::string> addresses() const {
         addrinfo* found = nullptr;
         int bad = getaddrinfo(options_.host.c_str(), nullptr, nullptr, &found);
@@ -2538,7 +2704,9 @@ private:
         if (!bad) return {options_.host};
         for (auto& line : getent("ahosts", options_.host))
             if (line.find(" STREAM") != line.npos) hosts.push_back(line.substr(0, line.find(' ')));
-        if (hosts.empty()) throw Unreachable(text("cannot find the host ", in_quotes(options_.host), ": ", gai_strerror(bad)));
+        if (hosts.empty())
+            throw Unreachable(
+                text("cannot find the host ", in_quotes(options_.host), ": ", gai_strerror(bad)));
         return hosts;
     }
     bool connect_to(const std::string& host, std::string& why) {
@@ -2551,7 +2719,9 @@ private:
             socket_ = Fd(socket(a->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
             if (socket_ && (::connect(socket_.get(), a->ai_addr, a->ai_addrlen) == 0 || finish_connect())) {
                 int stall_ms = int(std::chrono::milliseconds(options_.timeout).count());
-                auto set = [&](int level, int name, int value) { setsockopt(socket_.get(), level, name, &value, sizeof value); };
+                auto set = [&](int level, int name, int value) {
+                    setsockopt(socket_.get(), level, name, &value, sizeof value);
+                };
                 set(IPPROTO_TCP, TCP_NODELAY, 1);
                 set(IPPROTO_TCP, TCP_USER_TIMEOUT, stall_ms);
                 set(SOL_SOCKET, SO_KEEPALIVE, 1); // so that no router on the way forgets one that is idle
@@ -2559,7 +2729,8 @@ private:
                 set(IPPROTO_TCP, TCP_KEEPINTVL, 15);
                 return true;
             }
-            why = text("cannot connect to ", show(options_.host), " port ", options_.port, ": ", std::strerror(errno));
+            why = text("cannot connect to ", show(options_.host), " port ", options_.port, ": ",
+                       std::strerror(errno));
         }
         return false;
     }
@@ -2570,7 +2741,9 @@ private:
             poll_socket(POLLOUT, "connect");
             socklen_t size = sizeof error;
             getsockopt(socket_.get(), SOL_SOCKET, SO_ERROR, &error, &size);
-        } catch (const ConnectionLost&) { broken_ = false; } // the next address may answer
+        } catch (const ConnectionLost&) {
+            broken_ = false;
+        } // the next address may answer
         errno = error;
         return error == 0;
     }
@@ -2578,13 +2751,15 @@ private:
     /// Types of host key in our order, those already known for this host first: a server that has
     /// several then shows one that we can recognise.
     static std::vector<std::string> host_key_types() {
-        return {"ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521", "rsa-sha2-512", "rsa-sha2-256"};
+        return {"ssh-ed25519",         "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384",
+                "ecdsa-sha2-nistp521", "rsa-sha2-512",        "rsa-sha2-256"};
     }
     static std::string host_key_order(const std::vector<KnownKey>& known) {
         std::string first, rest;
         for (const auto& t : host_key_types()) {
             bool have = std::ranges::any_of(known, [&](auto& k) {
-                return !k.revoked && !k.authority && (k.type == t || (k.type == "ssh-rsa" && t.starts_with("rsa-")));
+                return !k.revoked && !k.authority &&
+                       (k.type == t || (k.type == "ssh-rsa" && t.starts_with("rsa-")));
             });
             ((have ? first : rest) += t) += ',';
         }
@@ -2594,18 +2769,24 @@ private:
     }
 
     // The order was measured: libssh2 encrypts chacha20 by the packet, AES by the 16-byte block.
-    static constexpr const char* kCiphers = "chacha20-poly1305@openssh.com,aes128-ctr,aes256-ctr,aes256-gcm@openssh.com,aes128-gcm@openssh.com";
-    static constexpr const char* kMacs = "hmac-sha2-256-etm@openssh.com,hmac-sha2-256,hmac-sha2-512-etm@openssh.com,hmac-sha2-512";
+    static constexpr const char* kCiphers =
+        "chacha20-poly1305@openssh.com,aes128-ctr,aes256-ctr,aes256-gcm@openssh.com,aes128-gcm@openssh.com";
+    static constexpr const char* kMacs =
+        "hmac-sha2-256-etm@openssh.com,hmac-sha2-256,hmac-sha2-512-etm@openssh.com,hmac-sha2-512";
 
     void handshake(LoginMemory& memory, const std::vector<KnownKey>& known, const std::string& types) {
         auto* s = session_.get();
         libssh2_session_method_pref(s, LIBSSH2_METHOD_HOSTKEY, types.c_str());
-        for (int m : {LIBSSH2_METHOD_CRYPT_CS, LIBSSH2_METHOD_CRYPT_SC}) libssh2_session_method_pref(s, m, kCiphers);
+        for (int m : {LIBSSH2_METHOD_CRYPT_CS, LIBSSH2_METHOD_CRYPT_SC})
+            libssh2_session_method_pref(s, m, kCiphers);
         for (int m : {LIBSSH2_METHOD_MAC_CS, LIBSSH2_METHOD_MAC_SC}) libssh2_session_method_pref(s, m, kMacs);
         try {
             call("agree on encryption", [&] { return libssh2_session_handshake(s, socket_.get()); });
         } catch (const ConnectionLost&) {
-            if (auto why = nothing_in_common(); !why.empty()) throw Error(text("cannot agree on encryption with ", show(options_.host), ": the ", why, ", and none of these can be used here"), Exit::network);
+            if (auto why = nothing_in_common(); !why.empty())
+                throw Error(text("cannot agree on encryption with ", show(options_.host), ": the ", why,
+                                 ", and none of these can be used here"),
+                            Exit::network);
             throw;
         }
         size_t length = 0;
@@ -2614,68 +2795,94 @@ private:
         if (!key) throw ConnectionLost(text(show(options_.host), " sent no host key"));
         std::string blob(key, length);
         const char* name = libssh2_session_methods(s, LIBSSH2_METHOD_HOSTKEY);
-        check_host_key(options_, known, std::string(name).starts_with("rsa-") ? "ssh-rsa" : name, blob, memory.accepted_host_key);
+        check_host_key(options_, known, std::string(name).starts_with("rsa-") ? "ssh-rsa" : name, blob,
+                       memory.accepted_host_key);
     }
 
-    /// What a server says that begins no SFTP, in words: its login shell may print something, the subsystem end at once.
+    /// What a server says that begins no SFTP, in words: its login shell may print something, the subsystem
+    /// end at once.
     std::string what_came_instead() {
         auto code = libssh2_session_last_errno(session_.get());
-        if (code != LIBSSH2_ERROR_CHANNEL_CLOSED && code != LIBSSH2_ERROR_CHANNEL_PACKET_EXCEEDED) return ""; // the line is another matter
+        if (code != LIBSSH2_ERROR_CHANNEL_CLOSED && code != LIBSSH2_ERROR_CHANNEL_PACKET_EXCEEDED)
+            return ""; // the line is another matter
         std::string said(200, '\0');
         try {
-            auto* channel = pointer_call("look", [&] { return libssh2_channel_open_session(session_.get()); });
+            auto* channel =
+                pointer_call("look", [&] { return libssh2_channel_open_session(session_.get()); });
             call("look", [&] { return libssh2_channel_subsystem(channel, "sftp"); });
             timeout_ = std::min(timeout_, std::chrono::seconds(3));
             auto n = call("look", [&]() -> ssize_t {
                 for (int stream : {0, SSH_EXTENDED_DATA_STDERR}) // whichever comes first
-                    if (auto got = libssh2_channel_read_ex(channel, stream, said.data(), said.size()); got != 0 && got != LIBSSH2_ERROR_EAGAIN) return got;
+                    if (auto got = libssh2_channel_read_ex(channel, stream, said.data(), said.size());
+                        got != 0 && got != LIBSSH2_ERROR_EAGAIN)
+                        return got;
                 return libssh2_channel_eof(channel) ? 0 : LIBSSH2_ERROR_EAGAIN;
             });
             said.resize(size_t(n));
         } catch (const Interrupted&) {
             throw;
         } catch (const Error&) {
-            return code == LIBSSH2_ERROR_CHANNEL_CLOSED ? "; its SFTP server ends at once, as where a password has expired or the account has no shell: try ssh, or ask who runs it" : "; what came is no SFTP: the login shell there must print nothing";
+            return code == LIBSSH2_ERROR_CHANNEL_CLOSED
+                       ? "; its SFTP server ends at once, as where a password has expired or the account has "
+                         "no shell: try ssh, or ask who runs it"
+                       : "; what came is no SFTP: the login shell there must print nothing";
         }
-        if (said.empty()) return "; its SFTP server ends at once, as where a password has expired or the account has no shell: try ssh, or ask who runs it";
-        return text("; before any SFTP came ", in_quotes(said.substr(0, said.find_first_of("\r\n"))), ": the login shell there must print nothing");
+        if (said.empty())
+            return "; its SFTP server ends at once, as where a password has expired or the account has no "
+                   "shell: try ssh, or ask who runs it";
+        return text("; before any SFTP came ", in_quotes(said.substr(0, said.find_first_of("\r\n"))),
+                    ": the login shell there must print nothing");
     }
 
-    /// The algorithms of a kind that a server offers in its first packet and that we do not have, in words; empty where
-    /// there is something in common, or that packet is not to be understood.
+    /// The algorithms of a kind that a server offers in its first packet and that we do not have, in words;
+    /// empty where there is something in common, or that packet is not to be understood.
     std::string nothing_in_common() const {
         try {
             auto banner = greeting_.find("SSH-"), end = greeting_.find('\n', banner);
-            Reader in(as_bytes(std::string_view(greeting_).substr(end == greeting_.npos ? greeting_.size() : end + 1)), "a greeting");
+            Reader in(as_bytes(std::string_view(greeting_).substr(end == greeting_.npos ? greeting_.size()
+                                                                                        : end + 1)),
+                      "a greeting");
             in.raw(5);
             if (in.u8() != 20) return ""; // SSH_MSG_KEXINIT, then a cookie of 16 bytes
             in.raw(16);
-            for (auto [what, method] : {std::pair{"ways to exchange keys", LIBSSH2_METHOD_KEX}, {"host keys", LIBSSH2_METHOD_HOSTKEY}, {"ciphers", LIBSSH2_METHOD_CRYPT_CS},
-                                        {"ciphers", LIBSSH2_METHOD_CRYPT_SC}, {"MACs", LIBSSH2_METHOD_MAC_CS}}) {
+            for (auto [what, method] : {std::pair{"ways to exchange keys", LIBSSH2_METHOD_KEX},
+                                        {"host keys", LIBSSH2_METHOD_HOSTKEY},
+                                        {"ciphers", LIBSSH2_METHOD_CRYPT_CS},
+                                        {"ciphers", LIBSSH2_METHOD_CRYPT_SC},
+                                        {"MACs", LIBSSH2_METHOD_MAC_CS}}) {
                 auto size = in.raw(4);
                 auto names = in.raw(size_t(size[2]) << 8 | size[3]);
                 std::string offered(names.begin(), names.end()), name;
-                std::string wanted = method == LIBSSH2_METHOD_CRYPT_CS || method == LIBSSH2_METHOD_CRYPT_SC ? kCiphers : method == LIBSSH2_METHOD_MAC_CS ? kMacs : "";
+                std::string wanted = method == LIBSSH2_METHOD_CRYPT_CS || method == LIBSSH2_METHOD_CRYPT_SC
+                                         ? kCiphers
+                                     : method == LIBSSH2_METHOD_MAC_CS ? kMacs
+                                                                       : "";
                 const char** ours = nullptr;
-                int count = wanted.empty() ? libssh2_session_supported_algs(session_.get(), method, &ours) : 0;
+                int count =
+                    wanted.empty() ? libssh2_session_supported_algs(session_.get(), method, &ours) : 0;
                 for (int i = 0; i < count; ++i) wanted += std::string(",") + ours[i];
                 if (count > 0) libssh2_free(session_.get(), static_cast<void*>(ours));
                 bool common = false;
-                for (std::istringstream list(offered); std::getline(list, name, ',');) common |= offers(wanted, name);
+                for (std::istringstream list(offered); std::getline(list, name, ',');)
+                    common |= offers(wanted, name);
                 if (!common) return text(what, " that it offers are ", show(offered));
             }
-        } catch (const Corrupt&) {}
+        } catch (const Corrupt&) {
+        }
         return "";
     }
 
-    // -- logging in: keys that are named, the agent's others, key files, password; as often as the server wants another --
+    // -- logging in: keys that are named, the agent's others, key files, password; as often as the server
+    // wants another --
 
     /// Ways to log in that the server still accepts; empty once it asks for nothing more.
     std::string ask_methods() {
         const char* offered = nullptr;
-        while (!(offered = libssh2_userauth_list(session_.get(), options_.user.c_str(), unsigned(options_.user.size())))) {
+        while (!(offered = libssh2_userauth_list(session_.get(), options_.user.c_str(),
+                                                 unsigned(options_.user.size())))) {
             if (libssh2_userauth_authenticated(session_.get())) return "";
-            if (libssh2_session_last_errno(session_.get()) != LIBSSH2_ERROR_EAGAIN) sent_away(), fail("log in");
+            if (libssh2_session_last_errno(session_.get()) != LIBSSH2_ERROR_EAGAIN)
+                sent_away(), fail("log in");
             wait("log in");
         }
         return offered;
@@ -2689,18 +2896,24 @@ private:
             if (libssh2_userauth_authenticated(session_.get())) methods.clear();
             if (!step.empty()) steps.push_back(step);
             if (step.empty() || steps.size() > 8)
-                throw Error(text("cannot log in to ", show(options_.host), " as ", in_quotes(options_.user), ": the server accepts ", show(before),
-                                 tried_.empty() ? "; nothing was tried. Give a key with -i, or start ssh-agent" : "; tried: " + show(tried_)), Exit::network);
+                throw Error(text("cannot log in to ", show(options_.host), " as ", in_quotes(options_.user),
+                                 ": the server accepts ", show(before),
+                                 tried_.empty()
+                                     ? "; nothing was tried. Give a key with -i, or start ssh-agent"
+                                     : "; tried: " + show(tried_)),
+                            Exit::network);
         }
         memory.steps = steps;
     }
 
-    /// One way to log in after the other, until one takes us a step further: its name. `methods` is then what the server
-    /// accepts next.
+    /// One way to log in after the other, until one takes us a step further: its name. `methods` is then what
+    /// the server accepts next.
     std::string take_step(std::string& methods, LoginMemory& memory, const std::vector<std::string>& taken) {
         std::string step;
         auto attempt = [&](const std::string& name, auto f) {
-            bool again = memory.steps.empty() ? std::ranges::count(taken, name) > 0 : taken.size() >= memory.steps.size() || memory.steps[taken.size()] != name;
+            bool again = memory.steps.empty()
+                             ? std::ranges::count(taken, name) > 0
+                             : taken.size() >= memory.steps.size() || memory.steps[taken.size()] != name;
             if (!step.empty() || again) return;
             maybe_partly_ = false;
             auto before = methods;
@@ -2710,8 +2923,10 @@ private:
         };
         auto with_password = [&] { // by questions where the plain one was not asked for, or was not enough
             for (auto* way : {"password", "keyboard-interactive"})
-                if (bool plain = *way == 'p'; options_.try_passwords && step.empty() && offers(methods, way)) {
-                    if (!plain && offers(methods, "password") && std::ranges::count(taken, "password") == 0) continue; // it would be the same again
+                if (bool plain = *way == 'p';
+                    options_.try_passwords && step.empty() && offers(methods, way)) {
+                    if (!plain && offers(methods, "password") && std::ranges::count(taken, "password") == 0)
+                        continue; // it would be the same again
                     attempt(way, [&] { return try_password(plain, methods, memory); });
                 }
         };
@@ -2721,7 +2936,8 @@ private:
         return step;
     }
 
-    /// Whether an attempt to log in succeeded; a refusal is no error, a lost connection is. `what` is named as tried.
+    /// Whether an attempt to log in succeeded; a refusal is no error, a lost connection is. `what` is named
+    /// as tried.
     template <class F> bool accepted(const std::string& what, F f) {
         for (;;) {
             int result = f();
@@ -2732,51 +2948,73 @@ private:
             }
             char* message = nullptr;
             libssh2_session_last_error(session_.get(), &message, nullptr, 0);
-            bool unsent = result == LIBSSH2_ERROR_FILE || result == LIBSSH2_ERROR_KEYFILE_AUTH_FAILED || result == LIBSSH2_ERROR_METHOD_NOT_SUPPORTED;
-            const char* why = result == LIBSSH2_ERROR_PASSWORD_EXPIRED ? "it has expired: change it with ssh" : unsent ? message : "refused";
+            bool unsent = result == LIBSSH2_ERROR_FILE || result == LIBSSH2_ERROR_KEYFILE_AUTH_FAILED ||
+                          result == LIBSSH2_ERROR_METHOD_NOT_SUPPORTED;
+            const char* why = result == LIBSSH2_ERROR_PASSWORD_EXPIRED ? "it has expired: change it with ssh"
+                              : unsent                                 ? message
+                                                                       : "refused";
             tried_ += text(tried_.empty() ? "" : ", ", what, " (", why ? why : "refused", ")");
             char c; // libssh2 calls it a refusal, too, when the connection breaks before the answer
             auto n = recv(socket_.get(), &c, 1, MSG_PEEK | MSG_DONTWAIT);
             bool ended = n == 0 || (n < 0 && errno != EAGAIN);
             sent_away();
-            if (ended || result == LIBSSH2_ERROR_SOCKET_DISCONNECT || result == LIBSSH2_ERROR_SOCKET_SEND || result == LIBSSH2_ERROR_SOCKET_RECV ||
-                result == LIBSSH2_ERROR_KEY_EXCHANGE_FAILURE) fail("log in");
-            // A key whose signature was asked for and not enough, or a password that was not: there may be more to do.
+            if (ended || result == LIBSSH2_ERROR_SOCKET_DISCONNECT || result == LIBSSH2_ERROR_SOCKET_SEND ||
+                result == LIBSSH2_ERROR_SOCKET_RECV || result == LIBSSH2_ERROR_KEY_EXCHANGE_FAILURE)
+                fail("log in");
+            // A key whose signature was asked for and not enough, or a password that was not: there may be
+            // more to do.
             maybe_partly_ = result == LIBSSH2_ERROR_PUBLICKEY_UNVERIFIED;
             return false;
         }
     }
-    /// Throws what the server said if it ended the connection, as after too many attempts: to try again would not help.
+    /// Throws what the server said if it ended the connection, as after too many attempts: to try again would
+    /// not help.
     void sent_away() const {
         if (farewell_.empty()) return;
-        throw Error(text("cannot log in to ", show(options_.host), " as ", in_quotes(options_.user), ": the server ended the connection: ", in_quotes(farewell_), "; tried: ", show(tried_)), Exit::network);
+        throw Error(text("cannot log in to ", show(options_.host), " as ", in_quotes(options_.user),
+                         ": the server ended the connection: ", in_quotes(farewell_),
+                         "; tried: ", show(tried_)),
+                    Exit::network);
     }
-    static bool offers(const std::string& methods, const std::string& way) { return ("," + methods + ",").find("," + way + ",") != methods.npos; }
+    static bool offers(const std::string& methods, const std::string& way) {
+        return ("," + methods + ",").find("," + way + ",") != methods.npos;
+    }
 
     struct AgentKey {
         libssh2_agent_publickey* key;
         std::string blob;
     };
     template <class Attempt> void try_keys(LoginMemory& memory, Attempt attempt) {
-        std::unique_ptr<LIBSSH2_AGENT, decltype(&libssh2_agent_free)> agent(options_.agent == "none" ? nullptr : libssh2_agent_init(session_.get()), libssh2_agent_free);
-        if (agent && !options_.agent.empty()) libssh2_agent_set_identity_path(agent.get(), options_.agent.c_str());
+        std::unique_ptr<LIBSSH2_AGENT, decltype(&libssh2_agent_free)> agent(
+            options_.agent == "none" ? nullptr : libssh2_agent_init(session_.get()), libssh2_agent_free);
+        if (agent && !options_.agent.empty())
+            libssh2_agent_set_identity_path(agent.get(), options_.agent.c_str());
         std::vector<AgentKey> keys;
-        if (agent && libssh2_agent_connect(agent.get()) == 0 && libssh2_agent_list_identities(agent.get()) == 0)
-            for (libssh2_agent_publickey *key = nullptr, *before = nullptr; libssh2_agent_get_identity(agent.get(), &key, before) == 0; before = key)
+        if (agent && libssh2_agent_connect(agent.get()) == 0 &&
+            libssh2_agent_list_identities(agent.get()) == 0)
+            for (libssh2_agent_publickey *key = nullptr, *before = nullptr;
+                 libssh2_agent_get_identity(agent.get(), &key, before) == 0; before = key)
                 keys.push_back({key, {reinterpret_cast<char*>(key->blob), key->blob_len}});
         auto by_agent = [&](const AgentKey& k) {
-            auto name = text(k.blob.substr(0, 64).find("-cert-v01@") != k.blob.npos ? "the agent's certificate " : "the agent's key ", k.key->comment ? k.key->comment : "");
+            auto name =
+                text(k.blob.substr(0, 64).find("-cert-v01@") != k.blob.npos ? "the agent's certificate "
+                                                                            : "the agent's key ",
+                     k.key->comment ? k.key->comment : "");
             attempt(name + base64(sha256(as_bytes(k.blob)), false), [&] {
-                return accepted(name, [&] { return libssh2_agent_userauth(agent.get(), options_.user.c_str(), k.key); });
+                return accepted(
+                    name, [&] { return libssh2_agent_userauth(agent.get(), options_.user.c_str(), k.key); });
             });
         };
         std::vector<bool> named(keys.size());
         for (auto& file : options_.identities)
             for (size_t i = 0; i < keys.size(); ++i)
-                if (!named[i] && (keys[i].blob == public_part(file) || keys[i].blob == public_part(file + "-cert"))) named[i] = true, by_agent(keys[i]);
+                if (!named[i] &&
+                    (keys[i].blob == public_part(file) || keys[i].blob == public_part(file + "-cert")))
+                    named[i] = true, by_agent(keys[i]);
         auto files = [&](bool usual) {
             for (auto& file : options_.identities)
-                if (usual == is_usual(file) && !file.ends_with(".pub") && access(file.c_str(), F_OK) == 0) attempt(file, [&] { return try_key_file(file, memory); });
+                if (usual == is_usual(file) && !file.ends_with(".pub") && access(file.c_str(), F_OK) == 0)
+                    attempt(file, [&] { return try_key_file(file, memory); });
         };
         files(false);
         for (size_t i = 0; i < keys.size() && !options_.only_identities; ++i)
@@ -2786,7 +3024,8 @@ private:
     /// Whether a key file has one of the names that ssh looks for unasked: those come last.
     static bool is_usual(const std::string& file) {
         auto name = file.substr(file.rfind('/') + 1);
-        return name == "id_ed25519" || name == "id_ecdsa" || name == "id_rsa" || name == "id_dsa" || name == "id_ecdsa_sk" || name == "id_ed25519_sk" || name == "id_xmss";
+        return name == "id_ed25519" || name == "id_ecdsa" || name == "id_rsa" || name == "id_dsa" ||
+               name == "id_ecdsa_sk" || name == "id_ed25519_sk" || name == "id_xmss";
     }
     /// The key in FILE.pub, or in FILE if it ends so; empty where there is none.
     static std::string public_part(const std::string& file) {
@@ -2805,8 +3044,9 @@ private:
                 bool certified = !certificate.empty();
                 if (certified && access(certificate.c_str(), R_OK) != 0) continue;
                 if (accepted(certified ? "the certificate " + certificate : file, [&] {
-                        return libssh2_userauth_publickey_fromfile_ex(session_.get(), options_.user.c_str(), unsigned(options_.user.size()),
-                                                                      certified ? certificate.c_str() : nullptr, file.c_str(), passphrase);
+                        return libssh2_userauth_publickey_fromfile_ex(
+                            session_.get(), options_.user.c_str(), unsigned(options_.user.size()),
+                            certified ? certificate.c_str() : nullptr, file.c_str(), passphrase);
                     }))
                     return true;
             }
@@ -2823,19 +3063,26 @@ private:
         auto known = memory.secrets.find(file);
         for (int attempt = 1; known == memory.secrets.end() && attempt <= kPasswordTries; ++attempt) {
             if (!have_terminal()) {
-                tried_ += text(tried_.empty() ? "" : ", ", file, " (it has a passphrase, and there is no terminal to ask for it: use ssh-agent)");
+                tried_ +=
+                    text(tried_.empty() ? "" : ", ", file,
+                         " (it has a passphrase, and there is no terminal to ask for it: use ssh-agent)");
                 return false;
             }
             auto typed = ask(text("Enter passphrase for key '", show(file), "': "), false);
-            known = memory.secrets.emplace(file, std::make_shared<Secret>(std::string_view(typed.c_str(), typed.size() + 1))).first;
+            known = memory.secrets
+                        .emplace(file,
+                                 std::make_shared<Secret>(std::string_view(typed.c_str(), typed.size() + 1)))
+                        .first;
             wipe(typed);
             auto before = tried_;
             if (with(known->second->chars())) return true;
             if (maybe_partly_) return false; // it did open, and was refused or is not enough
             memory.secrets.erase(known);
             known = memory.secrets.end();
-            if (attempt < kPasswordTries) tried_ = before;
-            else tried_ = before + text(before.empty() ? "" : ", ", file, " (wrong passphrase)");
+            if (attempt < kPasswordTries)
+                tried_ = before;
+            else
+                tried_ = before + text(before.empty() ? "" : ", ", file, " (wrong passphrase)");
         }
         return known != memory.secrets.end() && with(known->second->chars());
     }
@@ -2851,21 +3098,27 @@ private:
         return locked;
     }
 
-    /// `plain`: the server takes a password as such; else it asks questions, of which it may be one. `methods` becomes what
-    /// the server accepts next, where it was asked.
+    /// `plain`: the server takes a password as such; else it asks questions, of which it may be one.
+    /// `methods` becomes what the server accepts next, where it was asked.
     bool try_password(bool plain, std::string& methods, LoginMemory& memory) {
         const char* given = getenv("NFREEZE_SSH_PASSWORD");
         memory_ = &memory;
-        auto *s = session_.get();
+        auto* s = session_.get();
         auto& user = options_.user;
         for (int attempt = 1; attempt <= (given || !have_terminal() ? 1 : kPasswordTries); ++attempt) {
             asked_ = false;
             bool good = false;
             if (plain) {
                 if (!password()) return false;
-                good = accepted("password", [&] { return libssh2_userauth_password_ex(s, user.c_str(), unsigned(user.size()), password(), unsigned(strlen(password())), nullptr); });
+                good = accepted("password", [&] {
+                    return libssh2_userauth_password_ex(s, user.c_str(), unsigned(user.size()), password(),
+                                                        unsigned(strlen(password())), nullptr);
+                });
             } else {
-                good = accepted("password (keyboard-interactive)", [&] { return libssh2_userauth_keyboard_interactive_ex(s, user.c_str(), unsigned(user.size()), answer_questions); });
+                good = accepted("password (keyboard-interactive)", [&] {
+                    return libssh2_userauth_keyboard_interactive_ex(s, user.c_str(), unsigned(user.size()),
+                                                                    answer_questions);
+                });
             }
             if (trouble_) std::rethrow_exception(std::exchange(trouble_, nullptr));
             if (good) return true;
@@ -2877,33 +3130,51 @@ private:
         }
         return false;
     }
-    /// The password of the account, from the environment or the terminal; null where there is neither. Owned by memory_.
+    /// The password of the account, from the environment or the terminal; null where there is neither. Owned
+    /// by memory_.
     const char* password() {
         auto known = memory_->secrets.find("password");
         if (known == memory_->secrets.end()) {
             std::string typed;
-            if (const char* given = getenv("NFREEZE_SSH_PASSWORD")) typed = given;
-            else if (have_terminal()) typed = ask(text(show(options_.user), "@", show(options_.host), "'s password: "), false);
-            else return nullptr;
-            known = memory_->secrets.emplace("password", std::make_shared<Secret>(std::string_view(typed.c_str(), typed.size() + 1))).first;
+            if (const char* given = getenv("NFREEZE_SSH_PASSWORD"))
+                typed = given;
+            else if (have_terminal())
+                typed = ask(text(show(options_.user), "@", show(options_.host), "'s password: "), false);
+            else
+                return nullptr;
+            known = memory_->secrets
+                        .emplace("password",
+                                 std::make_shared<Secret>(std::string_view(typed.c_str(), typed.size() + 1)))
+                        .first;
             wipe(typed);
         }
         return known->second->chars();
     }
-    /// The first question without echo that speaks of a password is answered with it, each other one by who sits at the
-    /// terminal. libssh2 frees the answers, and no exception may pass through it.
-    static void answer_questions(const char*, int, const char*, int, int count, const LIBSSH2_USERAUTH_KBDINT_PROMPT* prompts,
+    /// The first question without echo that speaks of a password is answered with it, each other one by who
+    /// sits at the terminal. libssh2 frees the answers, and no exception may pass through it.
+    static void answer_questions(const char*, int, const char*, int, int count,
+                                 const LIBSSH2_USERAUTH_KBDINT_PROMPT* prompts,
                                  LIBSSH2_USERAUTH_KBDINT_RESPONSE* answers, void** abstract) {
         auto& self = *static_cast<Session*>(*abstract);
         for (int i = 0; i < count; ++i) {
             std::string question(reinterpret_cast<const char*>(prompts[i].text), prompts[i].length), answer;
             try {
-                bool its_password = !prompts[i].echo && question.find("assword") != question.npos && !std::exchange(self.asked_, true);
+                bool its_password = !prompts[i].echo && question.find("assword") != question.npos &&
+                                    !std::exchange(self.asked_, true);
                 const char* known = its_password ? self.password() : nullptr;
-                if (known) answer = known;
-                else if (have_terminal()) answer = ask(show(question), prompts[i].echo);
-                else throw Error(text("cannot log in to ", show(self.options_.host), " as ", in_quotes(self.options_.user), ": the server asks (keyboard-interactive, for a password or the like) ", in_quotes(question), ", and there is no terminal to answer on"), Exit::network);
-            } catch (...) { self.trouble_ = std::current_exception(); }
+                if (known)
+                    answer = known;
+                else if (have_terminal())
+                    answer = ask(show(question), prompts[i].echo);
+                else
+                    throw Error(text("cannot log in to ", show(self.options_.host), " as ",
+                                     in_quotes(self.options_.user),
+                                     ": the server asks (keyboard-interactive, for a password or the like) ",
+                                     in_quotes(question), ", and there is no terminal to answer on"),
+                                Exit::network);
+            } catch (...) {
+                self.trouble_ = std::current_exception();
+            }
             answers[i].text = strdup(answer.c_str());
             answers[i].length = unsigned(answer.size());
             wipe(answer);
@@ -2914,16 +3185,16 @@ private:
     std::optional<Command> proxy_;
     Fd socket_;
     std::unique_ptr<LIBSSH2_SESSION, FreeSession> session_;
-    LIBSSH2_SFTP* sftp_ = nullptr; // freed by the destructor, before session_
+    LIBSSH2_SFTP* sftp_ = nullptr;              // freed by the destructor, before session_
     std::vector<LIBSSH2_SFTP_HANDLE*> closing_; // freed by libssh2 when their answers come
-    LoginMemory* memory_ = nullptr; // while logging in
-    std::string tried_;             // ways to log in, with what became of them
-    bool maybe_partly_ = false;     // the last way was refused, but may have been right and not enough
-    bool asked_ = false;            // the server has asked for the password
-    std::exception_ptr trouble_;    // of a question that could not be answered
+    LoginMemory* memory_ = nullptr;             // while logging in
+    std::string tried_;                         // ways to log in, with what became of them
+    bool maybe_partly_ = false;  // the last way was refused, but may have been right and not enough
+    bool asked_ = false;         // the server has asked for the password
+    std::exception_ptr trouble_; // of a question that could not be answered
     uint64_t moved_ = 0;
-    bool heard_ = false; // whether the server ever said anything
-    bool gone_ = false;  // whether the line has ended
+    bool heard_ = false;   // whether the server ever said anything
+    bool gone_ = false;    // whether the line has ended
     std::string farewell_; // why it ended the connection, in its words
     std::string greeting_; // the first it said, which is not encrypted
     bool no_sftp_ = false; // whether it may be that it has none
@@ -2941,14 +3212,14 @@ class SftpStore : public Store {
 
     /// A connection of one's own for one call; a broken one does not go back.
     class Lease {
-    public:
+      public:
         explicit Lease(SftpStore& store) : store_(store), session_(store.acquire()) {}
         ~Lease() { store_.give_back(std::move(session_)); }
         Lease(const Lease&) = delete;
         Lease& operator=(const Lease&) = delete;
         Session& operator*() { return *session_; }
 
-    private:
+      private:
         SftpStore& store_;
         std::unique_ptr<Session> session_;
     };
@@ -2971,8 +3242,8 @@ class SftpStore : public Store {
         }
     }
 
-    /// One that is idle and was not ended meanwhile, or else a new one: a create() that meets a dead one would not
-    /// know what became of the object.
+    /// One that is idle and was not ended meanwhile, or else a new one: a create() that meets a dead one
+    /// would not know what became of the object.
     std::unique_ptr<Session> acquire() {
         for (;;) {
             std::unique_lock lock(mutex_);
@@ -3004,12 +3275,16 @@ class SftpStore : public Store {
                 return session;
             } catch (const Error& error) {
                 std::unique_lock lock(mutex_);
-                bool others = open_ > 1, hopeless = !dynamic_cast<const ConnectionLost*>(&error) || Clock::now() > give_up;
-                if (!reached_ && !options_.patient) hopeless |= failed + 1 >= kFirstTries || dynamic_cast<const Unreachable*>(&error);
+                bool others = open_ > 1,
+                     hopeless = !dynamic_cast<const ConnectionLost*>(&error) || Clock::now() > give_up;
+                if (!reached_ && !options_.patient)
+                    hopeless |= failed + 1 >= kFirstTries || dynamic_cast<const Unreachable*>(&error);
                 if (others || hopeless) --open_;
                 changed_.notify_all();
-                if (others && error.exit != Exit::interrupted) limit_ = open_;
-                else if (hopeless) throw;
+                if (others && error.exit != Exit::interrupted)
+                    limit_ = open_;
+                else if (hopeless)
+                    throw;
                 lock.unlock();
                 if (others) return acquire();
                 if (!said_.exchange(true)) say(text(error.what(), "; trying again"));
@@ -3036,16 +3311,18 @@ class SftpStore : public Store {
         bool good = !session->broken() && session->moved() < kSessionBytes;
         if (!good) session.reset();
         std::lock_guard lock(mutex_);
-        if (good) idle_.push_back(std::move(session));
-        else if (--open_ == 0) limit_ = options_.connections;
+        if (good)
+            idle_.push_back(std::move(session));
+        else if (--open_ == 0)
+            limit_ = options_.connections;
         changed_.notify_all();
     }
 
-public:
+  public:
     /// `path` as in Address: relative to the login directory, or absolute.
     SftpStore(SshOptions options, std::string path)
-        : Store(options.retry_for), options_(std::move(options)), root_(std::move(path)), upload_(options_.upload_limit),
-          download_(options_.download_limit), limit_(options_.connections) {
+        : Store(options.retry_for), options_(std::move(options)), root_(std::move(path)),
+          upload_(options_.upload_limit), download_(options_.download_limit), limit_(options_.connections) {
         idle_.push_back(connect());
         with_session([&](Session& s) { resolve_root(s); });
     }
@@ -3067,15 +3344,18 @@ public:
             const auto tried = "list " + show(dir);
             for (size_t names = 0;;) {
                 auto n = s.call(tried, [&] {
-                    return libssh2_sftp_readdir_ex(handle.get(), name.data(), name.size(), nullptr, 0, &attrs);
+                    return libssh2_sftp_readdir_ex(handle.get(), name.data(), name.size(), nullptr, 0,
+                                                   &attrs);
                 });
                 if (n == 0) break;
-                if (++names > kListMax) throw Corrupt(text(show(dir), " holds more than ", kListMax, " names"));
+                if (++names > kListMax)
+                    throw Corrupt(text(show(dir), " holds more than ", kListMax, " names"));
                 std::string_view found_name(name.data(), size_t(n));
                 if (found_name == "." || found_name == "..") continue;
                 found.push_back({std::string(found_name.substr(0, 128)), 0, 0});
                 auto& o = found.back();
-                if (!take_attributes(o, attrs) && (o.name.size() == 64 || o.name.size() == 73)) unsized.push_back(found.size() - 1);
+                if (!take_attributes(o, attrs) && (o.name.size() == 64 || o.name.size() == 73))
+                    unsized.push_back(found.size() - 1);
             }
             return found;
         });
@@ -3084,7 +3364,8 @@ public:
             with_session([&](Session& s) {
                 LIBSSH2_SFTP_ATTRIBUTES attrs{};
                 if (look_at(s, dir + "/" + found[at].name, attrs) && !take_attributes(found[at], attrs))
-                    throw Error(text(show(options_.host), " does not tell how large ", show(dir), "/", show(found[at].name), " is"));
+                    throw Error(text(show(options_.host), " does not tell how large ", show(dir), "/",
+                                     show(found[at].name), " is"));
             });
         return found;
     }
@@ -3098,11 +3379,14 @@ public:
             while (got < length) {
                 // libssh2 asks ahead for four times the buffer's size: so that it asks for no more
                 // than what is wanted, the buffer is a quarter of the rest. A server that gives less than
-                // it is asked for is asked for one packet at a time: libssh2 loses its place where more are under way.
-                size_t block = download_.piece(std::min(reads_short_ ? kOneRead : kReadBlock, (length - got + 3) / 4));
+                // it is asked for is asked for one packet at a time: libssh2 loses its place where more are
+                // under way.
+                size_t block =
+                    download_.piece(std::min(reads_short_ ? kOneRead : kReadBlock, (length - got + 3) / 4));
                 try {
                     auto n = s.call("read " + show(path(name)), [&] {
-                        return s.spoil_if_failed(libssh2_sftp_read(handle.get(), reinterpret_cast<char*>(&out[got]), block));
+                        return s.spoil_if_failed(
+                            libssh2_sftp_read(handle.get(), reinterpret_cast<char*>(&out[got]), block));
                     });
                     if (n == 0) throw Corrupt(text(show(path(name)), " is shorter than it was"));
                     got += size_t(n);
@@ -3136,7 +3420,8 @@ public:
             for (size_t done = 0; done < data.size();) {
                 size_t window = upload_.piece(std::min(kWriteWindow, data.size() - done));
                 auto n = s.call("write " + show(path(name)), [&] {
-                    return s.spoil_if_failed(libssh2_sftp_write(handle.get(), reinterpret_cast<const char*>(&data[done]), window));
+                    return s.spoil_if_failed(
+                        libssh2_sftp_write(handle.get(), reinterpret_cast<const char*>(&data[done]), window));
                 });
                 done += size_t(n);
                 s.count(size_t(n));
@@ -3158,11 +3443,15 @@ public:
             try {
                 remove(name);
                 undone = true;
-            } catch (const NotThere&) { undone = true; } catch (const Error&) {}
+            } catch (const NotThere&) {
+                undone = true;
+            } catch (const Error&) {
+            }
             std::string room;
             try {
                 room = space_left(free_space(), data.size());
-            } catch (const Error&) {} // not every server tells
+            } catch (const Error&) {
+            } // not every server tells
             throw refused(e, undone, room);
         }
     }
@@ -3170,13 +3459,18 @@ public:
     void remove(const Name& name) override {
         with_session([&](Session& s) {
             auto p = path(name);
-            auto unlink = [&] { s.call("remove " + show(p), [&] { return libssh2_sftp_unlink_ex(s.sftp(), p.c_str(), unsigned(p.size())); }); };
+            auto unlink = [&] {
+                s.call("remove " + show(p),
+                       [&] { return libssh2_sftp_unlink_ex(s.sftp(), p.c_str(), unsigned(p.size())); });
+            };
             try {
                 unlink();
             } catch (const Refused& refused) { // Windows removes nothing that is read-only
                 LIBSSH2_SFTP_ATTRIBUTES attrs;
                 if (!look_at(s, p, attrs)) throw NotThere(refused.what());
-                if (!succeeds([&] { change(s, p, LIBSSH2_SFTP_ATTR_PERMISSIONS, LIBSSH2_SFTP_S_IFREG | 0600); })) throw;
+                if (!succeeds(
+                        [&] { change(s, p, LIBSSH2_SFTP_ATTR_PERMISSIONS, LIBSSH2_SFTP_S_IFREG | 0600); }))
+                    throw;
                 unlink();
             }
         });
@@ -3185,7 +3479,10 @@ public:
     void truncate(const Name& name) override {
         with_session([&](Session& s) {
             auto p = path(name);
-            auto open = [&] { Handle(s, p, "truncate", LIBSSH2_FXF_WRITE | LIBSSH2_FXF_TRUNC, 0, LIBSSH2_SFTP_OPENFILE).close(); };
+            auto open = [&] {
+                Handle(s, p, "truncate", LIBSSH2_FXF_WRITE | LIBSSH2_FXF_TRUNC, 0, LIBSSH2_SFTP_OPENFILE)
+                    .close();
+            };
             succeeds([&] { change(s, p, LIBSSH2_SFTP_ATTR_PERMISSIONS, LIBSSH2_SFTP_S_IFREG | 0600); });
             if (!succeeds([&] { change(s, p, LIBSSH2_SFTP_ATTR_SIZE, 0); })) open();
         });
@@ -3193,9 +3490,12 @@ public:
     void rename(const Name& from, const Name& to) override {
         with_session([&](Session& s) {
             auto a = path(from), b = path(to);
-            auto posix = [&] { return libssh2_sftp_posix_rename_ex(s.sftp(), a.c_str(), a.size(), b.c_str(), b.size()); };
+            auto posix = [&] {
+                return libssh2_sftp_posix_rename_ex(s.sftp(), a.c_str(), a.size(), b.c_str(), b.size());
+            };
             auto plain = [&] {
-                return libssh2_sftp_rename_ex(s.sftp(), a.c_str(), unsigned(a.size()), b.c_str(), unsigned(b.size()), LIBSSH2_SFTP_RENAME_NATIVE);
+                return libssh2_sftp_rename_ex(s.sftp(), a.c_str(), unsigned(a.size()), b.c_str(),
+                                              unsigned(b.size()), LIBSSH2_SFTP_RENAME_NATIVE);
             };
             bool renamed = false; // a positive result says that the server does not offer it
             succeeds([&] { renamed = s.call("rename " + show(a), posix) == 0; });
@@ -3206,29 +3506,34 @@ public:
         with_session([&](Session& s) { make_path(s, path(where)); });
     }
 
-private:
+  private:
     /// An open remote file or directory. close() waits and reports errors; the destructor does not.
     class Handle {
-    public:
-        Handle(Session& s, const std::string& path, const std::string& verb, unsigned long flags, long mode, int kind)
+      public:
+        Handle(Session& s, const std::string& path, const std::string& verb, unsigned long flags, long mode,
+               int kind)
             : session_(s), tried_(verb + " " + show(path)) {
             handle_ = s.pointer_call(tried_, [&] {
                 return libssh2_sftp_open_ex(s.sftp(), path.c_str(), unsigned(path.size()), flags, mode, kind);
             });
         }
-        Handle(Handle&& other) noexcept : session_(other.session_), tried_(std::move(other.tried_)), handle_(std::exchange(other.handle_, nullptr)) {}
+        Handle(Handle&& other) noexcept
+            : session_(other.session_), tried_(std::move(other.tried_)),
+              handle_(std::exchange(other.handle_, nullptr)) {}
         Handle& operator=(Handle&&) = delete;
         ~Handle() {
             try {
                 if (handle_) session_.broken() ? session_.drop(handle_) : session_.close_later(handle_);
-            } catch (const Error&) {}
+            } catch (const Error&) {
+            }
         }
         void close() {
-            if (auto* h = std::exchange(handle_, nullptr)) session_.call(tried_, [&] { return libssh2_sftp_close_handle(h); });
+            if (auto* h = std::exchange(handle_, nullptr))
+                session_.call(tried_, [&] { return libssh2_sftp_close_handle(h); });
         }
         LIBSSH2_SFTP_HANDLE* get() { return handle_; }
 
-    private:
+      private:
         Session& session_;
         std::string tried_;
         LIBSSH2_SFTP_HANDLE* handle_;
@@ -3246,7 +3551,8 @@ private:
             return r == LIBSSH2_ERROR_SFTP_PROTOCOL ? 1 : r;
         });
         if (refused) attrs.flags = 0;
-        return !refused || said == LIBSSH2_FX_OP_UNSUPPORTED || said == LIBSSH2_FX_NO_CONNECTION || said == LIBSSH2_FX_CONNECTION_LOST;
+        return !refused || said == LIBSSH2_FX_OP_UNSUPPORTED || said == LIBSSH2_FX_NO_CONNECTION ||
+               said == LIBSSH2_FX_CONNECTION_LOST;
     }
     /// Returns whether the size is among them.
     static bool take_attributes(Listed& o, const LIBSSH2_SFTP_ATTRIBUTES& attrs) {
@@ -3259,10 +3565,15 @@ private:
         LIBSSH2_SFTP_ATTRIBUTES attrs{};
         attrs.flags = what;
         attrs.permissions = mode;
-        s.call("change " + show(p), [&] { return libssh2_sftp_stat_ex(s.sftp(), p.c_str(), unsigned(p.size()), LIBSSH2_SFTP_SETSTAT, &attrs); });
+        s.call("change " + show(p), [&] {
+            return libssh2_sftp_stat_ex(s.sftp(), p.c_str(), unsigned(p.size()), LIBSSH2_SFTP_SETSTAT,
+                                        &attrs);
+        });
     }
-    /// For some servers, that a name does not exist is a failure like any other: who looks is told (NotThere).
-    static Handle open_existing(Session& s, const std::string& p, const char* verb, unsigned long flags, int kind) {
+    /// For some servers, that a name does not exist is a failure like any other: who looks is told
+    /// (NotThere).
+    static Handle open_existing(Session& s, const std::string& p, const char* verb, unsigned long flags,
+                                int kind) {
         try {
             return Handle(s, p, verb, flags, 0, kind);
         } catch (const Refused& refused) {
@@ -3271,14 +3582,15 @@ private:
             throw NotThere(refused.what());
         }
     }
-    /// Creates an object in one of the ways that servers understand, which is the same from then on. Where none will
-    /// do it may be that something there is locked for a moment.
+    /// Creates an object in one of the ways that servers understand, which is the same from then on. Where
+    /// none will do it may be that something there is locked for a moment.
     Handle open_new(Session& s, const std::string& p) {
-        constexpr unsigned long forms[] = {LIBSSH2_FXF_EXCL, LIBSSH2_FXF_EXCL | LIBSSH2_FXF_TRUNC, LIBSSH2_FXF_TRUNC};
+        constexpr unsigned long forms[] = {LIBSSH2_FXF_EXCL, LIBSSH2_FXF_EXCL | LIBSSH2_FXF_TRUNC,
+                                           LIBSSH2_FXF_TRUNC};
         for (int round = 0;; ++round)
-            for (size_t form = form_;; ++form)
-                try {
-                    Handle handle(s, p, "create", LIBSSH2_FXF_WRITE | LIBSSH2_FXF_CREAT | forms[form], 0400, LIBSSH2_SFTP_OPENFILE);
+            for (size_t form = form_;; ++form) try {
+                    Handle handle(s, p, "create", LIBSSH2_FXF_WRITE | LIBSSH2_FXF_CREAT | forms[form], 0400,
+                                  LIBSSH2_SFTP_OPENFILE);
                     form_ = form;
                     form_works_ = true;
                     return handle;
@@ -3298,7 +3610,8 @@ private:
         std::array<char, 4096> home;
         try {
             auto n = s.call("find the login directory", [&] {
-                return libssh2_sftp_symlink_ex(s.sftp(), ".", 1, home.data(), unsigned(home.size()), LIBSSH2_SFTP_REALPATH);
+                return libssh2_sftp_symlink_ex(s.sftp(), ".", 1, home.data(), unsigned(home.size()),
+                                               LIBSSH2_SFTP_REALPATH);
             });
             std::string base(home.data(), size_t(n));
             root_ = root_.empty() ? base : base + (base.ends_with('/') ? "" : "/") + root_;
@@ -3313,20 +3626,25 @@ private:
     uint64_t free_space() {
         return with_session([&](Session& s) {
             LIBSSH2_SFTP_STATVFS there{};
-            s.call("ask for free space", [&] { return libssh2_sftp_statvfs(s.sftp(), root_.c_str(), root_.size(), &there); });
-            return there.f_bavail > UINT64_MAX / std::max<uint64_t>(there.f_frsize, 1) ? UINT64_MAX : there.f_bavail * there.f_frsize;
+            s.call("ask for free space",
+                   [&] { return libssh2_sftp_statvfs(s.sftp(), root_.c_str(), root_.size(), &there); });
+            return there.f_bavail > UINT64_MAX / std::max<uint64_t>(there.f_frsize, 1)
+                       ? UINT64_MAX
+                       : there.f_bavail * there.f_frsize;
         });
     }
 
     void make_path(Session& s, const std::string& dir) {
         auto make = [&] {
-            s.call("create the directory " + show(dir), [&] { return libssh2_sftp_mkdir_ex(s.sftp(), dir.c_str(), unsigned(dir.size()), 0700); });
+            s.call("create the directory " + show(dir),
+                   [&] { return libssh2_sftp_mkdir_ex(s.sftp(), dir.c_str(), unsigned(dir.size()), 0700); });
         };
         try {
             make();
         } catch (const ConnectionLost&) {
             throw;
-        } catch (const Error&) { // it exists already, or what leads to it does not: servers do not agree on how to say so
+        } catch (const Error&) { // it exists already, or what leads to it does not: servers do not agree on
+                                 // how to say so
             LIBSSH2_SFTP_ATTRIBUTES attrs;
             if (look_at(s, dir, attrs)) return;
             size_t slash = dir.rfind('/');
@@ -3336,13 +3654,16 @@ private:
         }
     }
 
-    /// Makes what was written durable where the server offers that. A refusal is an error, but that it is not supported.
+    /// Makes what was written durable where the server offers that. A refusal is an error, but that it is not
+    /// supported.
     void sync(Session& s, Handle& handle) {
         if (!can_sync_) return;
         int refused = s.call("write to disk", [&] {
             int r = libssh2_sftp_fsync(handle.get());
             auto why = r == LIBSSH2_ERROR_SFTP_PROTOCOL ? libssh2_sftp_last_error(s.sftp()) : LIBSSH2_FX_OK;
-            return why == LIBSSH2_FX_OP_UNSUPPORTED || why == LIBSSH2_FX_BAD_MESSAGE ? 1 : r; // the latter: a file system that cannot
+            return why == LIBSSH2_FX_OP_UNSUPPORTED || why == LIBSSH2_FX_BAD_MESSAGE
+                       ? 1
+                       : r; // the latter: a file system that cannot
         });
         if (refused) can_sync_ = false;
     }
@@ -3356,11 +3677,11 @@ private:
     std::mutex mutex_;
     std::condition_variable changed_;
     std::vector<std::unique_ptr<Session>> idle_;
-    int open_ = 1, limit_; // the first is made by the constructor
+    int open_ = 1, limit_;             // the first is made by the constructor
     std::atomic<bool> can_sync_{true}; // until the server says no
     static constexpr int kLockedTries = 3;
-    std::atomic<size_t> form_{0};        // in which objects are created
-    std::atomic<bool> form_works_{false}; // it did
+    std::atomic<size_t> form_{0};          // in which objects are created
+    std::atomic<bool> form_works_{false};  // it did
     std::atomic<bool> reads_short_{false}; // the server gives less than it is asked for
 };
 
@@ -3375,8 +3696,9 @@ private:
 using Names = std::map<uint32_t, std::string>; // numeric id to name
 
 struct Counts {
-    uint64_t files = 0, directories = 0, others = 0, bytes = 0; // in the snapshot; bytes of files. What is shown as files are those and others
-    uint64_t new_files = 0, changed_files = 0, new_bytes = 0;   // against the one before
+    uint64_t files = 0, directories = 0, others = 0,
+             bytes = 0; // in the snapshot; bytes of files. What is shown as files are those and others
+    uint64_t new_files = 0, changed_files = 0, new_bytes = 0; // against the one before
 };
 
 struct Snapshot {
@@ -3391,7 +3713,9 @@ struct Snapshot {
 };
 
 /// By more than what clocks differ by; `now` in ns since 1970.
-bool dated_after(const Snapshot& s, int64_t now) { return s.time > std::min(now, INT64_MAX - kClockSkew) + kClockSkew; }
+bool dated_after(const Snapshot& s, int64_t now) {
+    return s.time > std::min(now, INT64_MAX - kClockSkew) + kClockSkew;
+}
 
 void encode_names(Writer& out, const Names& names) {
     out.varint(names.size());
@@ -3422,7 +3746,9 @@ Snapshot decode_snapshot(View bytes) {
     for (auto& t : s.tags) t = in.string(kNameMax);
     s.incomplete = in.u8() != 0;
     auto& c = s.counts;
-    for (auto* n : {&c.files, &c.directories, &c.others, &c.bytes, &c.new_files, &c.changed_files, &c.new_bytes}) *n = in.varint();
+    for (auto* n :
+         {&c.files, &c.directories, &c.others, &c.bytes, &c.new_files, &c.changed_files, &c.new_bytes})
+        *n = in.varint();
     s.users = decode_names(in);
     s.groups = decode_names(in);
     s.tree.resize(in.count(in.left() / sizeof(ChunkId)));
@@ -3441,7 +3767,8 @@ Bytes encode_snapshot(const Snapshot& s) {
     for (auto& t : s.tags) out.string(t);
     out.u8(s.incomplete);
     auto& c = s.counts;
-    for (uint64_t n : {c.files, c.directories, c.others, c.bytes, c.new_files, c.changed_files, c.new_bytes}) out.varint(n);
+    for (uint64_t n : {c.files, c.directories, c.others, c.bytes, c.new_files, c.changed_files, c.new_bytes})
+        out.varint(n);
     encode_names(out, s.users);
     encode_names(out, s.groups);
     out.varint(s.tree.size());
@@ -3449,7 +3776,10 @@ Bytes encode_snapshot(const Snapshot& s) {
     Bytes bytes = out.take();
     try {
         decode_snapshot(bytes);
-    } catch (const Corrupt& e) { throw Error(text("what describes this snapshot is too long to be read back: ", e.what(), ": nothing was committed")); }
+    } catch (const Corrupt& e) {
+        throw Error(text("what describes this snapshot is too long to be read back: ", e.what(),
+                         ": nothing was committed"));
+    }
     return bytes;
 }
 
@@ -3460,8 +3790,8 @@ constexpr uint32_t kNone = UINT32_MAX;
 /// Where a chunk is: 28 bytes, the only thing whose number grows with the repository.
 struct Place {
     ChunkId id;
-    uint32_t frame = kNone;  // number in Index
-    uint32_t offset = 0;     // in the raw frame
+    uint32_t frame = kNone; // number in Index
+    uint32_t offset = 0;    // in the raw frame
     uint32_t length : 31 = 0;
     uint32_t relied : 1 = 0; // this run's snapshot needs it (I5)
 };
@@ -3470,7 +3800,7 @@ static_assert(sizeof(Place) == 28);
 /// A hash table of places by id. Ids are a PRF's output, so their bytes serve as the hash. 256
 /// parts grow one by one, by 1.4 at 85 % full: 33 to 46 bytes a chunk, no doubling in between.
 class PlaceMap {
-public:
+  public:
     Place* find(const ChunkId& id) {
         auto& part = parts_[id[0]];
         if (part.slots.empty()) return nullptr;
@@ -3494,7 +3824,7 @@ public:
                 if (slot.frame != kNone) f(slot);
     }
 
-private:
+  private:
     struct Part {
         std::vector<Place> slots;
         size_t used = 0;
@@ -3518,11 +3848,11 @@ struct PackInfo {
     Hash name{};
     Salt salt{};
     uint64_t size = 0;
-    uint32_t seq = 0;      // of the segment that named it: the newest place of a chunk wins
-    bool present = false;  // in this run's listing with the right size (never recorded, I10)
-    bool resized = false;  // in it, with another
+    uint32_t seq = 0;     // of the segment that named it: the newest place of a chunk wins
+    bool present = false; // in this run's listing with the right size (never recorded, I10)
+    bool resized = false; // in it, with another
     bool condemned = false;
-    Table table;           // only on its way into the index or a segment
+    Table table; // only on its way into the index or a segment
 };
 
 struct FramePlace {
@@ -3599,27 +3929,37 @@ IndexRecord decode_record(Reader& in) {
     r.type = Record(in.u8());
     Reader body(in.bytes(kSegmentMax), "a segment's record");
     switch (r.type) {
-    case Record::pack_added: r.pack = decode_pack(body); break;
+    case Record::pack_added:
+        r.pack = decode_pack(body);
+        break;
     case Record::pack_condemned:
-    case Record::pack_deleted: r.name = body.array<32>(); break;
-    case Record::snapshot_added: r.snapshot = decode_snapshot(body.raw(body.left())); break;
+    case Record::pack_deleted:
+        r.name = body.array<32>();
+        break;
+    case Record::snapshot_added:
+        r.snapshot = decode_snapshot(body.raw(body.left()));
+        break;
     case Record::snapshot_forgotten:
     case Record::segment_superseded:
     case Record::segment_parent:
-    case Record::segment_torn: r.id = body.array<16>(); break;
-    default: throw Error(text("the index has a record of type ", int(r.type), ": get a newer nfreeze"));
+    case Record::segment_torn:
+        r.id = body.array<16>();
+        break;
+    default:
+        throw Error(text("the index has a record of type ", int(r.type), ": get a newer nfreeze"));
     }
-    if (r.type == Record::pack_condemned || r.type == Record::segment_superseded) r.since = int64_t(std::min<uint64_t>(body.u64(), kTimeMax));
+    if (r.type == Record::pack_condemned || r.type == Record::segment_superseded)
+        r.since = int64_t(std::min<uint64_t>(body.u64(), kTimeMax));
     body.end();
     return r;
 }
 
-/// Records, each of them once however often it is added: what segments of clients that ran side by side say alike does
-/// not grow when it is merged.
+/// Records, each of them once however often it is added: what segments of clients that ran side by side say
+/// alike does not grow when it is merged.
 class RecordSet {
-public:
-    /// Adds the whole records that `records` begins with; returns how many bytes they take. Throws Corrupt where more
-    /// would be held than a segment may have.
+  public:
+    /// Adds the whole records that `records` begins with; returns how many bytes they take. Throws Corrupt
+    /// where more would be held than a segment may have.
     size_t add(View records) {
         Reader in(records, "a segment");
         size_t whole = 0;
@@ -3627,7 +3967,9 @@ public:
             try {
                 in.u8();
                 in.bytes(kSegmentMax);
-            } catch (const Corrupt&) { return whole; } // it ends in the middle of one
+            } catch (const Corrupt&) {
+                return whole;
+            } // it ends in the middle of one
             add_one(records.subspan(whole, records.size() - in.left() - whole));
         }
     }
@@ -3640,10 +3982,11 @@ public:
     size_t size() const { return out_.size(); }
     Bytes take() { return out_.take(); }
 
-private:
+  private:
     void add_one(View record) {
         if (!known_.insert(short_name(sha256(record))).second) return;
-        if (out_.size() + record.size() > kSegmentMax) throw Corrupt("a segment would hold more than any may");
+        if (out_.size() + record.size() > kSegmentMax)
+            throw Corrupt("a segment would hold more than any may");
         out_.raw(record);
     }
     Writer out_;
@@ -3653,7 +3996,7 @@ private:
 /// The union of all segments that were read: a set that only grows, so that the order of
 /// applying them does not matter.
 class Index {
-public:
+  public:
     struct Listed {
         uint64_t size; // bytes
         int64_t mtime; // seconds, by the server's clock
@@ -3667,8 +4010,9 @@ public:
     std::set<ShortName> parents, torn;
     static constexpr int64_t kJustNow = INT64_MAX; // by this run, later than any time stamp it has seen
 
-    /// Adds the records of a segment with this time stamp: all of them, or none where one is malformed. Returns the
-    /// share of packs and snapshots that were not known. Throws Corrupt or, for an unknown record, Error.
+    /// Adds the records of a segment with this time stamp: all of them, or none where one is malformed.
+    /// Returns the share of packs and snapshots that were not known. Throws Corrupt or, for an unknown
+    /// record, Error.
     double apply(View records, uint32_t seq, int64_t mtime = kJustNow) {
         size_t before = snapshots.size() + packs_.size(), all = 0;
         for (Reader in(records, "a segment"); !in.empty();) decode_record(in);
@@ -3683,13 +4027,27 @@ public:
                 r.pack.seq = seq;
                 add_pack(std::move(r.pack), {});
                 break;
-            case Record::pack_condemned: condemn(r.name, since); break;
-            case Record::pack_deleted: remove(r.name); break;
-            case Record::snapshot_added: snapshots.emplace(r.snapshot.id, std::move(r.snapshot)); break;
-            case Record::snapshot_forgotten: forgotten.insert(r.id); break;
-            case Record::segment_superseded: note_since(superseded, r.id, since); break;
-            case Record::segment_parent: parents.insert(r.id); break;
-            case Record::segment_torn: torn.insert(r.id); break;
+            case Record::pack_condemned:
+                condemn(r.name, since);
+                break;
+            case Record::pack_deleted:
+                remove(r.name);
+                break;
+            case Record::snapshot_added:
+                snapshots.emplace(r.snapshot.id, std::move(r.snapshot));
+                break;
+            case Record::snapshot_forgotten:
+                forgotten.insert(r.id);
+                break;
+            case Record::segment_superseded:
+                note_since(superseded, r.id, since);
+                break;
+            case Record::segment_parent:
+                parents.insert(r.id);
+                break;
+            case Record::segment_torn:
+                torn.insert(r.id);
+                break;
             }
         }
         return all == 0 ? 1 : double(snapshots.size() + packs_.size() - before) / double(all);
@@ -3733,7 +4091,8 @@ public:
         auto listed = listed_packs->find(pack.name);
         return listed != listed_packs->end() && listed->second.size == pack.size;
     }
-    template <class Name> static void note_since(std::map<Name, int64_t>& names, const Name& name, int64_t since) {
+    template <class Name>
+    static void note_since(std::map<Name, int64_t>& names, const Name& name, int64_t since) {
         auto at = names.emplace(name, since).first;
         at->second = std::min(at->second, since);
     }
@@ -3748,7 +4107,8 @@ public:
     /// Takes a listing of packs/ as what is there; `more`: beside what is known to be.
     void see(const std::vector<ObjectInfo>& listing, bool more = false) {
         listed_packs.emplace();
-        for (auto& p : listing) (*listed_packs)[p.name.hash] = {p.size, std::clamp<int64_t>(p.mtime, 0, kTimeMax)};
+        for (auto& p : listing)
+            (*listed_packs)[p.name.hash] = {p.size, std::clamp<int64_t>(p.mtime, 0, kTimeMax)};
         for (auto& p : packs_) {
             bool before = more && p.present;
             note_listed(p);
@@ -3757,11 +4117,14 @@ public:
     }
     void note_listed(PackInfo& pack) const {
         pack.present = is_listed(pack);
-        pack.resized = !pack.present && listed_packs && listed_packs->contains(pack.name) && !deleted.contains(pack.name);
+        pack.resized = !pack.present && listed_packs && listed_packs->contains(pack.name) &&
+                       !deleted.contains(pack.name);
     }
     /// Whether all that held a chunk was deleted. That it is absent is another thing (I10).
     bool is_gone(const ChunkId& id) {
-        auto gone = [&](const Place& p) { return frames_[p.frame].pack != kNone && deleted.contains(pack(frames_[p.frame]).name); };
+        auto gone = [&](const Place& p) {
+            return frames_[p.frame].pack != kNone && deleted.contains(pack(frames_[p.frame]).name);
+        };
         Place* p = places_.find(id);
         auto [from, to] = more_.equal_range(id);
         return (!p || gone(*p)) && std::all_of(from, to, [&](auto& m) { return gone(m.second); });
@@ -3815,8 +4178,11 @@ public:
     }
 
     /// All places of a chunk whose packs are there, the best first.
-    std::vector<Place> places(const ChunkId& id) { return places(id, [](const PackInfo& pack) { return pack.present; }); }
-    /// Where there are none, those whose packs are there, but not as large as they were: their frames may open.
+    std::vector<Place> places(const ChunkId& id) {
+        return places(id, [](const PackInfo& pack) { return pack.present; });
+    }
+    /// Where there are none, those whose packs are there, but not as large as they were: their frames may
+    /// open.
     std::vector<Place> readable_places(const ChunkId& id) {
         auto found = places(id);
         return found.empty() ? places(id, [](const PackInfo& pack) { return pack.resized; }) : found;
@@ -3825,7 +4191,9 @@ public:
         std::vector<Place> found;
         if (Place* p = places_.find(id)) found.push_back(*p);
         for (auto [i, to] = more_.equal_range(id); i != to; ++i) found.push_back(i->second);
-        std::erase_if(found, [&](auto& p) { return frames_[p.frame].pack == kNone || !counts(pack(frames_[p.frame])); });
+        std::erase_if(found, [&](auto& p) {
+            return frames_[p.frame].pack == kNone || !counts(pack(frames_[p.frame]));
+        });
         std::ranges::stable_sort(found, std::greater{}, [&](auto& p) { return newness(p); });
         return found;
     }
@@ -3848,7 +4216,8 @@ public:
     Table table_of(const PackInfo& pack) {
         std::map<uint32_t, std::map<uint32_t, Chunk>> found; // by frame and offset
         auto gather = [&](const Place& p) {
-            if (frames_[p.frame].pack == size_t(&pack - packs_.data())) found[p.frame][p.offset] = {p.id, p.length};
+            if (frames_[p.frame].pack == size_t(&pack - packs_.data()))
+                found[p.frame][p.offset] = {p.id, p.length};
         };
         places_.each(gather);
         for (auto& [id, place] : more_) gather(place);
@@ -3877,7 +4246,7 @@ public:
         return found;
     }
 
-private:
+  private:
     bool usable(const Place& p) const {
         auto& f = frames_[p.frame];
         return f.pack == kNone || (packs_[f.pack].present && !packs_[f.pack].condemned);
@@ -3912,9 +4281,10 @@ private:
 Name pack_name(const Hash& hash) { return {Name::packs, hash}; }
 
 class Repository {
-public:
+  public:
     Store& store;
-    const int64_t now = now_ns(); // when the run began, by this machine's clock: what "newest" and "from the future" mean
+    const int64_t now =
+        now_ns(); // when the run began, by this machine's clock: what "newest" and "from the future" mean
     Keys keys;
     Index index;
     std::set<std::string> damage; // what was lost: the run ends with exit 5
@@ -3925,38 +4295,47 @@ public:
 
     /// Makes a repository in an empty or new directory, or where one was begun; the key object comes last and
     /// makes it one.
-    static void init(Store& store, const Secret& passphrase, ScryptCost cost, int64_t now, const std::string& label) {
+    static void init(Store& store, const Secret& passphrase, ScryptCost cost, int64_t now,
+                     const std::string& label) {
         auto names = [&](Where where) {
             std::vector<Listed> found;
             try {
                 found = store.list_all(where);
-            } catch (const NotThere&) {}
+            } catch (const NotThere&) {
+            }
             return found;
         };
         auto there = names({});
         for (auto& o : there)
             if (o.name != "index" && o.name != "packs" && o.name != "keys")
-                throw Error(text("there is no empty directory: it holds ", in_quotes(o.name), "; nothing was changed"));
+                throw Error(text("there is no empty directory: it holds ", in_quotes(o.name),
+                                 "; nothing was changed"));
         std::vector<Name> left; // of one that was begun
         for (auto& o : there.empty() ? there : names(Name::index))
-            if (auto name = Name::parse(Name::index, o.name)) left.push_back(*name);
-            else throw Error(text("there is no empty directory: its index/ holds ", in_quotes(o.name), "; nothing was changed"));
+            if (auto name = Name::parse(Name::index, o.name))
+                left.push_back(*name);
+            else
+                throw Error(text("there is no empty directory: its index/ holds ", in_quotes(o.name),
+                                 "; nothing was changed"));
         for (auto directory : {Name::keys, Name::packs})
             if (!there.empty() && !names(directory).empty())
-                throw Error(text("there is a repository already: ", Name::path(directory), "/ is not empty; nothing was changed"));
-        for (auto where : {Where(), Where(Name::index), Where(Name::packs), Where(Name::keys)}) store.make_directory(where);
+                throw Error(text("there is a repository already: ", Name::path(directory),
+                                 "/ is not empty; nothing was changed"));
+        for (auto where : {Where(), Where(Name::index), Where(Name::packs), Where(Name::keys)})
+            store.make_directory(where);
         Secret master(32);
         fill_random(master.span());
         Repository r(store, master);
         for (auto& name : left) r.try_remove(name); // no key that would open it was ever made
-        r.listed_ = since_boot(); // nothing is there
+        r.listed_ = since_boot();                   // nothing is there
         r.commit([] { return Bytes(); });
         auto key = add_key(store, master, passphrase, cost, now, label);
         // Two that are begun at once would lock each other out: whoever sees the other one's key gives up.
         for (auto& o : store.list(Name::keys))
             if (o.name != key) {
                 bool gone = r.try_remove(key);
-                throw Error(text("another repository is being made there at this moment: ", gone ? "run it again" : "start anew in another directory"));
+                throw Error(text("another repository is being made there at this moment: ",
+                                 gone ? "run it again" : "start anew in another directory"));
             }
         try {
             Repository again(store, master);
@@ -3972,21 +4351,24 @@ public:
     struct KeyObjects {
         std::vector<ObjectInfo> listed;
         std::vector<std::pair<ObjectInfo, Foreign>> whole; // kKeysMax at most
-        Some passed_over; // of the others
+        Some passed_over;                                  // of the others
         bool some_lost() const { return whole.size() < listed.size(); }
     };
     /// Throws NotThere if there is none, which means that this is no repository.
     static KeyObjects read_keys(Store& store) {
         KeyObjects keys;
         keys.listed = store.list(Name::keys);
-        if (keys.listed.empty()) throw NotThere("it has no key objects; if they were lost, a recovery sheet helps: nfreeze help key");
+        if (keys.listed.empty())
+            throw NotThere(
+                "it has no key objects; if they were lost, a recovery sheet helps: nfreeze help key");
         std::ranges::stable_sort(keys.listed, {}, &ObjectInfo::mtime); // what somebody planted comes last
         std::exception_ptr newer;
         for (auto& o : keys.listed) {
             Foreign bytes;
             bool good = false;
             try {
-                if (o.size == kKeySize && keys.whole.size() < kKeysMax) bytes = store.read(o.name, 0, kKeySize);
+                if (o.size == kKeySize && keys.whole.size() < kKeysMax)
+                    bytes = store.read(o.name, 0, kKeySize);
                 bool whole = bytes.size() > 0 && Keys::is_whole(bytes, o.name); // I1
                 if (whole) Keys::key_cost(bytes);
                 good = whole;
@@ -3995,12 +4377,16 @@ public:
                 if (e.exit != Exit::failed || e.exhausted) throw;
                 if (!newer) newer = std::current_exception();
             }
-            if (good) keys.whole.emplace_back(o, std::move(bytes));
-            else keys.passed_over.add(short_id(o.name.hash));
+            if (good)
+                keys.whole.emplace_back(o, std::move(bytes));
+            else
+                keys.passed_over.add(short_id(o.name.hash));
         }
         if (keys.whole.empty() && newer) std::rethrow_exception(newer);
         if (keys.whole.empty()) throw Corrupt("no key object is whole");
-        if (keys.passed_over.count > 0) say("warning: " + keys.passed_over.words(" in keys/ is no key that can be tried: passed over", " in keys/ are no keys that can be tried: passed over"));
+        if (keys.passed_over.count > 0)
+            say("warning: " + keys.passed_over.words(" in keys/ is no key that can be tried: passed over",
+                                                     " in keys/ are no keys that can be tried: passed over"));
         return keys;
     }
     /// The master key. Throws Error (wrong passphrase) or Corrupt.
@@ -4008,18 +4394,22 @@ public:
         std::optional<Secret> master;
         for (auto& [info, object] : objects.whole) {
             auto opened = Keys::open_master(object, passphrase);
-            if (opened && master && !(*opened == *master)) throw Corrupt("two key objects open to different master keys");
+            if (opened && master && !(*opened == *master))
+                throw Corrupt("two key objects open to different master keys");
             if (opened) master = std::move(opened);
         }
-        if (!master && objects.some_lost()) throw Corrupt("the passphrase opens no key object, and one is damaged");
+        if (!master && objects.some_lost())
+            throw Corrupt("the passphrase opens no key object, and one is damaged");
         if (!master) throw Error("wrong passphrase: no key object opens with it", Exit::passphrase);
         return std::move(*master);
     }
     /// Returns the new object's name. `replaces`: another goes as soon as it is there.
-    static Name add_key(Store& store, const Secret& master, const Secret& passphrase, ScryptCost cost, int64_t now, const std::string& label, bool replaces = false) {
+    static Name add_key(Store& store, const Secret& master, const Secret& passphrase, ScryptCost cost,
+                        int64_t now, const std::string& label, bool replaces = false) {
         auto there = store.list(Name::keys);
         if (std::ranges::count(there, kKeySize, &ObjectInfo::size) >= long(kKeysMax) + replaces)
-            throw Error(text("there are ", kKeysMax, " keys already, and no more are tried: remove one first; nothing was changed"));
+            throw Error(text("there are ", kKeysMax,
+                             " keys already, and no more are tried: remove one first; nothing was changed"));
         std::optional<Name> name;
         int failed = 0;
         for (auto begun = Clock::now(); !name;) {
@@ -4027,7 +4417,8 @@ public:
             try {
                 store.create(key);
                 name = key.name();
-            } catch (const Uncertain&) { // under a new name, then; the other one opens as well, if it is there
+            } catch (
+                const Uncertain&) { // under a new name, then; the other one opens as well, if it is there
                 if (Clock::now() > begun + store.retry_for) throw;
                 pause_for(backoff(failed++));
             }
@@ -4038,13 +4429,16 @@ public:
     }
 
     /// Throws Corrupt unless this master key opens what is in index/.
-    static void try_key(Store& store, const Secret& master) { Repository(store, master).load(list(store, false)); }
+    static void try_key(Store& store, const Secret& master) {
+        Repository(store, master).load(list(store, false));
+    }
 
     /// Opens a repository. `passphrase` is asked for only once it is sure that there is one. The key
     /// is stretched while index/ and, if asked for, packs/ are listed: at 100 names a round trip that
     /// takes a while in a large repository. Throws NotThere if there is no repository.
     /// `to_repair`: index/ may be lost.
-    static std::unique_ptr<Repository> open(Store& store, const std::function<Secret()>& passphrase, bool list_packs = true, bool to_repair = false) {
+    static std::unique_ptr<Repository> open(Store& store, const std::function<Secret()>& passphrase,
+                                            bool list_packs = true, bool to_repair = false) {
         auto objects = read_keys(store);
         if (to_repair)
             for (auto directory : {Name::index, Name::packs}) store.make_directory(directory);
@@ -4056,12 +4450,16 @@ public:
         std::exception_ptr failed;
         try {
             listing = list(store, list_packs);
-        } catch (...) { failed = std::current_exception(); }
+        } catch (...) {
+            failed = std::current_exception();
+        }
         Secret master = unlocking.get();
         stop_if_asked();
         try {
             if (failed) std::rethrow_exception(failed);
-        } catch (const NotThere& e) { throw Corrupt(text("a part of the repository is lost: ", e.what(), "; see: nfreeze help repair")); }
+        } catch (const NotThere& e) {
+            throw Corrupt(text("a part of the repository is lost: ", e.what(), "; see: nfreeze help repair"));
+        }
         std::unique_ptr<Repository> r(new Repository(store, master));
         r->load(std::move(listing), to_repair);
         stop_if_asked();
@@ -4089,7 +4487,8 @@ public:
             Bytes additions = records(); // which may take hours
             if (!begun) begun = Clock::now();
             bool written = write_segment(additions, *begun, merge_all);
-            if (!written || since_boot() - *listed_ >= std::chrono::seconds(kSettled)) continue; // suspended for days
+            if (!written || since_boot() - *listed_ >= std::chrono::seconds(kSettled))
+                continue; // suspended for days
             if (!merge_all) tidy(*begun);
             return;
         }
@@ -4100,7 +4499,8 @@ public:
     /// newest time stamp in index/.
     int64_t server_time() const {
         int64_t latest = 0;
-        if (auto own = segments_.find(written_); own != segments_.end() && own->second.mtime > 0) return own->second.mtime;
+        if (auto own = segments_.find(written_); own != segments_.end() && own->second.mtime > 0)
+            return own->second.mtime;
         for (auto& [key, s] : segments_) latest = std::max(latest, s.mtime);
         return latest;
     }
@@ -4136,7 +4536,8 @@ public:
     void remove_torn(int64_t age) {
         for (auto& [key, s] : segments_) {
             auto shortened = short_name(s.name.hash);
-            bool garbage = s.state == Segment::broken && index.torn.contains(shortened) && !index.parents.contains(shortened);
+            bool garbage = s.state == Segment::broken && index.torn.contains(shortened) &&
+                           !index.parents.contains(shortened);
             if (garbage && server_time() - s.mtime >= age && !try_remove(s.name)) return;
         }
     }
@@ -4154,8 +4555,10 @@ public:
         } catch (const Uncertain&) {
             if (Clock::now() > begun + store.retry_for) throw;
         }
-        if (store.work.up > before) broken_off_ = 0; // it takes what it can: no pause
-        else if (broken_off_++ > 0) pause_for(backoff(broken_off_));
+        if (store.work.up > before)
+            broken_off_ = 0; // it takes what it can: no pause
+        else if (broken_off_++ > 0)
+            pause_for(backoff(broken_off_));
         return false;
     }
     /// Whether the object is gone now: a server need not let us.
@@ -4171,12 +4574,13 @@ public:
     }
 
     bool is_from_future(const Snapshot& s) const { return dated_after(s, now); }
-    /// The newest of these, which come the latest first; null if there is none. A clock that ran ahead must not decide for
-    /// years: what is dated after now is named, and taken only where there is no other.
+    /// The newest of these, which come the latest first; null if there is none. A clock that ran ahead must
+    /// not decide for years: what is dated after now is named, and taken only where there is no other.
     const Snapshot* newest(const std::vector<const Snapshot*>& latest_first) {
         for (auto* s : latest_first) {
             if (!is_from_future(*s)) return s;
-            warn(text("warning: snapshot ", short_id(s->id), " is dated after now: it does not count as the newest"));
+            warn(text("warning: snapshot ", short_id(s->id),
+                      " is dated after now: it does not count as the newest"));
         }
         return latest_first.empty() ? nullptr : latest_first[0];
     }
@@ -4190,16 +4594,17 @@ public:
         std::vector<const Snapshot*> all;
         for (auto& [id, s] : index.snapshots)
             if (index.forgotten.contains(id) == forgotten) all.push_back(&s);
-        std::ranges::sort(all, [](auto* a, auto* b) { return std::tie(b->time, b->id) < std::tie(a->time, a->id); });
+        std::ranges::sort(
+            all, [](auto* a, auto* b) { return std::tie(b->time, b->id) < std::tie(a->time, a->id); });
         return all;
     }
 
-private:
+  private:
     struct Segment {
         Name name;
         uint64_t size = 0;
         enum State : uint8_t { unread, whole, broken } state = unread;
-        int64_t mtime = 0; // seconds, by the server's clock; 0 until it was listed
+        int64_t mtime = 0;      // seconds, by the server's clock; 0 until it was listed
         bool was_whole = false; // a broken one that is no upload which was cut: its end is there
         bool authentic = false; // whole (I1) and ours
         std::string trouble;    // of a broken one that is
@@ -4229,16 +4634,20 @@ private:
         if (listing.packs) index.see(*listing.packs);
         read_segments(std::move(listing.index), listing.at);
         if (std::ranges::none_of(segments_, [](auto& s) { return s.second.state == Segment::whole; }))
-            may_be_lost ? note(damage, "the index is lost") : throw Corrupt("index/ holds no segment that is whole; see: nfreeze help repair");
-        for (auto& [key, s] : segments_) s.superseded_at_start = index.superseded.contains(short_name(s.name.hash));
+            may_be_lost ? note(damage, "the index is lost")
+                        : throw Corrupt("index/ holds no segment that is whole; see: nfreeze help repair");
+        for (auto& [key, s] : segments_)
+            s.superseded_at_start = index.superseded.contains(short_name(s.name.hash));
         unnamed = {};
         if (index.listed_packs)
             for (auto& [name, listed] : *index.listed_packs)
-                if (!index.find_pack(name) && !index.condemned.contains(name) && !index.deleted.contains(name)) {
+                if (!index.find_pack(name) && !index.condemned.contains(name) &&
+                    !index.deleted.contains(name)) {
                     unnamed.add(hex(name));
                     unnamed_since = std::min(unnamed.count == 1 ? INT64_MAX : unnamed_since, listed.mtime);
                 }
-        if (index.listed_packs) index.listed_packs->clear(); // packs of later segments count as absent, which costs little
+        if (index.listed_packs)
+            index.listed_packs->clear(); // packs of later segments count as absent, which costs little
     }
 
     /// Bytes of live segments that others have as well, for each byte that they have not.
@@ -4248,7 +4657,8 @@ private:
             if (live(s)) fresh += s.fresh * double(s.size), again += (1 - s.fresh) * double(s.size);
         return again / std::max(fresh, 1.0);
     }
-    /// Where clients that ran side by side have left the same many times, and nobody else is at work now, it is merged.
+    /// Where clients that ran side by side have left the same many times, and nobody else is at work now, it
+    /// is merged.
     void tidy(Clock::time_point begun) {
         if (repeats() < 0.8) return;
         auto known = segments_.size();
@@ -4276,21 +4686,25 @@ private:
         return true;
     }
 
-    /// What a segment says beside what it merges: `gone`, which it takes the place of, and what this run adds.
+    /// What a segment says beside what it merges: `gone`, which it takes the place of, and what this run
+    /// adds.
     void add_news(RecordSet& out, const std::set<ShortName>& gone, View additions) {
         Writer news;
         for (auto& name : gone) put_since(news, Record::segment_superseded, name);
         for (auto& [key, s] : segments_) {
             auto shortened = short_name(s.name.hash);
             if (live(s) && !gone.contains(shortened)) put_record(news, Record::segment_parent, shortened);
-            if (s.state == Segment::broken && !s.was_whole && !index.torn.contains(shortened)) put_record(news, Record::segment_torn, shortened);
+            if (s.state == Segment::broken && !s.was_whole && !index.torn.contains(shortened))
+                put_record(news, Record::segment_torn, shortened);
         }
         for (auto& name : uncertain_) put_record(news, Record::segment_torn, name);
         out.add(news.view());
         out.add(additions);
     }
 
-    bool live(const Segment& s) const { return s.state == Segment::whole && !index.superseded.contains(short_name(s.name.hash)); }
+    bool live(const Segment& s) const {
+        return s.state == Segment::whole && !index.superseded.contains(short_name(s.name.hash));
+    }
 
     void note(std::set<std::string>& where, const std::string& what) {
         where.insert(what);
@@ -4298,12 +4712,14 @@ private:
     }
 
     /// Reads what is new in a listing of index/, the newest first, so that superseded segments are
-    /// not read. A listing is not atomic: what seems lost, or not written to its end, is looked for twice more.
+    /// not read. A listing is not atomic: what seems lost, or not written to its end, is looked for twice
+    /// more.
     void read_segments(std::vector<ObjectInfo> listing, Clock::duration at) {
         for (int round = 0;; ++round) {
             listed_ = at;
             bool vanished = !read_listed(listing);
-            bool growing = store.patience > Clock::duration(0) && std::ranges::any_of(segments_, [&](auto& s) { return is_growing(s.second); });
+            bool growing = store.patience > Clock::duration(0) &&
+                           std::ranges::any_of(segments_, [&](auto& s) { return is_growing(s.second); });
             if (!vanished && !growing && missing_parents().empty()) break;
             if (round == 2) break;
             if (growing) pause_for(store.patience);
@@ -4312,28 +4728,38 @@ private:
         }
         doubts.clear();
         for (auto& p : missing_parents())
-            note(damage, text("index segment ", hex(p), " was lost or is withheld by the server: what it listed is unknown"));
+            note(damage, text("index segment ", hex(p),
+                              " was lost or is withheld by the server: what it listed is unknown"));
         Some torn;
         for (auto& [key, s] : segments_) {
             if (!is_doubtful(s)) continue;
-            if (s.was_whole) note(damage, s.name.path() + (s.trouble.empty() ? " is damaged: what it listed is unknown" : ": " + s.trouble));
-            else torn.add(s.name.path());
+            if (s.was_whole)
+                note(damage, s.name.path() + (s.trouble.empty() ? " is damaged: what it listed is unknown"
+                                                                : ": " + s.trouble));
+            else
+                torn.add(s.name.path());
         }
         if (torn.count > 0)
-            note(doubts, torn.words(" is not whole: an interrupted upload, or damage; the next backup notes it",
-                                    " objects of the index are not whole: interrupted uploads, or damage; the next backup notes them"));
+            note(doubts,
+                 torn.words(" is not whole: an interrupted upload, or damage; the next backup notes it",
+                            " objects of the index are not whole: interrupted uploads, or damage; the next "
+                            "backup notes them"));
     }
     bool is_doubtful(const Segment& s) const {
         auto shortened = short_name(s.name.hash);
-        return s.state == Segment::broken && !index.superseded.contains(shortened) && !index.torn.contains(shortened) && !index.parents.contains(shortened);
+        return s.state == Segment::broken && !index.superseded.contains(shortened) &&
+               !index.torn.contains(shortened) && !index.parents.contains(shortened);
     }
     /// Whether it may be an upload that is under way, if the server's clock is about ours.
-    bool is_growing(const Segment& s) const { return is_doubtful(s) && !s.was_whole && std::abs(now_ns() / 1'000'000'000 - s.mtime) < 60; }
+    bool is_growing(const Segment& s) const {
+        return is_doubtful(s) && !s.was_whole && std::abs(now_ns() / 1'000'000'000 - s.mtime) < 60;
+    }
     /// Returns whether every listed segment was still there.
     bool read_listed(const std::vector<ObjectInfo>& listing) {
         std::vector<Segment*> fresh;
         for (auto& o : listing) {
-            if (segments_.size() > kSegmentsMax) throw Corrupt(text("index/ holds more than ", kSegmentsMax, " names"));
+            if (segments_.size() > kSegmentsMax)
+                throw Corrupt(text("index/ holds more than ", kSegmentsMax, " names"));
             auto& s = segments_[o.name];
             s.mtime = std::clamp<int64_t>(o.mtime, 0, kTimeMax);
             if (s.state == Segment::whole || (s.state != Segment::unread && s.size == o.size)) continue;
@@ -4355,7 +4781,8 @@ private:
                 all_there = false;
             } catch (const Corrupt& e) {
                 s->state = Segment::broken;
-                if (s->authentic) s->trouble = text("what it says makes no sense (", e.what(), ") and counts for nothing");
+                if (s->authentic)
+                    s->trouble = text("what it says makes no sense (", e.what(), ") and counts for nothing");
             }
         }
         return all_there;
@@ -4371,15 +4798,17 @@ private:
         }
         auto object = open_object(keys, label, bytes, s.name.path());
         s.authentic = s.was_whole = true;
-        bytes = {}; // a segment may be large: it is in memory once
+        bytes = {};        // a segment may be large: it is in memory once
         RecordSet records; // merges of side by side clients once wrote the same again and again
         Bytes rest;
         size_t all = 0;
         for (auto& frame : object.frames) {
             auto raw = decompress(std::exchange(frame, {}), kFrameMax);
             all += raw.size();
-            if (rest.empty()) rest = std::move(raw);
-            else rest.insert(rest.end(), raw.begin(), raw.end());
+            if (rest.empty())
+                rest = std::move(raw);
+            else
+                rest.insert(rest.end(), raw.begin(), raw.end());
             if (rest.size() > kSegmentMax) throw Corrupt("a record larger than any segment");
             rest.erase(rest.begin(), rest.begin() + long(records.add(rest)));
         }
@@ -4389,8 +4818,8 @@ private:
     }
 
     /// The trailing live segments, oldest first, each at most twice as large as all after it: so
-    /// that there are O(log n) segments and each record is merged O(log n) times. Clients that run side by side would all
-    /// merge the same: the more what is live repeats itself, the fewer of them do.
+    /// that there are O(log n) segments and each record is merged O(log n) times. Clients that run side by
+    /// side would all merge the same: the more what is live repeats itself, the fewer of them do.
     std::vector<Segment*> choose_merge(size_t size, bool all_that_fit) {
         std::vector<Segment*> all, chosen;
         for (auto& [key, s] : segments_)
@@ -4422,23 +4851,31 @@ private:
             View body = in.bytes(kSegmentMax);
             if (type == Record::segment_parent) {
                 auto parent = Reader(body, "a parent").array<16>();
-                bool known = std::ranges::any_of(segments_, [&](auto& k) { return short_name(k.second.name.hash) == parent && k.second.state == Segment::whole; });
+                bool known = std::ranges::any_of(segments_, [&](auto& k) {
+                    return short_name(k.second.name.hash) == parent && k.second.state == Segment::whole;
+                });
                 if (known || index.superseded.contains(parent)) continue; // a lost one is carried on
             } else if (type == Record::pack_added || type == Record::pack_condemned) {
                 if (index.deleted.contains(Reader(body, "a pack's record").array<32>())) continue;
             } else if (type == Record::snapshot_added) {
                 bool was_forgotten = index.forgotten.contains(Reader(body, "a snapshot").array<16>());
                 if (was_forgotten && damage.empty() && doubts.empty() &&
-                    std::ranges::all_of(decode_snapshot(body).tree, [&](auto& id) { return index.is_gone(id); }))
+                    std::ranges::all_of(decode_snapshot(body).tree,
+                                        [&](auto& id) { return index.is_gone(id); }))
                     continue;
             }
             // The oldest time that is known, so that clients which merge side by side write the same.
-            if (type == Record::pack_condemned) add_since(out, type, index.condemned, Reader(body, "a pack's record").array<32>());
-            else if (type == Record::segment_superseded) add_since(out, type, index.superseded, Reader(body, "a segment's name").array<16>());
-            else out.add(type, body);
+            if (type == Record::pack_condemned)
+                add_since(out, type, index.condemned, Reader(body, "a pack's record").array<32>());
+            else if (type == Record::segment_superseded)
+                add_since(out, type, index.superseded, Reader(body, "a segment's name").array<16>());
+            else
+                out.add(type, body);
         }
     }
-    template <class Name> static void add_since(RecordSet& out, Record type, const std::map<Name, int64_t>& times, const Name& name) {
+    template <class Name>
+    static void add_since(RecordSet& out, Record type, const std::map<Name, int64_t>& times,
+                          const Name& name) {
         auto since = times.at(name);
         Writer record;
         put_since(record, type, name, since == Index::kJustNow ? 0 : since);
@@ -4458,8 +4895,11 @@ private:
         Segment done;
         done.name = object.name();
         done.size = object.bytes().size();
-        if (done.size > kSegmentMax) throw Error("a segment of the index would be larger than what can be read back");
-        if (segments_.size() >= kSegmentsMax) throw Error(text("index/ holds ", kSegmentsMax, " segments, and no reader takes more: let one that may delete run there"));
+        if (done.size > kSegmentMax)
+            throw Error("a segment of the index would be larger than what can be read back");
+        if (segments_.size() >= kSegmentsMax)
+            throw Error(text("index/ holds ", kSegmentsMax,
+                             " segments, and no reader takes more: let one that may delete run there"));
         // If the outcome is unknown it stays, and counts if it turns up whole: somebody may have read
         // it, and take what it merged for superseded. The next segment says that it need not be whole.
         auto shortened = short_name(done.name.hash);
@@ -4477,9 +4917,9 @@ private:
     }
 
     std::map<Name, Segment> segments_; // by name and number, which a server may make up
-    uint32_t highest_seq_ = 0; // among those that authenticated
-    Name written_;  // the last one that this run wrote
-    std::set<ShortName> uncertain_; // segments that this run sent without learning whether they are there
+    uint32_t highest_seq_ = 0;         // among those that authenticated
+    Name written_;                     // the last one that this run wrote
+    std::set<ShortName> uncertain_;    // segments that this run sent without learning whether they are there
     std::optional<Clock::duration> listed_; // when index/ was, by since_boot()
     std::set<std::string> told_;            // warnings
     std::atomic<int> broken_off_{0};        // uploads one after the other of which nothing was taken
@@ -4493,14 +4933,15 @@ private:
 class ChunkReader {
     using RawFrame = std::shared_ptr<const Bytes>; // null: does not open
 
-public:
+  public:
     /// A chunk's bytes, which live as long as this.
     struct Chunk {
         RawFrame frame;
         View bytes;
         operator View() const { return bytes; }
     };
-    ChunkReader(Repository& repo, TaskPool& wire, size_t budget) : repo_(repo), wire_(wire), budget_(budget) {}
+    ChunkReader(Repository& repo, TaskPool& wire, size_t budget)
+        : repo_(repo), wire_(wire), budget_(budget) {}
     /// What is pinned counts as planned, for who watches: as read only, or as written again, too.
     enum Shown { not_here, reads, copies } shown = not_here;
     ~ChunkReader() { give_up(); }
@@ -4551,7 +4992,9 @@ public:
         try {
             if (auto chunk = cut(wait_for(place.frame), place, id, hasher)) return *chunk;
             why = "a part of it is not what it was when it was stored";
-        } catch (const Corrupt& e) { why = e.what(); }
+        } catch (const Corrupt& e) {
+            why = e.what();
+        }
         std::unique_lock lock(mutex_);
         auto places = repo_.index.places(id);
         lock.unlock();
@@ -4563,7 +5006,8 @@ public:
                 auto frame = read_run(repo_, one).at(0);
                 if (frame)
                     if (auto chunk = cut(frame, other, id, hasher)) return *chunk;
-            } catch (const Corrupt&) {}
+            } catch (const Corrupt&) {
+            }
         }
         throw Corrupt(why);
     }
@@ -4591,7 +5035,8 @@ public:
         try {
             for (size_t next = 0, i = 0; i < ids.size(); ++i) {
                 stop_if_asked();
-                while (next < ids.size() && (pinned.empty() || has_room())) pinned.push_back(pin(ids[next++]));
+                while (next < ids.size() && (pinned.empty() || has_room()))
+                    pinned.push_back(pin(ids[next++]));
                 flush();
                 f(i, get(ids[i], pinned.front(), hasher));
                 unpin(pinned.front().frame);
@@ -4627,7 +5072,7 @@ public:
         changed_.notify_all();
     }
 
-private:
+  private:
     struct Slot {
         int pins = 0;
         std::shared_future<RawFrame> data;
@@ -4635,7 +5080,7 @@ private:
     /// Frames of one pack that are read in one go.
     struct Run {
         uint32_t pack = kNone;
-        Hash name{};  // of the pack, copied: the index may grow while others read
+        Hash name{}; // of the pack, copied: the index may grow while others read
         Salt salt{};
         uint64_t size = 0, begin = 0, end = 0;
         std::vector<std::pair<uint32_t, FramePlace>> frames;
@@ -4654,7 +5099,8 @@ private:
         }
         /// What is read, on the grid. No pack is smaller than its frames: decode_pack().
         std::pair<uint64_t, uint64_t> aligned() const {
-            return {begin / kReadAlign * kReadAlign, std::min<uint64_t>((end + kReadAlign - 1) / kReadAlign * kReadAlign, size)};
+            return {begin / kReadAlign * kReadAlign,
+                    std::min<uint64_t>((end + kReadAlign - 1) / kReadAlign * kReadAlign, size)};
         }
     };
 
@@ -4689,10 +5135,13 @@ private:
         lock.unlock();
         try {
             if (auto bytes = data.get()) return bytes;
-        } catch (const std::future_error&) { throw Interrupted(); } // it was given up
+        } catch (const std::future_error&) {
+            throw Interrupted();
+        } // it was given up
         throw Corrupt("a part of it does not authenticate");
     }
-    static std::optional<Chunk> cut(const RawFrame& frame, const Place& p, const ChunkId& id, IdHasher& hasher) {
+    static std::optional<Chunk> cut(const RawFrame& frame, const Place& p, const ChunkId& id,
+                                    IdHasher& hasher) {
         if (size_t(p.offset) + p.length > frame->size()) return {};
         View bytes = View(*frame).subspan(p.offset, p.length);
         if (hasher(bytes) != id) return {};
@@ -4729,8 +5178,11 @@ private:
         for (auto& [number, f] : run.frames) {
             auto plain = opener.open_in_place(f.number, sealed, f.offset - begin, f.sealed);
             try {
-                frames.push_back(plain ? std::make_shared<const Bytes>(decompress(*plain, f.raw)) : nullptr); // no bombs
-            } catch (const Corrupt&) { frames.push_back(nullptr); }
+                frames.push_back(plain ? std::make_shared<const Bytes>(decompress(*plain, f.raw))
+                                       : nullptr); // no bombs
+            } catch (const Corrupt&) {
+                frames.push_back(nullptr);
+            }
         }
         return frames;
     }
@@ -4739,7 +5191,7 @@ private:
     TaskPool& wire_;
     size_t budget_, pinned_ = 0; // raw bytes
     size_t pins_ = 0;            // chunks
-    Run run_; // planner only
+    Run run_;                    // planner only
     std::mutex mutex_;
     std::condition_variable changed_;
     std::unordered_map<uint32_t, Slot> slots_;
@@ -4753,10 +5205,10 @@ private:
 /// compression and sending go on in others. Memory: at most (connections + 1) packs of data, and two
 /// frames for each processor.
 class Packer {
-public:
+  public:
     Packer(Repository& repo, int connections, std::chrono::seconds checkpoint_every)
-        : repo_(repo), hasher_(repo.keys.hasher()), checkpoint_every_(checkpoint_every), wire_(connections, 0),
-          crunch_(processors(), size_t(processors())) {}
+        : repo_(repo), hasher_(repo.keys.hasher()), checkpoint_every_(checkpoint_every),
+          wire_(connections, 0), crunch_(processors(), size_t(processors())) {}
 
     uint64_t new_bytes = 0; // raw bytes of chunks that the repository did not have
     bool dry_run = false;   // count them and send nothing
@@ -4811,8 +5263,9 @@ public:
         });
     }
 
-    /// After an interruption, or where an object was refused, as by a full disk: gives up what is not sent, keeps what
-    /// is durable (I2). Packs alone rely on nothing. Where the refused object is still there, so would be a segment.
+    /// After an interruption, or where an object was refused, as by a full disk: gives up what is not sent,
+    /// keeps what is durable (I2). Packs alone rely on nothing. Where the refused object is still there, so
+    /// would be a segment.
     void salvage(const Error& why) {
         if (why.exit != Exit::interrupted && !why.undone) return;
         crunch_.abandon();
@@ -4826,7 +5279,7 @@ public:
         }
     }
 
-private:
+  private:
     struct Pack {
         Sealer sealer;
         std::vector<uint32_t> frames; // their numbers in the index
@@ -4847,7 +5300,7 @@ private:
     /// Buffers that are used again: the system clears each page of a new one, which costs as much as
     /// encrypting what goes into it.
     class Buffers {
-    public:
+      public:
         explicit Buffers(size_t size) : size_(size) {}
         Bytes take() {
             std::lock_guard lock(mutex_);
@@ -4865,7 +5318,7 @@ private:
             if (buffer.capacity() >= size_) spare_.push_back(std::move(buffer));
         }
 
-    private:
+      private:
         size_t size_; // bytes, at least
         std::mutex mutex_;
         std::vector<Bytes> spare_;
@@ -4876,21 +5329,27 @@ private:
         std::mutex mutex;   // guards what these fill:
         uint64_t packed = 0;
         std::map<uint64_t, Frame> early; // compressed, but one before it is not
-        std::shared_ptr<Pack> pack; // none: not begun
+        std::shared_ptr<Pack> pack;      // none: not begun
     };
-    bool checkpoint_due() const { return Clock::now() - last_checkpoint_ >= checkpoint_every_ || records_.size() > kRecordsMax; }
+    bool checkpoint_due() const {
+        return Clock::now() - last_checkpoint_ >= checkpoint_every_ || records_.size() > kRecordsMax;
+    }
     static size_t frame_max(Kind kind) { return kind == Kind::data ? kDataFrame : kTreeFrame; }
     static int processors() { return std::clamp(int(std::thread::hardware_concurrency()), 1, 16); }
 
     void append(Kind kind, const ChunkId& id, View data) {
-        if (data.size() > kChunkMax) throw Error(text("a chunk of ", data.size(), " bytes is beyond what can be read back"));
+        if (data.size() > kChunkMax)
+            throw Error(text("a chunk of ", data.size(), " bytes is beyond what can be read back"));
         auto& s = streams_[kind != Kind::data];
         wrote_tree_ |= kind == Kind::tree;
         auto& frame = s.open;
-        bool full = frame.raw.size() + data.size() > frame_max(kind) || frame.info.chunks.size() >= kFrameChunks;
+        bool full =
+            frame.raw.size() + data.size() > frame_max(kind) || frame.info.chunks.size() >= kFrameChunks;
         if (full || frame.info.kind != kind) end_frame(s);
         if (frame.number == kNone) {
-            if (repo_.index.packs_listed() >= kListMax) throw Error(text("the repository has ", kListMax, " packs, and no reader takes more: forget and prune, or begin another"));
+            if (repo_.index.packs_listed() >= kListMax)
+                throw Error(text("the repository has ", kListMax,
+                                 " packs, and no reader takes more: forget and prune, or begin another"));
             frame.number = repo_.index.begin_frame(kind);
             frame.info.kind = kind;
             frame.raw = frames_.take();
@@ -4915,10 +5374,12 @@ private:
     void put_in_pack(Stream& s, uint64_t place, Frame compressed) {
         std::lock_guard lock(s.mutex); // held while a full pack waits: so at most one does
         s.early.emplace(place, std::move(compressed));
-        for (auto next = s.early.begin(); next != s.early.end() && next->first == s.packed; next = s.early.erase(next), ++s.packed) {
+        for (auto next = s.early.begin(); next != s.early.end() && next->first == s.packed;
+             next = s.early.erase(next), ++s.packed) {
             auto& frame = next->second;
             if (!s.pack) s.pack = new_pack();
-            if (!repo_.store.work.settled) repo_.store.work.line += frame.plain.head.size() + frame.plain.body.size() + kTag;
+            if (!repo_.store.work.settled)
+                repo_.store.work.line += frame.plain.head.size() + frame.plain.body.size() + kTag;
             s.pack->add(frame.number, std::move(frame.info), frame.plain.head, frame.plain.body);
             frames_.give_back(std::move(frame.plain.body));
             if (s.pack->sealer.size() >= kPackTarget) send_later(std::exchange(s.pack, nullptr));
@@ -4942,12 +5403,14 @@ private:
                 continue;
             }
             repo_.try_remove(object.sealed.name()); // as far as it got
-            auto frames = open_object(repo_.keys, kPackLabel, Keys::back(object.sealed), "a pack just sealed").frames;
+            auto frames =
+                open_object(repo_.keys, kPackLabel, Keys::back(object.sealed), "a pack just sealed").frames;
             size_t middle = frames.size() / 2;
             for (auto [from, upto] : {std::pair(middle, frames.size()), std::pair(size_t(0), middle)}) {
                 if (from == upto) continue;
                 left.push_back(new_pack());
-                for (size_t i = from; i < upto; ++i) left.back()->add(pack->frames[i], std::move(object.table[i]), frames[i]);
+                for (size_t i = from; i < upto; ++i)
+                    left.back()->add(pack->frames[i], std::move(object.table[i]), frames[i]);
             }
         }
     }
@@ -5007,8 +5470,9 @@ private:
                 if (checkpoint_due()) commit([] { return View(); }); // packs alone rely on nothing
             });
         } catch (const Corrupt& e) {
-            throw Error(text("something that this run relies on was deleted meanwhile or is damaged (", e.what(),
-                             "), and nothing was committed; run it again, and if that fails: nfreeze check --read-data"));
+            throw Error(text(
+                "something that this run relies on was deleted meanwhile or is damaged (", e.what(),
+                "), and nothing was committed; run it again, and if that fails: nfreeze check --read-data"));
         } catch (const Interrupted&) {
             wire_.check(); // another task of the pool may have failed, which dropped ours
             throw;
@@ -5029,7 +5493,7 @@ private:
     std::vector<std::pair<PackInfo, std::vector<uint32_t>>> sent_;
     Writer records_;
     Buffers frames_{kDataFrame}, packs_{kPackTarget + kDataFrame + MiB};
-    TaskPool wire_;   // destroyed after crunch_, which pushes to it
+    TaskPool wire_; // destroyed after crunch_, which pushes to it
     TaskPool crunch_;
 };
 
@@ -5074,14 +5538,19 @@ struct Entry {
 
     /// Whether a user would call both the same: in all but what identifies the inode.
     bool looks_like(const Entry& o) const {
-        auto visible = [](const Entry& e) { return std::tie(e.type, e.mode, e.uid, e.gid, e.mtime, e.size, e.device, e.target, e.xattrs, e.chunks); };
+        auto visible = [](const Entry& e) {
+            return std::tie(e.type, e.mode, e.uid, e.gid, e.mtime, e.size, e.device, e.target, e.xattrs,
+                            e.chunks);
+        };
         return visible(*this) == visible(o);
     }
 };
 
 /// 'M' where content or type differ, 'U' where only the rest does (mode, owner, time, attributes), or ' '.
 char difference(const Entry& a, const Entry& b) {
-    auto content = [](const Entry& e) { return std::tie(e.type, e.size, e.device, e.target, e.chunks, e.holes); };
+    auto content = [](const Entry& e) {
+        return std::tie(e.type, e.size, e.device, e.target, e.chunks, e.holes);
+    };
     return content(a) != content(b) ? 'M' : a.looks_like(b) ? ' ' : 'U';
 }
 
@@ -5122,13 +5591,14 @@ bool is_safe_path(std::string_view path) {
 }
 
 namespace tree_flags { // beside the type in the lowest three bits
-constexpr unsigned racy = 8, mount = 16, xattrs = 32, linked = 64, holes = 128, continued = 256, continuation = 512, all = 1023;
+constexpr unsigned racy = 8, mount = 16, xattrs = 32, linked = 64, holes = 128, continued = 256,
+                   continuation = 512, all = 1023;
 }
 
 /// Encodes and decodes records; both sides keep the record before, which the next one is relative
 /// to. reset() at the start of a chunk.
 class TreeCodec {
-public:
+  public:
     /// At the start of a chunk, whose first path the list of chunks tells.
     void reset(const std::string& first) {
         before_ = {};
@@ -5138,8 +5608,9 @@ public:
     void encode(Writer& out, const Entry& e) {
         size_t done = std::min(e.chunks.size(), kIdsPerRecord);
         namespace f = tree_flags;
-        out.varint(unsigned(e.type) | (e.racy ? f::racy : 0) | (e.mount_point ? f::mount : 0) | (e.xattrs.empty() ? 0 : f::xattrs) |
-                   (e.link_group ? f::linked : 0) | (e.holes.empty() ? 0 : f::holes) | (done < e.chunks.size() ? f::continued : 0));
+        out.varint(unsigned(e.type) | (e.racy ? f::racy : 0) | (e.mount_point ? f::mount : 0) |
+                   (e.xattrs.empty() ? 0 : f::xattrs) | (e.link_group ? f::linked : 0) |
+                   (e.holes.empty() ? 0 : f::holes) | (done < e.chunks.size() ? f::continued : 0));
         encode_path(out, e.path);
         out.varint(e.mode);
         out.varint(e.uid);
@@ -5216,7 +5687,7 @@ public:
         return !more;
     }
 
-private:
+  private:
     void encode_path(Writer& out, const std::string& path) {
         auto shared = size_t(std::ranges::mismatch(path, before_.path).in1 - path.begin());
         out.varint(before_.path.size() - shared);
@@ -5278,13 +5749,13 @@ private:
         if (e.chunks.size() > 1) e.checksum = in.u64();
     }
 
-    Entry before_; // path, mtime and inode only
+    Entry before_;           // path, mtime and inode only
     bool continued_ = false; // the record before is, if it was decoded
 };
 
 /// The order of a tree, for who writes it and who reads it.
 class TreeOrder {
-public:
+  public:
     /// Why this entry cannot follow those before; null where it can.
     const char* fault(const Entry& e) const {
         if (any_ && !path_before(last_, e.path)) return "entries out of order";
@@ -5297,15 +5768,16 @@ public:
         any_ = true;
     }
 
-private:
+  private:
     std::string last_;
     bool any_ = false, directory_ = false;
 };
 
 class TreeWriter {
-public:
+  public:
     /// `anew`: store every chunk even if the repository has it, so that they lie together again.
-    TreeWriter(Packer& packer, const Chunker& chunker, bool anew) : packer_(packer), chunker_(chunker), anew_(anew) {}
+    TreeWriter(Packer& packer, const Chunker& chunker, bool anew)
+        : packer_(packer), chunker_(chunker), anew_(anew) {}
 
     /// Throws Error, and adds nothing, where no reader would take the entry.
     void add(const Entry& e) {
@@ -5331,7 +5803,9 @@ public:
         for (auto& [id, path] : list_) {
             list.raw(id);
             list.string(path);
-            if (before + list.size() > kTreeListMax) throw Error("there are too many files for one snapshot: back up parts of them; nothing was committed");
+            if (before + list.size() > kTreeListMax)
+                throw Error("there are too many files for one snapshot: back up parts of them; nothing was "
+                            "committed");
             if (list.size() < kTreeFrame) continue;
             before += list.size();
             ids.push_back(packer_.put(Kind::tree, list.take()));
@@ -5340,10 +5814,13 @@ public:
         return ids;
     }
 
-private:
+  private:
     /// Nothing is written but what a reader takes.
     void check(const Entry& e) {
-        auto refuse = [&](const std::string& why) { throw Error(text("cannot store ", in_quotes(e.path), ": no reader would take its record, which holds ", why)); };
+        auto refuse = [&](const std::string& why) {
+            throw Error(text("cannot store ", in_quotes(e.path),
+                             ": no reader would take its record, which holds ", why));
+        };
         if (auto* why = order_.fault(e)) refuse(why);
         Writer alone;
         TreeCodec writer, reader;
@@ -5353,7 +5830,9 @@ private:
         try {
             Reader in(alone.view(), "it");
             reader.decode(in, read_back_);
-        } catch (const Corrupt& error) { refuse(error.what()); }
+        } catch (const Corrupt& error) {
+            refuse(error.what());
+        }
     }
     void begin(const std::string& path) {
         if (chunk_.size() > 0) return;
@@ -5361,7 +5840,9 @@ private:
         codec_.reset(path);
     }
     void maybe_end(const std::string& name) {
-        if (chunk_.size() >= kTreeMax || (chunk_.size() >= kTreeMin && chunker_.cut_tree_after(name_before_, name))) end();
+        if (chunk_.size() >= kTreeMax ||
+            (chunk_.size() >= kTreeMin && chunker_.cut_tree_after(name_before_, name)))
+            end();
     }
     void end() {
         if (chunk_.size() > 0) list_.emplace_back(packer_.put(Kind::tree, chunk_.take(), anew_), first_);
@@ -5380,17 +5861,19 @@ private:
 /// Reads a snapshot's entries in order. A chunk that cannot be read is reported and passed over:
 /// the ones behind it can be read without it.
 class TreeReader {
-public:
+  public:
     TreeReader(Repository& repo, TaskPool& wire, const Snapshot& snapshot)
         : repo_(repo), chunks_(repo, wire, kReadAhead / 3), hasher_(repo.keys.hasher()) {
         size_t size = 0;
         for (auto& id : snapshot.tree) {
             auto chunk = chunks_.read(id, hasher_);
-            if ((size += chunk.bytes.size()) > kTreeListMax) throw Corrupt("the list of a tree's chunks is beyond its limit");
+            if ((size += chunk.bytes.size()) > kTreeListMax)
+                throw Corrupt("the list of a tree's chunks is beyond its limit");
             for (Reader in(chunk, "the list of a tree's chunks"); !in.empty();) {
                 auto listed = in.array<16>();
                 list_.push_back({listed, in.string(kPathMax), {}});
-                if (list_.size() > 1 && path_before(list_.back().first, list_[list_.size() - 2].first)) in.fail("parts out of order");
+                if (list_.size() > 1 && path_before(list_.back().first, list_[list_.size() - 2].first))
+                    in.fail("parts out of order");
             }
         }
     }
@@ -5414,7 +5897,8 @@ public:
             try {
                 auto begun = unfinished_ ? entry_.path : "";
                 bool whole = codec_.decode(*in_, entry_);
-                if (std::exchange(unfinished_, !whole && !entry_.path.empty()) && entry_.path != begun) lost_rest_of(begun);
+                if (std::exchange(unfinished_, !whole && !entry_.path.empty()) && entry_.path != begun)
+                    lost_rest_of(begun);
                 if (!whole) continue;
                 if (auto* fault = order_.fault(entry_)) in_->fail(fault);
             } catch (const Corrupt& e) {
@@ -5428,7 +5912,8 @@ public:
     /// Goes on so that the next entry is the first whose path is not before `path`, or an earlier
     /// one in the same chunk. Never goes back.
     void seek(const std::string& path) {
-        auto after = std::partition_point(list_.begin(), list_.end(), [&](auto& c) { return path_before(c.first, path); });
+        auto after = std::partition_point(list_.begin(), list_.end(),
+                                          [&](auto& c) { return path_before(c.first, path); });
         size_t target = after == list_.begin() ? 0 : size_t(after - list_.begin()) - 1;
         if (target < next_chunk_) return;
         drop_pins();
@@ -5458,7 +5943,7 @@ public:
         return {packs.size(), sealed / kPackTarget + 1};
     }
 
-private:
+  private:
     struct Listed {
         ChunkId id;
         std::string first; // path of its first record
@@ -5471,7 +5956,8 @@ private:
         while (pinned_upto_ == next_chunk_ || (pinned_upto_ < upto && chunks_.has_room())) {
             try {
                 list_[pinned_upto_].place = chunks_.pin(list_[pinned_upto_].id);
-            } catch (const Corrupt&) {}
+            } catch (const Corrupt&) {
+            }
             ++pinned_upto_;
         }
         chunks_.flush();
@@ -5483,7 +5969,9 @@ private:
             chunk_ = chunks_.get(listed.id, *listed.place, hasher_);
             in_.emplace(chunk_, "a tree");
             if (on_chunk) on_chunk(listed.id);
-        } catch (const Corrupt& e) { skip_chunk(e.what()); }
+        } catch (const Corrupt& e) {
+            skip_chunk(e.what());
+        }
         if (listed.place) chunks_.unpin(listed.place->frame);
         return true;
     }
@@ -5492,15 +5980,19 @@ private:
             if (list_[next_chunk_].place) chunks_.unpin(list_[next_chunk_].place->frame);
     }
     void lost_rest_of(const std::string& path) {
-        if (on_damage) on_damage(text("the record of ", in_quotes(path), " is not whole: where its content lies is lost"));
+        if (on_damage)
+            on_damage(
+                text("the record of ", in_quotes(path), " is not whole: where its content lies is lost"));
     }
     void skip_chunk(const std::string& why) {
         in_.reset();
         unfinished_ = false;
         entry_ = {}; // so that nothing continues it
-        std::string upto = next_chunk_ < list_.size() ? "up to " + in_quotes(list_[next_chunk_].first) : "up to the end";
+        std::string upto =
+            next_chunk_ < list_.size() ? "up to " + in_quotes(list_[next_chunk_].first) : "up to the end";
         if (on_damage)
-            on_damage(text("the list of files from ", in_quotes(list_[next_chunk_ - 1].first), " ", upto, " cannot be read: ", why));
+            on_damage(text("the list of files from ", in_quotes(list_[next_chunk_ - 1].first), " ", upto,
+                           " cannot be read: ", why));
     }
     static constexpr size_t kChunksAhead = 256; // about 6 MiB: several reads under way at once
 
@@ -5520,8 +6012,8 @@ private:
 // ============================================================================
 // [SECTION] 10. Backup
 // ============================================================================
-// Uses: 3, 6, 8, 9. Provides: what a backup takes; Backup. The disk and the tree of the snapshot before are walked
-// side by side in the same order; a new tree comes out. Must hold: I2, I3, I5, I9.
+// Uses: 3, 6, 8, 9. Provides: what a backup takes; Backup. The disk and the tree of the snapshot before are
+// walked side by side in the same order; a new tree comes out. Must hold: I2, I3, I5, I9.
 
 /// Some file systems count the nanoseconds of times before 1970 downwards, or beyond a second.
 Time to_time(const struct timespec& t) {
@@ -5537,19 +6029,27 @@ std::string proc_path(int directory, const std::string& name) {
 
 using Xattrs = std::vector<std::pair<std::string, std::string>>;
 
-/// All extended attributes, ACLs among them, through a descriptor or, where that is -1, a path, at whose end links
-/// are followed if `follow`; none where the file system has none. One that cannot be read is told to `lost`, and the
-/// others are read.
-template <class Lost> Xattrs read_xattrs(int fd, const std::string& path, std::string_view shown, bool follow, Lost lost) {
-    auto list = [&](char* to, size_t n) { return fd >= 0 ? flistxattr(fd, to, n) : follow ? listxattr(path.c_str(), to, n) : llistxattr(path.c_str(), to, n); };
+/// All extended attributes, ACLs among them, through a descriptor or, where that is -1, a path, at whose end
+/// links are followed if `follow`; none where the file system has none. One that cannot be read is told to
+/// `lost`, and the others are read.
+template <class Lost>
+Xattrs read_xattrs(int fd, const std::string& path, std::string_view shown, bool follow, Lost lost) {
+    auto list = [&](char* to, size_t n) {
+        return fd >= 0  ? flistxattr(fd, to, n)
+               : follow ? listxattr(path.c_str(), to, n)
+                        : llistxattr(path.c_str(), to, n);
+    };
     auto get = [&](const char* name, char* to, size_t n) {
-        return fd >= 0 ? fgetxattr(fd, name, to, n) : follow ? getxattr(path.c_str(), name, to, n) : lgetxattr(path.c_str(), name, to, n);
+        return fd >= 0  ? fgetxattr(fd, name, to, n)
+               : follow ? getxattr(path.c_str(), name, to, n)
+                        : lgetxattr(path.c_str(), name, to, n);
     };
     Xattrs found;
     ssize_t size = list(nullptr, 0);
     if (size == 0 || (size < 0 && (errno == ENOTSUP || errno == ENOENT))) return found; // ENOENT: no /proc
     std::string names(size > 0 ? size_t(size) : 0, '\0');
-    if (size < 0 || (size = list(names.data(), names.size())) < 0) return lost(system_error("list the attributes of", shown)), found;
+    if (size < 0 || (size = list(names.data(), names.size())) < 0)
+        return lost(system_error("list the attributes of", shown)), found;
     names.resize(size_t(size));
     size_t total = 0;
     for (size_t at = 0; at < names.size(); at += strlen(&names[at]) + 1) {
@@ -5563,18 +6063,25 @@ template <class Lost> Xattrs read_xattrs(int fd, const std::string& path, std::s
             continue;
         }
         value.resize(size_t(n));
-        if ((total += value.size()) > kXattrMax) return lost(Error(text("the attributes of ", in_quotes(shown), " are larger than ", kXattrMax, " bytes"))), found;
+        if ((total += value.size()) > kXattrMax)
+            return lost(Error(text("the attributes of ", in_quotes(shown), " are larger than ", kXattrMax,
+                                   " bytes"))),
+                   found;
         found.emplace_back(name, std::move(value));
     }
     std::ranges::sort(found);
     return found;
 }
 
-bool is_acl(std::string_view attribute) { return attribute == "system.posix_acl_access" || attribute == "system.posix_acl_default"; }
-/// An ACL as the kernel gives it, with other numbers for the users and groups that it names: `id(is_group, number)`.
-/// What is not of that form stays as it is.
+bool is_acl(std::string_view attribute) {
+    return attribute == "system.posix_acl_access" || attribute == "system.posix_acl_default";
+}
+/// An ACL as the kernel gives it, with other numbers for the users and groups that it names: `id(is_group,
+/// number)`. What is not of that form stays as it is.
 template <class F> std::string with_acl_ids(const std::string& acl, F id) {
-    constexpr unsigned kUser = 2, kGroup = 8; // linux/posix_acl_xattr.h: version 4, then for each tag 2, rights 2, number 4
+    constexpr unsigned kUser = 2,
+                       kGroup =
+                           8; // linux/posix_acl_xattr.h: version 4, then for each tag 2, rights 2, number 4
     if (acl.size() % 8 != 4) return acl;
     Reader in(as_bytes(acl), "an ACL");
     Writer out(acl.size());
@@ -5588,20 +6095,23 @@ template <class F> std::string with_acl_ids(const std::string& acl, F id) {
     return {out.view().begin(), out.view().end()};
 }
 
-/// Whether a file system holds nothing but what the kernel says about itself, from the numbers of linux/magic.h. What is
-/// mounted below a source is left out: it may have no end.
+/// Whether a file system holds nothing but what the kernel says about itself, from the numbers of
+/// linux/magic.h. What is mounted below a source is left out: it may have no end.
 bool is_made_up(int fd) {
     struct statfs there;
     if (fstatfs(fd, &there) != 0) return false;
-    for (unsigned long type : {0x9fa0ul, 0x62656572ul, 0x27e0ebul, 0x63677270ul, 0x1cd1ul, 0x64626720ul, 0x74726163ul, 0x73636673ul, 0x6165676cul, 0xcafe4a11ul,
-                               0x62656570ul, 0x65735543ul, 0x19800202ul, 0x42494e4dul, 0xf97cff8cul, 0xde5e81e4ul, 0x6e736673ul, 0x67596969ul})
+    for (unsigned long type :
+         {0x9fa0ul, 0x62656572ul, 0x27e0ebul, 0x63677270ul, 0x1cd1ul, 0x64626720ul, 0x74726163ul,
+          0x73636673ul, 0x6165676cul, 0xcafe4a11ul, 0x62656570ul, 0x65735543ul, 0x19800202ul, 0x42494e4dul,
+          0xf97cff8cul, 0xde5e81e4ul, 0x6e736673ul, 0x67596969ul})
         if ((unsigned long)(there.f_type) == type) return true;
-    return false; // proc sysfs cgroup(2) devpts debugfs tracefs securityfs pstore bpf configfs fusectl mqueue binfmt selinux efivarfs nsfs rpc_pipefs
+    return false; // proc sysfs cgroup(2) devpts debugfs tracefs securityfs pstore bpf configfs fusectl mqueue
+                  // binfmt selinux efivarfs nsfs rpc_pipefs
 }
 
 /// Patterns as in a .gitignore file that lies in the source: the last one that matches decides.
 class Patterns {
-public:
+  public:
     /// One line; empty ones and comments count for nothing.
     void add(std::string line) {
         size_t end = 0; // of what is no space, or an escaped one
@@ -5616,8 +6126,10 @@ public:
         if (line.starts_with('/')) line.erase(0, 1);
         if (line.empty()) return;
         if (!anchored) p.names.push_back("**"); // at any depth
-        std::ranges::move(split(line + "/"), std::back_inserter(p.names)); // so that an empty name at the end counts
-        if (p.names.back() == "**") p.names.insert(p.names.end() - 1, "*"); // all that is in a directory, but not that
+        std::ranges::move(split(line + "/"),
+                          std::back_inserter(p.names)); // so that an empty name at the end counts
+        if (p.names.back() == "**")
+            p.names.insert(p.names.end() - 1, "*"); // all that is in a directory, but not that
         patterns_.push_back(std::move(p));
     }
     /// Whether this path is left out; what is in a directory that is left out is not asked for.
@@ -5625,15 +6137,16 @@ public:
         if (patterns_.empty()) return false;
         auto path_names = split(path);
         auto matches = [&](const std::vector<std::string>& names) {
-            return fits(names.size(), path_names.size(), [&](size_t p) { return names[p] == "**"; },
-                        [&](size_t p, size_t i) { return fnmatch(names[p].c_str(), path_names[i].c_str(), 0) == 0; });
+            return fits(
+                names.size(), path_names.size(), [&](size_t p) { return names[p] == "**"; },
+                [&](size_t p, size_t i) { return fnmatch(names[p].c_str(), path_names[i].c_str(), 0) == 0; });
         };
         for (auto p = patterns_.rbegin(); p != patterns_.rend(); ++p)
             if ((directory || !p->only_directories) && matches(p->names)) return !p->negated;
         return false;
     }
 
-private:
+  private:
     struct Pattern {
         bool negated = false, only_directories = false;
         std::vector<std::string> names; // "**": any number of them
@@ -5655,16 +6168,18 @@ struct Selection {
     std::vector<std::string> skip_if_present;  // what is in directories that have such a name
     uint64_t largest = UINT64_MAX;             // bytes of a file
     bool one_file_system = false;
-    bool copy_links = false;                   // take what they lead to, in their place
+    bool copy_links = false; // take what they lead to, in their place
 
-    /// What the type alone tells, before the file is looked at: that may take for ever, on a server that is away.
+    /// What the type alone tells, before the file is looked at: that may take for ever, on a server that is
+    /// away.
     bool may_take(const std::string& path, unsigned char type) const {
         if (type == DT_LNK && copy_links) return true;
         if (type == DT_UNKNOWN) return !patterns.exclude(path, true) || !patterns.exclude(path, false);
         return type != DT_SOCK && !patterns.exclude(path, type == DT_DIR) && is_selected(path);
     }
     bool takes(const std::string& path, const struct stat& st) const {
-        return !patterns.exclude(path, S_ISDIR(st.st_mode)) && (!S_ISREG(st.st_mode) || uint64_t(st.st_size) <= largest) && is_selected(path);
+        return !patterns.exclude(path, S_ISDIR(st.st_mode)) &&
+               (!S_ISREG(st.st_mode) || uint64_t(st.st_size) <= largest) && is_selected(path);
     }
     bool is_selected(const std::string& path) const {
         if (!only) return true;
@@ -5675,43 +6190,48 @@ struct Selection {
     }
     /// The one name that is taken of a directory which says that its content is not worth keeping.
     std::optional<std::string> marker(int directory, const std::vector<DirName>& names) const {
-        auto has = [&](const std::string& name) { return std::ranges::binary_search(names, name, {}, &DirName::name); };
+        auto has = [&](const std::string& name) {
+            return std::ranges::binary_search(names, name, {}, &DirName::name);
+        };
         for (auto& name : skip_if_present)
             if (has(name)) return name;
         if (!skip_caches || !has("CACHEDIR.TAG")) return {};
-        constexpr std::string_view signature = "Signature: 8a477f597d28d172789f06886806bc55"; // bford.info/cachedir
+        constexpr std::string_view signature =
+            "Signature: 8a477f597d28d172789f06886806bc55"; // bford.info/cachedir
         std::array<uint8_t, signature.size()> begins{};
         Fd tag(openat(directory, "CACHEDIR.TAG", O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
-        bool same = tag && ::read(tag.get(), begins.data(), begins.size()) == ssize_t(begins.size()) && std::ranges::equal(begins, as_bytes(signature));
+        bool same = tag && ::read(tag.get(), begins.data(), begins.size()) == ssize_t(begins.size()) &&
+                    std::ranges::equal(begins, as_bytes(signature));
         return same ? std::optional<std::string>("CACHEDIR.TAG") : std::nullopt;
     }
 };
 
 /// Whether this is the name of what a restore that was killed has left.
 bool is_leftover(std::string_view name) {
-    return name.size() == 25 && name.starts_with(".nfreeze-") && name.find_first_not_of("0123456789abcdef", 9) == name.npos;
+    return name.size() == 25 && name.starts_with(".nfreeze-") &&
+           name.find_first_not_of("0123456789abcdef", 9) == name.npos;
 }
 
 /// What is backed up in place of a file on the disk.
 struct Stream {
-    std::string name;              // in the snapshot
+    std::string name; // in the snapshot
     int fd = 0;
-    std::function<void()> ended;   // called when it was read; throws if it was not whole
+    std::function<void()> ended; // called when it was read; throws if it was not whole
     bool may_be_empty = false;
 };
 
 struct BackupOptions {
     Selection selection;
-    bool allow_shrink = false;  // commit although most of the source seems to be gone
-    bool dry_run = false;       // read, compare, send nothing
-    bool checksum = false;      // trust content alone
-    bool ignore_inode = false;  // for network mounts, where they change
+    bool allow_shrink = false; // commit although most of the source seems to be gone
+    bool dry_run = false;      // read, compare, send nothing
+    bool checksum = false;     // trust content alone
+    bool ignore_inode = false; // for network mounts, where they change
     bool ignore_ctime = false;
     bool verbose = false, json = false;
     const Snapshot* against = nullptr; // compare with this one, not with the newest of the same source
     std::chrono::seconds checkpoint = kCheckpoint;
     int64_t racy = kRacySeconds;
-    bool count_ahead = false;   // what a first backup will have read, for who watches
+    bool count_ahead = false; // what a first backup will have read, for who watches
     int connections = kConnections;
     std::optional<std::pair<dev_t, ino_t>> skip; // the repository's own directory
 };
@@ -5724,7 +6244,7 @@ struct BackupResult {
 };
 
 class Backup {
-public:
+  public:
     Backup(Repository& repo, const BackupOptions& options)
         : repo_(repo), options_(options), chunker_(repo.keys.gear()), tree_wire_(2, 4),
           packer_(repo, options.connections, options.checkpoint), buffer_(2 * kChunkMax) {
@@ -5738,7 +6258,8 @@ public:
     Backup& operator=(const Backup&) = delete;
 
     /// Backs `source` up, a directory or one file, or, if given, a stream that goes by that name;
-    /// `record` brings host, user, tags and so on. Where it is interrupted, or the server full, what was sent is kept.
+    /// `record` brings host, user, tags and so on. Where it is interrupted, or the server full, what was sent
+    /// is kept.
     BackupResult run(const std::string& source, Snapshot record, const Stream* stream = nullptr) {
         result_.snapshot = std::move(record);
         auto& s = result_.snapshot;
@@ -5748,8 +6269,10 @@ public:
         try {
             open_previous();
             tree_.emplace(packer_, chunker_, rewrite_tree_);
-            if (stream) take(*stream);
-            else walk(source);
+            if (stream)
+                take(*stream);
+            else
+                walk(source);
             pass_previous_until({});
             repo_.store.work.phase = "finishing";
             s.tree = tree_->finish();
@@ -5770,7 +6293,7 @@ public:
         return std::move(result_);
     }
 
-private:
+  private:
     /// One directory on the way from the source to where the walk is.
     struct Level {
         Fd fd;
@@ -5796,11 +6319,13 @@ private:
         if (options_.against) all = {options_.against};
         auto* newest = repo_.newest(all);
         repo_.store.work.begin("backing up", newest ? newest->counts.bytes : 0);
-        if (!newest && options_.count_ahead) counter_.emplace([this, source = mine.source] {
-            try {
-                count_ahead(source);
-            } catch (const std::exception&) {} // then there is no per cent
-        });
+        if (!newest && options_.count_ahead)
+            counter_.emplace([this, source = mine.source] {
+                try {
+                    count_ahead(source);
+                } catch (const std::exception&) {
+                } // then there is no per cent
+            });
         if (!newest) return;
         std::erase_if(all, [](auto* s) { return s->incomplete; });
         complete_before_ = repo_.newest(all);
@@ -5841,19 +6366,23 @@ private:
     /// Why the source looks like a disk that is not mounted or was emptied; nothing if it does not.
     std::string shrunk() const {
         auto& now = result_.snapshot.counts;
-        if (!unmounted_.empty()) return text("another file system was mounted at ", in_quotes(unmounted_), " and is not now");
+        if (!unmounted_.empty())
+            return text("another file system was mounted at ", in_quotes(unmounted_), " and is not now");
         if (now.files + now.others == 0 && now.directories <= 1) return "the source is empty";
         if (!complete_before_) return {};
         auto& then = complete_before_->counts;
-        auto lost = now.files < then.files - then.files / 2 ? std::pair(now.files, then.files) : std::pair(now.bytes, then.bytes);
+        auto lost = now.files < then.files - then.files / 2 ? std::pair(now.files, then.files)
+                                                            : std::pair(now.bytes, then.bytes);
         if (lost.first >= lost.second - lost.second / 2) return {};
-        return text("the source holds ", lost.first, " of ", lost.second, lost.second == then.files ? " files" : " bytes", " that the snapshot before had");
+        return text("the source holds ", lost.first, " of ", lost.second,
+                    lost.second == then.files ? " files" : " bytes", " that the snapshot before had");
     }
     void tell(char what, std::string_view path) {
         if (options_.verbose) print_change(what, path, options_.json);
     }
 
-    /// Beside the walk, for its display alone: how many bytes there are. What it cannot see counts for nothing.
+    /// Beside the walk, for its display alone: how many bytes there are. What it cannot see counts for
+    /// nothing.
     void count_ahead(const std::string& source) {
         std::atomic<uint64_t> sum{0};
         struct stat st;
@@ -5862,17 +6391,27 @@ private:
                 for (auto& [name, type] : read_directory(fd.get(), path)) {
                     if (stop_counting_) return;
                     auto inner = path.empty() ? name : path + "/" + name;
-                    if (!options_.selection.may_take(inner, type) || fstatat(fd.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0 || !options_.selection.takes(inner, st)) continue;
-                    if (S_ISREG(st.st_mode)) sum += std::min<uint64_t>(uint64_t(st.st_size), uint64_t(st.st_blocks) * 512);
-                    if (!S_ISDIR(st.st_mode) || (st.st_dev != device && options_.selection.one_file_system)) continue;
+                    if (!options_.selection.may_take(inner, type) ||
+                        fstatat(fd.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0 ||
+                        !options_.selection.takes(inner, st))
+                        continue;
+                    if (S_ISREG(st.st_mode))
+                        sum += std::min<uint64_t>(uint64_t(st.st_size), uint64_t(st.st_blocks) * 512);
+                    if (!S_ISDIR(st.st_mode) || (st.st_dev != device && options_.selection.one_file_system))
+                        continue;
                     Fd below(openat(fd.get(), name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
-                    if (below && fstat(below.get(), &st) == 0 && (st.st_dev == device || !options_.selection.one_file_system) && !is_made_up(below.get())) self(self, std::move(below), inner, st.st_dev);
+                    if (below && fstat(below.get(), &st) == 0 &&
+                        (st.st_dev == device || !options_.selection.one_file_system) &&
+                        !is_made_up(below.get()))
+                        self(self, std::move(below), inner, st.st_dev);
                 }
             });
         };
         Fd top(::open(source.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-        if (top && fstat(top.get(), &st) == 0) count(count, std::move(top), "", st.st_dev);
-        else if (lstat(source.c_str(), &st) == 0) sum = uint64_t(st.st_size);
+        if (top && fstat(top.get(), &st) == 0)
+            count(count, std::move(top), "", st.st_dev);
+        else if (lstat(source.c_str(), &st) == 0)
+            sum = uint64_t(st.st_size);
         if (!stop_counting_) repo_.store.work.expected = sum.load();
     }
     // ---- the walk ----
@@ -5882,15 +6421,24 @@ private:
         if (lstat(source.c_str(), &st) != 0) throw system_error("back up", source);
         if (!S_ISDIR(st.st_mode)) {
             size_t slash = source.rfind('/');
-            Level parent{.fd = open_directory(AT_FDCWD, source.substr(0, slash + 1), source), .path = "", .device = st.st_dev, .names = {}, .listed_again = {}};
-            if (is_made_up(parent.fd.get())) throw Error(text("cannot back up ", in_quotes(source), ": there is nothing but what the kernel makes up"));
+            Level parent{.fd = open_directory(AT_FDCWD, source.substr(0, slash + 1), source),
+                         .path = "",
+                         .device = st.st_dev,
+                         .names = {},
+                         .listed_again = {}};
+            if (is_made_up(parent.fd.get()))
+                throw Error(text("cannot back up ", in_quotes(source),
+                                 ": there is nothing but what the kernel makes up"));
             visit(parent, {source.substr(slash + 1), DT_UNKNOWN});
-            if (result_.snapshot.counts.files + result_.snapshot.counts.others == 0) throw Error(text("cannot back up ", in_quotes(source)));
+            if (result_.snapshot.counts.files + result_.snapshot.counts.others == 0)
+                throw Error(text("cannot back up ", in_quotes(source)));
             return;
         }
         Fd root = open_directory(AT_FDCWD, source, source); // which may have it mounted
         if (fstat(root.get(), &st) != 0) throw system_error("back up", source);
-        if (is_made_up(root.get())) throw Error(text("cannot back up ", in_quotes(source), ": there is nothing but what the kernel makes up"));
+        if (is_made_up(root.get()))
+            throw Error(text("cannot back up ", in_quotes(source),
+                             ": there is nothing but what the kernel makes up"));
         bool mount_point = lstat((source + "/..").c_str(), &up) == 0 && up.st_dev != st.st_dev;
         top_ = Fd(fcntl(root.get(), F_DUPFD_CLOEXEC, 3));
         std::vector<Level> stack;
@@ -5909,7 +6457,9 @@ private:
         }
         if (options_.selection.only)
             for (auto& path : *options_.selection.only)
-                if (!taken_.contains(path)) unreadable(Error(text("nothing was stored for ", in_quotes(path), ", which --files-from names")));
+                if (!taken_.contains(path))
+                    unreadable(Error(
+                        text("nothing was stored for ", in_quotes(path), ", which --files-from names")));
     }
 
     /// Stores one name of a directory. Returns a directory to go into. A file that cannot be read is
@@ -5919,42 +6469,49 @@ private:
         std::string path = level.path.empty() ? name : level.path + "/" + name;
         if (is_leftover(name) || !options_.selection.may_take(path, listed.type)) return {};
         for (int attempt = 1;; ++attempt) try {
-            if (path.size() > kPathMax) throw Error(text("the path ", in_quotes(path.substr(0, 100)), "... is longer than ", kPathMax, " bytes"));
-            struct stat st;
-            look_at(level, name, path, st);
-            if (S_ISLNK(st.st_mode) && options_.selection.copy_links) follow_link(level, name, st);
-            if (S_ISSOCK(st.st_mode) || !options_.selection.takes(path, st)) return {};
-            if (S_ISDIR(st.st_mode)) return visit_directory(level, name, path, st);
-            if (S_ISREG(st.st_mode))
-                visit_file(level, name, path, st);
-            else
-                visit_special(level, name, path, st);
-            return {};
-        } catch (const Vanished&) { // whoever rotates files takes names away, and gives them again
-            try {
-                if (is_gone(level, name, path)) return {};
-            } catch (const Error& e) { return unreadable(e), std::nullopt; }
-            if (attempt < 3) continue;
-            return unreadable(system_error("find, although its directory lists it,", path, ENOENT)), std::nullopt;
-        } catch (const Error& e) {
-            packer_.check(); // a full server is not the file's fault
-            if (e.exit != Exit::failed) throw;
-            unreadable(e);
-            return {};
-        }
+                if (path.size() > kPathMax)
+                    throw Error(text("the path ", in_quotes(path.substr(0, 100)), "... is longer than ",
+                                     kPathMax, " bytes"));
+                struct stat st;
+                look_at(level, name, path, st);
+                if (S_ISLNK(st.st_mode) && options_.selection.copy_links) follow_link(level, name, st);
+                if (S_ISSOCK(st.st_mode) || !options_.selection.takes(path, st)) return {};
+                if (S_ISDIR(st.st_mode)) return visit_directory(level, name, path, st);
+                if (S_ISREG(st.st_mode))
+                    visit_file(level, name, path, st);
+                else
+                    visit_special(level, name, path, st);
+                return {};
+            } catch (const Vanished&) { // whoever rotates files takes names away, and gives them again
+                try {
+                    if (is_gone(level, name, path)) return {};
+                } catch (const Error& e) {
+                    return unreadable(e), std::nullopt;
+                }
+                if (attempt < 3) continue;
+                return unreadable(system_error("find, although its directory lists it,", path, ENOENT)),
+                       std::nullopt;
+            } catch (const Error& e) {
+                packer_.check(); // a full server is not the file's fault
+                if (e.exit != Exit::failed) throw;
+                unreadable(e);
+                return {};
+            }
     }
     /// There is no such name, although it was listed.
     struct Vanished {};
     /// Throws Vanished, Error.
-    void look_at(const Level& level, const std::string& name, const std::string& path, struct stat& st) const {
+    void look_at(const Level& level, const std::string& name, const std::string& path,
+                 struct stat& st) const {
         if (fstatat(level.fd.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) == 0) return;
         auto error = system_error("look at", path);
         if (errno == ENOENT) throw Vanished();
-        if (options_.selection.one_file_system && is_mount_point(level.fd.get(), name)) throw Vanished(); // whatever is wrong with it
+        if (options_.selection.one_file_system && is_mount_point(level.fd.get(), name))
+            throw Vanished(); // whatever is wrong with it
         throw error;
     }
-    /// Whether a directory does not list a name any more, or it is a mount that is left out. Looks again only where the last
-    /// look had the name: many may go at once.
+    /// Whether a directory does not list a name any more, or it is a mount that is left out. Looks again only
+    /// where the last look had the name: many may go at once.
     bool is_gone(Level& level, const std::string& name, const std::string& path) const {
         auto has = [&] { return std::ranges::binary_search(level.listed_again, name, {}, &DirName::name); };
         if (level.listed_again.empty() || has()) level.listed_again = read_directory(level.fd.get(), path);
@@ -5965,7 +6522,9 @@ private:
     void follow_link(const Level& level, const std::string& name, struct stat& st) const {
         struct stat target;
         if (fstatat(level.fd.get(), name.c_str(), &target, 0) != 0) return;
-        if (!S_ISDIR(target.st_mode) || std::ranges::count(open_directories_, std::pair(target.st_dev, target.st_ino)) == 0) st = target;
+        if (!S_ISDIR(target.st_mode) ||
+            std::ranges::count(open_directories_, std::pair(target.st_dev, target.st_ino)) == 0)
+            st = target;
     }
     /// For openat(): names that are links were looked at and are not followed, but with --copy-links.
     int no_follow() const { return options_.selection.copy_links ? 0 : O_NOFOLLOW; }
@@ -5976,19 +6535,22 @@ private:
         say(e.what());
     }
 
-    std::optional<Level> visit_directory(Level& level, const std::string& name, const std::string& path, const struct stat& st) {
+    std::optional<Level> visit_directory(Level& level, const std::string& name, const std::string& path,
+                                         const struct stat& st) {
         if (options_.skip == std::pair(st.st_dev, st.st_ino)) return {};
         Fd fd = open_quietly(level.fd.get(), name, O_DIRECTORY | no_follow());
         if (!fd && errno == ENOENT) throw Vanished();
         if (!fd) unreadable(system_error("open the directory", path)); // it is stored all the same, empty
-        struct stat opened = st; // to open it may have it mounted
+        struct stat opened = st;                                       // to open it may have it mounted
         if (fd && fstat(fd.get(), &opened) != 0) throw system_error("look at", path);
-        bool other = opened.st_dev != level.device, leave_out = other && (options_.selection.one_file_system || (fd && is_made_up(fd.get())));
+        bool other = opened.st_dev != level.device,
+             leave_out = other && (options_.selection.one_file_system || (fd && is_made_up(fd.get())));
         return enter(std::move(fd), path, opened, other, path, leave_out);
     }
 
     /// Stores a directory's own entry and lists it.
-    Level enter(Fd fd, const std::string& path, const struct stat& st, bool mounted, std::string_view shown, bool leave_out = false) {
+    Level enter(Fd fd, const std::string& path, const struct stat& st, bool mounted, std::string_view shown,
+                bool leave_out = false) {
         Level level{.fd = std::move(fd), .path = path, .device = st.st_dev, .names = {}, .listed_again = {}};
         open_directories_.emplace_back(st.st_dev, st.st_ino);
         const Entry* before = pass_previous_until(path);
@@ -6003,12 +6565,16 @@ private:
         if (!level.fd || leave_out) return level;
         try {
             level.names = read_directory(level.fd.get(), shown);
-            if (auto marker = options_.selection.marker(level.fd.get(), level.names)) level.names = {{*marker, DT_UNKNOWN}};
-        } catch (const Error& error) { unreadable(error); }
+            if (auto marker = options_.selection.marker(level.fd.get(), level.names))
+                level.names = {{*marker, DT_UNKNOWN}};
+        } catch (const Error& error) {
+            unreadable(error);
+        }
         return level;
     }
 
-    void visit_special(Level& level, const std::string& name, const std::string& path, const struct stat& st) {
+    void visit_special(Level& level, const std::string& name, const std::string& path,
+                       const struct stat& st) {
         const Entry* before = pass_previous_until(path);
         Entry e = describe(path, st);
         if (e.type == Type::symlink) {
@@ -6030,7 +6596,8 @@ private:
         const Entry* before = pass_previous_until(path);
         Entry e = describe(path, st);
         const Entry* linked = first_name_of(e, st);
-        bool unchanged = !linked && before && is_unchanged(e, *before) && repo_.index.relies(before->chunks); // I9
+        bool unchanged =
+            !linked && before && is_unchanged(e, *before) && repo_.index.relies(before->chunks); // I9
         if (linked) { // all names of a file have the same record
             bool same = linked->ctime == e.ctime;
             e = *linked;
@@ -6061,14 +6628,19 @@ private:
         auto& first = met->second.entry;
         if (first.ctime == e.ctime && first.size == e.size) return &first;
         struct stat there; // it changed meanwhile, or is another file with the number of one that was deleted
-        bool same = top_ && fstatat(top_.get(), first.path.c_str(), &there, AT_SYMLINK_NOFOLLOW) == 0 && there.st_dev == st.st_dev && there.st_ino == st.st_ino;
-        if (same) say(text("warning: ", in_quotes(e.path), " changed since it was read as ", in_quotes(first.path), ": it is stored as it was then"));
+        bool same = top_ && fstatat(top_.get(), first.path.c_str(), &there, AT_SYMLINK_NOFOLLOW) == 0 &&
+                    there.st_dev == st.st_dev && there.st_ino == st.st_ino;
+        if (same)
+            say(text("warning: ", in_quotes(e.path), " changed since it was read as ", in_quotes(first.path),
+                     ": it is stored as it was then"));
         return same ? &first : nullptr;
     }
     void count_change(const Entry& e, const Entry* before) {
         char change = before ? difference(e, *before) : '+';
         bool fresh = !before || before->type != e.type;
-        ++(fresh ? result_.snapshot.counts.new_files : change == ' ' ? result_.unchanged : result_.snapshot.counts.changed_files);
+        ++(fresh           ? result_.snapshot.counts.new_files
+           : change == ' ' ? result_.unchanged
+                           : result_.snapshot.counts.changed_files);
         if (change != ' ') tell(change, e.path);
     }
 
@@ -6077,8 +6649,12 @@ private:
     Entry describe(const std::string& path, const struct stat& st) {
         Entry e;
         e.path = path;
-        e.type = S_ISREG(st.st_mode) ? Type::file : S_ISDIR(st.st_mode) ? Type::directory : S_ISLNK(st.st_mode) ? Type::symlink
-                 : S_ISFIFO(st.st_mode) ? Type::fifo : S_ISCHR(st.st_mode) ? Type::character : Type::block;
+        e.type = S_ISREG(st.st_mode)    ? Type::file
+                 : S_ISDIR(st.st_mode)  ? Type::directory
+                 : S_ISLNK(st.st_mode)  ? Type::symlink
+                 : S_ISFIFO(st.st_mode) ? Type::fifo
+                 : S_ISCHR(st.st_mode)  ? Type::character
+                                        : Type::block;
         take_stat(e, st);
         name_owner(result_.snapshot.users, st.st_uid, name_of_user);
         name_owner(result_.snapshot.groups, st.st_gid, name_of_group);
@@ -6094,7 +6670,8 @@ private:
         if (e.type == Type::file) e.size = uint64_t(st.st_size);
         if (e.type == Type::character || e.type == Type::block) e.device = st.st_rdev;
         e.link_group = st.st_nlink > 1 && e.type != Type::directory ? device_number(st.st_dev) : 0;
-        int64_t now = now_ns(), then = now / 1'000'000'000 - options_.racy; // later where another clock set it
+        int64_t now = now_ns(),
+                then = now / 1'000'000'000 - options_.racy; // later where another clock set it
         e.racy = e.ctime.seconds > then || (e.ctime.seconds == then && now % 1'000'000'000 < e.ctime.ns);
     }
     /// 1 for the first file system met, 2 for the next: unlike st_dev, the same after a reboot.
@@ -6120,21 +6697,27 @@ private:
         to.holes = from.holes;
         to.chunks = from.chunks;
     }
-    /// Attributes change the ctime: where it is the same they are not read again, if who read them then saw as much as we
-    /// do. Those that cannot be read are missing from what is stored, and are asked for the next time.
+    /// Attributes change the ctime: where it is the same they are not read again, if who read them then saw
+    /// as much as we do. Those that cannot be read are missing from what is stored, and are asked for the
+    /// next time.
     void add_xattrs(Entry& e, const Entry* before, int fd, const std::string& path) {
-        bool same = before && before->type == e.type && !before->racy && !options_.checksum && !options_.ignore_ctime && trust_xattrs_ &&
-                    before->ctime == e.ctime && (options_.ignore_inode || before->inode == e.inode);
+        bool same = before && before->type == e.type && !before->racy && !options_.checksum &&
+                    !options_.ignore_ctime && trust_xattrs_ && before->ctime == e.ctime &&
+                    (options_.ignore_inode || before->inode == e.inode);
         bool lost = false;
-        e.xattrs = same ? before->xattrs : read_xattrs(fd, path, e.path, options_.selection.copy_links && e.type != Type::symlink, [&](const Error& error) {
-            unreadable(error);
-            lost = true;
-        });
+        e.xattrs =
+            same ? before->xattrs
+                 : read_xattrs(fd, path, e.path, options_.selection.copy_links && e.type != Type::symlink,
+                               [&](const Error& error) {
+                                   unreadable(error);
+                                   lost = true;
+                               });
         e.racy |= lost;
         for (auto& [name, value] : e.xattrs)
             if (is_acl(name))
                 with_acl_ids(value, [&](bool group, uint32_t id) {
-                    group ? name_owner(result_.snapshot.groups, id, name_of_group) : name_owner(result_.snapshot.users, id, name_of_user);
+                    group ? name_owner(result_.snapshot.groups, id, name_of_group)
+                          : name_owner(result_.snapshot.users, id, name_of_user);
                     return id;
                 });
     }
@@ -6148,13 +6731,14 @@ private:
     // ---- the content of a file ----
 
     void take(const Stream& stream) {
-        struct stat st{};
+        struct stat st {};
         st.st_mode = S_IFREG | 0600;
         st.st_uid = geteuid();
         st.st_gid = getegid();
         clock_gettime(CLOCK_REALTIME, &st.st_mtim);
         st.st_ctim = st.st_mtim;
-        for (size_t slash = stream.name.find('/'); slash != stream.name.npos; slash = stream.name.find('/', slash + 1)) {
+        for (size_t slash = stream.name.find('/'); slash != stream.name.npos;
+             slash = stream.name.find('/', slash + 1)) {
             auto above = st; // a directory that is nowhere, for ls to go into
             above.st_mode = S_IFDIR | 0700;
             tree_->add(describe(stream.name.substr(0, slash), above));
@@ -6166,7 +6750,8 @@ private:
         read_content(stream.fd, e, nullptr);
         if (stream.ended) stream.ended();
         if (e.size == 0 && !stream.may_be_empty)
-            throw Error(text("there was nothing to read for ", in_quotes(stream.name), ": nothing was committed; if that is right, say --allow-empty"));
+            throw Error(text("there was nothing to read for ", in_quotes(stream.name),
+                             ": nothing was committed; if that is right, say --allow-empty"));
         ++result_.snapshot.counts.files;
         result_.snapshot.counts.bytes += e.size;
         count_change(e, before);
@@ -6184,9 +6769,12 @@ private:
             read_content(fd, e, &st);
             struct stat after;
             if (fstat(fd, &after) != 0) throw system_error("look at", e.path);
-            if (to_time(after.st_ctim) == e.ctime && to_time(after.st_mtim) == e.mtime && after.st_size == st.st_size) break;
+            if (to_time(after.st_ctim) == e.ctime && to_time(after.st_mtim) == e.mtime &&
+                after.st_size == st.st_size)
+                break;
             if (attempt == 2) {
-                say(text("warning: ", in_quotes(e.path), " changed while it was read, twice; it is stored as it was read"));
+                say(text("warning: ", in_quotes(e.path),
+                         " changed while it was read, twice; it is stored as it was read"));
                 e.racy = true;
                 break;
             }
@@ -6207,7 +6795,8 @@ private:
                 ++hole;
                 continue;
             }
-            uint64_t upto = hole != e.holes.end() ? hole->offset : UINT64_MAX; // to the end, wherever it is now
+            uint64_t upto =
+                hole != e.holes.end() ? hole->offset : UINT64_MAX; // to the end, wherever it is now
             size_t want = size_t(std::min<uint64_t>(buffer_.size() - have, upto - at));
             std::span<uint8_t> into(buffer_.data() + have, want);
             size_t n = st ? read_at(fd, at, into, e.path) : read_stream(fd, into, e.path);
@@ -6219,7 +6808,8 @@ private:
             repo_.store.work.planned += n;
             ended = n < want;
             if (ended && hole != e.holes.end()) e.holes.erase(hole, e.holes.end()); // it was truncated
-            if (ended || have >= kChunkMax) have = put_chunks(e, have, ended); // many small pieces are not searched again and again
+            if (ended || have >= kChunkMax)
+                have = put_chunks(e, have, ended); // many small pieces are not searched again and again
             packer_.maybe_checkpoint();
             stop_if_asked();
         }
@@ -6273,14 +6863,14 @@ private:
     std::optional<TreeWriter> tree_;
     std::optional<TreeReader> previous_;
     const Snapshot* complete_before_ = nullptr; // the newest one, owned by the index
-    std::string unmounted_;         // a directory that was a mount point then
-    const Entry* before_ = nullptr; // where the previous tree is
-    bool met_ = false;              // the disk has before_, too
-    bool trust_xattrs_ = true;      // they were read by the same user, who sees as many
-    Fd top_;                        // the source, if it is a directory
+    std::string unmounted_;                     // a directory that was a mount point then
+    const Entry* before_ = nullptr;             // where the previous tree is
+    bool met_ = false;                          // the disk has before_, too
+    bool trust_xattrs_ = true;                  // they were read by the same user, who sees as many
+    Fd top_;                                    // the source, if it is a directory
     std::atomic<bool> stop_counting_{false};
     std::optional<std::thread> counter_;
-    std::set<std::string> taken_;   // of the paths that --files-from names
+    std::set<std::string> taken_; // of the paths that --files-from names
     bool rewrite_tree_ = false;
     std::vector<dev_t> devices_;
     std::vector<std::pair<dev_t, ino_t>> open_directories_; // from the source to where the walk is
@@ -6291,7 +6881,8 @@ private:
 /// Calls `f(entry, inside)` for every entry at or below one of `tops` (all, if there are none), and
 /// with inside = false for the directories that lead there. Reads only the parts of the tree that it
 /// needs. Returns the tops that were not found.
-template <class F> std::vector<std::string> for_selected(TreeReader& tree, std::vector<std::string> tops, F f) {
+template <class F>
+std::vector<std::string> for_selected(TreeReader& tree, std::vector<std::string> tops, F f) {
     struct Wanted {
         bool top, found = false;
     };
@@ -6300,7 +6891,8 @@ template <class F> std::vector<std::string> for_selected(TreeReader& tree, std::
     if (tops.empty()) tops.push_back("");
     std::ranges::sort(tops, order);
     for (auto& top : tops) {
-        for (size_t slash = top.find('/'); !top.empty() && slash != top.npos; slash = top.find('/', slash + 1))
+        for (size_t slash = top.find('/'); !top.empty() && slash != top.npos;
+             slash = top.find('/', slash + 1))
             wanted.try_emplace(top.substr(0, slash), Wanted{false});
         if (!top.empty()) wanted.try_emplace("", Wanted{false});
         wanted[top].top = true;
@@ -6325,9 +6917,11 @@ template <class F> std::vector<std::string> for_selected(TreeReader& tree, std::
 bool is_pattern(const std::string& name) { return name.find_first_of("*?[") != name.npos; }
 
 /// Calls `f(entry, inside)` for what is at or below some paths, or matches one of them as a pattern of
-/// .gitignore would (`with_content`: and what is in it), and with inside = false for the directories that lead there.
-/// Returns the names that were not found.
-template <class F> std::vector<std::string> for_named(TreeReader& tree, const std::vector<std::string>& names, bool with_content, F f) {
+/// .gitignore would (`with_content`: and what is in it), and with inside = false for the directories that
+/// lead there. Returns the names that were not found.
+template <class F>
+std::vector<std::string> for_named(TreeReader& tree, const std::vector<std::string>& names, bool with_content,
+                                   F f) {
     std::vector<std::string> paths;
     for (auto& name : names) paths.push_back(plain_path(name));
     std::vector<Patterns> patterns(names.size());
@@ -6338,12 +6932,13 @@ template <class F> std::vector<std::string> for_named(TreeReader& tree, const st
         auto missing = for_selected(tree, paths, f);
         for (size_t i = 0; i < names.size(); ++i) found[i] = std::ranges::count(missing, paths[i]) == 0;
     } else {
-        std::vector<Entry> above; // directories that the walk is in and that were not told yet
+        std::vector<Entry> above;          // directories that the walk is in and that were not told yet
         std::optional<std::string> inside; // a directory that is wanted
         while (auto* e = tree.next()) {
             bool wanted = with_content && inside && is_within(e->path, *inside);
             for (size_t i = 0; i < names.size() && !e->path.empty(); ++i)
-                if (is_within(e->path, paths[i]) || patterns[i].exclude(e->path, e->type == Type::directory)) wanted = found[i] = true;
+                if (is_within(e->path, paths[i]) || patterns[i].exclude(e->path, e->type == Type::directory))
+                    wanted = found[i] = true;
             while (!above.empty() && !is_within(e->path, above.back().path)) above.pop_back();
             if (!wanted && e->type == Type::directory) above.push_back(*e);
             if (!wanted) continue;
@@ -6366,30 +6961,31 @@ template <class F> std::vector<std::string> for_named(TreeReader& tree, const st
 // through a link. Must hold: I6, I7, I10.
 
 struct RestoreOptions {
-    bool overwrite = false; // replace files that differ
-    bool remove = false;    // remove what the snapshot does not have
+    bool overwrite = false;    // replace files that differ
+    bool remove = false;       // remove what the snapshot does not have
     bool allow_shrink = false; // even if that is most of what is there
     bool dry_run = false;
     bool verbose = false, json = false;
     int connections = kConnections;
     std::optional<std::pair<dev_t, ino_t>> skip; // the repository's own directory, never removed
-    std::vector<std::string> paths; // what to restore, or patterns; all if empty
+    std::vector<std::string> paths;              // what to restore, or patterns; all if empty
 };
 
 struct RestoreResult {
     std::atomic<uint64_t> restored{0}, in_place{0}, bytes{0}, removed{0};
-    std::atomic<uint64_t> kept{0};                    // conflicts, named
-    std::atomic<uint64_t> failed{0};                  // could not be written, named
-    std::atomic<uint64_t> damaged{0};                 // could not be read from the repository, named
+    std::atomic<uint64_t> kept{0};    // conflicts, named
+    std::atomic<uint64_t> failed{0};  // could not be written, named
+    std::atomic<uint64_t> damaged{0}; // could not be read from the repository, named
     std::atomic<uint64_t> no_owner{0}, no_device{0}, no_xattr{0}; // for lack of rights
-    bool deletion_refused = false;                    // for most would have gone, or not all was restored
-    std::vector<std::string> missing;                 // paths that the snapshot does not have
+    bool deletion_refused = false;    // for most would have gone, or not all was restored
+    std::vector<std::string> missing; // paths that the snapshot does not have
 };
 
 class Restore {
-public:
+  public:
     Restore(Repository& repo, const Snapshot& snapshot, const RestoreOptions& options)
-        : repo_(repo), snapshot_(snapshot), options_(options), wire_(options.connections, 64), chunks_(repo, wire_, kReadAhead),
+        : repo_(repo), snapshot_(snapshot), options_(options), wire_(options.connections, 64),
+          chunks_(repo, wire_, kReadAhead),
           writers_(std::clamp(int(std::thread::hardware_concurrency()), 2, 8), kFilesAhead) {}
     ~Restore() { chunks_.give_up(); }
 
@@ -6397,7 +6993,8 @@ public:
     void run(const std::string& destination, RestoreResult& result) {
         result_ = &result;
         repo_.store.work.begin("restoring", options_.paths.empty() ? snapshot_.counts.bytes : 0);
-        if (snapshot_.incomplete) say("the snapshot is incomplete: some files could not be read when it was made");
+        if (snapshot_.incomplete)
+            say("the snapshot is incomplete: some files could not be read when it was made");
         if (options_.remove && snapshot_.incomplete) {
             say("files that it lacks may be those that could not be read, so nothing is deleted");
             options_.remove = false;
@@ -6410,10 +7007,12 @@ public:
             ++result_->damaged;
         };
         try {
-            result.missing = for_named(tree, options_.paths.empty() ? std::vector<std::string>{""} : options_.paths, true, [&](const Entry& e, bool inside) {
-                stop_if_asked();
-                place(e, inside);
-            });
+            result.missing =
+                for_named(tree, options_.paths.empty() ? std::vector<std::string>{""} : options_.paths, true,
+                          [&](const Entry& e, bool inside) {
+                              stop_if_asked();
+                              place(e, inside);
+                          });
             chunks_.flush();
             writers_.drain();
             stack_.clear();
@@ -6431,11 +7030,14 @@ public:
         stack_.clear();
     }
 
-private:
+  private:
     /// A directory below the destination. It gets its metadata when nobody uses it any more: the
     /// walk, the files on their way into it, the directories in it.
     struct Directory {
-        Directory(Restore& r, std::shared_ptr<Directory> up, std::string p) : restore(r), parent(std::move(up)), path(std::move(p)) { ++r.open_; }
+        Directory(Restore& r, std::shared_ptr<Directory> up, std::string p)
+            : restore(r), parent(std::move(up)), path(std::move(p)) {
+            ++r.open_;
+        }
         ~Directory() {
             restore.finish_directory(*this);
             --restore.open_;
@@ -6454,21 +7056,23 @@ private:
         Restore& restore;
         std::shared_ptr<Directory> parent;
         std::string path;
-        Fd fd;                        // none in a dry run where it does not exist
+        Fd fd; // none in a dry run where it does not exist
         dev_t device = 0;
-        bool blocked = false;         // something else is in its place: nothing goes into it
-        bool exposed = false;         // somebody else may change names in it
-        bool touched_later = false;   // when its time was set already
-        std::optional<Entry> entry;   // its metadata, if it is to be set
-        std::optional<mode_t> mode;   // to be set again, where we could not have worked with it
-        bool whole = false;           // all its names are selected: others may be removed
-        std::set<std::string> names;  // that the snapshot has, if others are to be removed
-        std::mutex mutex;             // guards
-        std::set<ino_t> placed;       // on the same file system
+        bool blocked = false;        // something else is in its place: nothing goes into it
+        bool exposed = false;        // somebody else may change names in it
+        bool touched_later = false;  // when its time was set already
+        std::optional<Entry> entry;  // its metadata, if it is to be set
+        std::optional<mode_t> mode;  // to be set again, where we could not have worked with it
+        bool whole = false;          // all its names are selected: others may be removed
+        std::set<std::string> names; // that the snapshot has, if others are to be removed
+        std::mutex mutex;            // guards
+        std::set<ino_t> placed;      // on the same file system
     };
     using DirectoryPtr = std::shared_ptr<Directory>;
 
-    static std::string parent_of(const std::string& path) { return path.substr(0, std::min(path.rfind('/'), path.size())); }
+    static std::string parent_of(const std::string& path) {
+        return path.substr(0, std::min(path.rfind('/'), path.size()));
+    }
 
     // ---- directories ----
 
@@ -6508,31 +7112,40 @@ private:
         bool created = false;
         if (!up->blocked && up->fd) {
             auto name = last_name(path);
-            auto open = [&] { return Fd(openat(up->fd.get(), name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)); };
+            auto open = [&] {
+                return Fd(
+                    openat(up->fd.get(), name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+            };
             created = !options_.dry_run && mkdirat(up->fd.get(), name.c_str(), 0700) == 0;
             int refused = errno; // why it was not made, where there is nothing to open
             dir->fd = open();
-            if (!dir->fd && errno == EACCES && !options_.dry_run && !up->exposed && fchmodat(up->fd.get(), name.c_str(), 0700, 0) == 0) dir->fd = open();
+            if (!dir->fd && errno == EACCES && !options_.dry_run && !up->exposed &&
+                fchmodat(up->fd.get(), name.c_str(), 0700, 0) == 0)
+                dir->fd = open();
             bool other = !dir->fd && (errno == ENOTDIR || errno == ELOOP);
-            if (other && options_.overwrite && !options_.dry_run && unlinkat(up->fd.get(), name.c_str(), 0) == 0 &&
+            if (other && options_.overwrite && !options_.dry_run &&
+                unlinkat(up->fd.get(), name.c_str(), 0) == 0 &&
                 mkdirat(up->fd.get(), name.c_str(), 0700) == 0) {
                 created = true;
                 dir->fd = open();
             }
             if (!dir->fd && !(options_.dry_run && (errno == ENOENT || (other && options_.overwrite)))) {
                 dir->blocked = true;
-                auto error = system_error("create or open the directory", path, errno == ENOENT ? refused : errno);
+                auto error =
+                    system_error("create or open the directory", path, errno == ENOENT ? refused : errno);
                 if (ends_all(error)) throw error;
-                if (other) keep(path, "is no directory here");
-                else fail(error);
+                if (other)
+                    keep(path, "is no directory here");
+                else
+                    fail(error);
             }
         }
         if (dir->fd && !look_into(*dir, created)) dir->blocked = true;
         if (e && !dir->blocked && (created || whole)) dir->entry = *e;
         stack_.push_back(std::move(dir));
     }
-    /// Makes an open directory fit for us to work in. Returns false where it is one that this run has placed already,
-    /// under another name.
+    /// Makes an open directory fit for us to work in. Returns false where it is one that this run has placed
+    /// already, under another name.
     bool look_into(Directory& d, bool created) {
         struct stat st;
         if (!d.fd || fstat(d.fd.get(), &st) != 0) return true;
@@ -6544,17 +7157,22 @@ private:
             d.parent->own(st.st_ino);
         }
         if (created || options_.dry_run) return true;
-        if (geteuid() != 0 && st.st_uid == geteuid() && (st.st_mode & 0700) != 0700 && fchmod(d.fd.get(), (st.st_mode & 07777) | 0700) == 0) d.mode = st.st_mode & 07777;
+        if (geteuid() != 0 && st.st_uid == geteuid() && (st.st_mode & 0700) != 0700 &&
+            fchmod(d.fd.get(), (st.st_mode & 07777) | 0700) == 0)
+            d.mode = st.st_mode & 07777;
         remove_leftovers(d);
         return true;
     }
-    /// Takes away what a restore that was killed has left. One that is running holds a lock on what it writes.
+    /// Takes away what a restore that was killed has left. One that is running holds a lock on what it
+    /// writes.
     static void remove_leftovers(Directory& d) {
         for (auto& [name, type] : read_directory(d.fd.get(), d.path)) {
             if (!is_leftover(name)) continue;
             Fd fd(openat(d.fd.get(), name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
             struct stat st;
-            if (fd && fstat(fd.get(), &st) == 0 && S_ISREG(st.st_mode) && flock(fd.get(), LOCK_EX | LOCK_NB) == 0) unlinkat(d.fd.get(), name.c_str(), 0);
+            if (fd && fstat(fd.get(), &st) == 0 && S_ISREG(st.st_mode) &&
+                flock(fd.get(), LOCK_EX | LOCK_NB) == 0)
+                unlinkat(d.fd.get(), name.c_str(), 0);
         }
     }
 
@@ -6564,9 +7182,15 @@ private:
         try {
             if (options_.remove && d.whole && !tree_damaged_) find_others(d);
             if (options_.dry_run) return;
-            if (d.entry) set_metadata(d.fd.get(), -1, "", *d.entry);
-            else if (d.mode && fchmod(d.fd.get(), *d.mode) != 0) fail(system_error("set the mode of", d.path));
-        } catch (const Error& e) { fail(e); } catch (const std::exception& e) { fail(Error(e.what())); }
+            if (d.entry)
+                set_metadata(d.fd.get(), -1, "", *d.entry);
+            else if (d.mode && fchmod(d.fd.get(), *d.mode) != 0)
+                fail(system_error("set the mode of", d.path));
+        } catch (const Error& e) {
+            fail(e);
+        } catch (const std::exception& e) {
+            fail(Error(e.what()));
+        }
     }
 
     // ---- deleting ----
@@ -6577,16 +7201,20 @@ private:
         std::vector<std::string> names;
         std::optional<Entry> entry;
     };
-    /// The one place that decides what goes: what the snapshot does not have, and nothing that this run placed or found
-    /// to be right (some file systems do not keep names as they are given), nor what no snapshot can have.
+    /// The one place that decides what goes: what the snapshot does not have, and nothing that this run
+    /// placed or found to be right (some file systems do not keep names as they are given), nor what no
+    /// snapshot can have.
     void find_others(Directory& d) {
         Doomed doomed{d.path, {}, d.entry};
         std::vector<std::pair<std::string, ino_t>> others;
         struct stat st;
         for (auto& [name, type] : read_directory(d.fd.get(), d.path))
-            if (!d.names.contains(name) && fstatat(d.fd.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) == 0 && !d.owns(st.st_ino) && may_go(d.fd.get(), name, st, d.device))
+            if (!d.names.contains(name) && fstatat(d.fd.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+                !d.owns(st.st_ino) && may_go(d.fd.get(), name, st, d.device))
                 others.emplace_back(name, st.st_ino);
-        if (!others.empty() && mount_id(d.fd.get()) != mount_) return say(text("nothing is deleted in ", in_quotes(d.path), ": something else is mounted there"));
+        if (!others.empty() && mount_id(d.fd.get()) != mount_)
+            return say(
+                text("nothing is deleted in ", in_quotes(d.path), ": something else is mounted there"));
         std::set<ino_t> meant; // by the snapshot's names, whatever they are called here
         if (!others.empty())
             for (auto& name : d.names)
@@ -6599,13 +7227,16 @@ private:
     }
     /// Neither what is mounted, nor a socket, nor the repository.
     bool may_go(int directory, const std::string& name, const struct stat& st, dev_t device) const {
-        return st.st_dev == device && !S_ISSOCK(st.st_mode) && options_.skip != std::pair(st.st_dev, st.st_ino) && !is_mount_point(directory, name);
+        return st.st_dev == device && !S_ISSOCK(st.st_mode) &&
+               options_.skip != std::pair(st.st_dev, st.st_ino) && !is_mount_point(directory, name);
     }
     /// Whether all is so that something may be removed; says it if not.
     bool may_remove() {
         if (doomed_.empty()) return false;
-        bool others = std::ranges::any_of(doomed_, [](auto& d) { return !d.names.empty(); }) || !late_.empty();
-        if (tree_damaged_ || result_->failed + result_->damaged + result_->kept + result_->missing.size() > 0) {
+        bool others =
+            std::ranges::any_of(doomed_, [](auto& d) { return !d.names.empty(); }) || !late_.empty();
+        if (tree_damaged_ ||
+            result_->failed + result_->damaged + result_->kept + result_->missing.size() > 0) {
             if (others) say("nothing was deleted, for not all could be restored");
             result_->deletion_refused = others;
             return false;
@@ -6618,8 +7249,8 @@ private:
             if (Fd fd = directory_at(destination, d.path))
                 for (auto& name : d.names) going += count_files(fd.get(), name, d.path);
         if (going > staying && !options_.allow_shrink) {
-            say(text("nothing was deleted: ", going, " of ", going + staying, " files that ", in_quotes(destination),
-                     " holds would go; if that is right, say --allow-shrink"));
+            say(text("nothing was deleted: ", going, " of ", going + staying, " files that ",
+                     in_quotes(destination), " holds would go; if that is right, say --allow-shrink"));
             result_->deletion_refused = true;
             return;
         }
@@ -6627,7 +7258,8 @@ private:
         for (auto& d : doomed_) {
             Fd fd = directory_at(destination, d.path);
             struct stat st; // it may be closed again already
-            if (fd && !options_.dry_run && fstat(fd.get(), &st) == 0 && st.st_uid == geteuid() && (st.st_mode & 0700) != 0700) {
+            if (fd && !options_.dry_run && fstat(fd.get(), &st) == 0 && st.st_uid == geteuid() &&
+                (st.st_mode & 0700) != 0700) {
                 (void)!fchmod(fd.get(), (st.st_mode & 07777) | 0700);
                 closed.emplace_back(d.path, st.st_mode & 07777);
             }
@@ -6639,9 +7271,11 @@ private:
         }
         place_late(destination);
         for (auto& [path, mode] : closed)
-            if (Fd fd = directory_at(destination, path); fd && fchmod(fd.get(), mode) != 0) fail(system_error("set the mode of", path));
+            if (Fd fd = directory_at(destination, path); fd && fchmod(fd.get(), mode) != 0)
+                fail(system_error("set the mode of", path));
         for (auto& d : doomed_)
-            if (Fd fd = directory_at(destination, d.path); fd && d.entry && !options_.dry_run) set_metadata(fd.get(), -1, "", *d.entry);
+            if (Fd fd = directory_at(destination, d.path); fd && d.entry && !options_.dry_run)
+                set_metadata(fd.get(), -1, "", *d.entry);
     }
     /// Files in whose place there was a directory.
     void place_late(const std::string& destination) {
@@ -6663,7 +7297,8 @@ private:
         Fd at(::open(destination.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
         for (size_t from = 0; at && from < path.size();) {
             size_t slash = std::min(path.find('/', from), path.size());
-            at = Fd(openat(at.get(), path.substr(from, slash - from).c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+            at = Fd(openat(at.get(), path.substr(from, slash - from).c_str(),
+                           O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
             from = slash + 1;
         }
         return at;
@@ -6671,29 +7306,37 @@ private:
     /// All that is no directory at or below a name, on the same file system.
     uint64_t count_files(int directory, const std::string& name, const std::string& path) const {
         struct stat here, st;
-        if (fstat(directory, &here) != 0 || fstatat(directory, name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0 || !may_go(directory, name, st, here.st_dev)) return 0;
+        if (fstat(directory, &here) != 0 || fstatat(directory, name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0 ||
+            !may_go(directory, name, st, here.st_dev))
+            return 0;
         if (!S_ISDIR(st.st_mode)) return 1;
         uint64_t sum = 0;
         Fd inner(openat(directory, name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
         if (inner)
-            for (auto& [child, type] : read_directory(inner.get(), path + "/" + name)) sum += count_files(inner.get(), child, path + "/" + name);
+            for (auto& [child, type] : read_directory(inner.get(), path + "/" + name))
+                sum += count_files(inner.get(), child, path + "/" + name);
         return sum;
     }
     /// Returns whether all of it went. What cannot be removed is named and counted, and the rest goes.
     bool remove_tree(int directory, const std::string& name, const std::string& path) {
         try {
             struct stat here, st;
-            if (fstat(directory, &here) != 0 || fstatat(directory, name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0) throw system_error("remove", path);
+            if (fstat(directory, &here) != 0 ||
+                fstatat(directory, name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0)
+                throw system_error("remove", path);
             if (!may_go(directory, name, st, here.st_dev)) return false;
             if (!S_ISDIR(st.st_mode)) {
                 if (unlinkat(directory, name.c_str(), 0) != 0) throw system_error("remove", path);
                 return true;
             }
-            if (st.st_uid == geteuid() && (st.st_mode & 0700) != 0700) (void)!fchmodat(directory, name.c_str(), (st.st_mode & 07777) | 0700, 0);
+            if (st.st_uid == geteuid() && (st.st_mode & 0700) != 0700)
+                (void)!fchmodat(directory, name.c_str(), (st.st_mode & 07777) | 0700, 0);
             Fd inner = open_directory(directory, name, path);
             bool all = true;
-            for (auto& [child, type] : read_directory(inner.get(), path)) all &= remove_tree(inner.get(), child, path + "/" + child);
-            if (all && unlinkat(directory, name.c_str(), AT_REMOVEDIR) != 0) throw system_error("remove", path);
+            for (auto& [child, type] : read_directory(inner.get(), path))
+                all &= remove_tree(inner.get(), child, path + "/" + child);
+            if (all && unlinkat(directory, name.c_str(), AT_REMOVEDIR) != 0)
+                throw system_error("remove", path);
             return all;
         } catch (const Error& e) {
             if (ends_all(e)) throw;
@@ -6727,7 +7370,8 @@ private:
 
     void place_content(const DirectoryPtr& dir, const Entry& e) {
         for (auto& id : e.chunks)
-            if (repo_.index.readable_places(id).empty()) throw Corrupt("a part of it is in no pack that is there");
+            if (repo_.index.readable_places(id).empty())
+                throw Corrupt("a part of it is in no pack that is there");
         auto here = look_here(*dir, e);
         repo_.store.work.planned += e.size;
         if (here == Here::done) return;
@@ -6747,20 +7391,22 @@ private:
         for (auto& id : e.chunks) chunks_.pin(id);
     }
 
-    /// What there is where an entry is to be: nothing; what it is to be, or something that is kept, so that nothing is
-    /// left to do; or what is to be replaced.
+    /// What there is where an entry is to be: nothing; what it is to be, or something that is kept, so that
+    /// nothing is left to do; or what is to be replaced.
     enum class Here { nothing, done, replace };
 
     Here look_here(Directory& dir, const Entry& e) {
         auto name = last_name(e.path);
         struct stat st;
-        if (!dir.fd || fstatat(dir.fd.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0) return Here::nothing;
+        if (!dir.fd || fstatat(dir.fd.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0)
+            return Here::nothing;
         auto first = e.link_group ? first_links_.find({e.link_group, e.inode}) : first_links_.end();
         bool further = first != first_links_.end() && difference(first->second.entry, e) != 'M';
         if (further) settle_writers();
         if (further && first->second.is(st)) return in_place(dir, e, st);
         auto claim = claimed_.find({st.st_dev, st.st_ino});
-        bool its_own = e.link_group && claim != claimed_.end() && claim->second == std::pair(e.link_group, e.inode); // a further name of it
+        bool its_own = e.link_group && claim != claimed_.end() &&
+                       claim->second == std::pair(e.link_group, e.inode); // a further name of it
         if (!its_own && st.st_nlink == 1 && dir.owns(st.st_ino)) throw indistinct(e.path);
         Fd fd;
         bool same = is_same(dir.fd.get(), name, st, e, fd);
@@ -6768,10 +7414,13 @@ private:
             auto mine = std::pair(e.link_group, e.link_group ? e.inode : ++alone_);
             same = claimed_.try_emplace({st.st_dev, st.st_ino}, mine).first->second == mine;
         }
-        if (same && further && (options_.overwrite || first->second.written)) return place_link(dir, e, true) ? Here::done : Here::replace;
+        if (same && further && (options_.overwrite || first->second.written))
+            return place_link(dir, e, true) ? Here::done : Here::replace;
         if (same) {
-            // Only what is ours to give is given other rights: who else has the file open, or another name of it, keeps them.
-            bool ours = e.type == Type::file && st.st_nlink == 1 && st.st_uid == (geteuid() == 0 ? owner_of(e).id : geteuid());
+            // Only what is ours to give is given other rights: who else has the file open, or another name of
+            // it, keeps them.
+            bool ours = e.type == Type::file && st.st_nlink == 1 &&
+                        st.st_uid == (geteuid() == 0 ? owner_of(e).id : geteuid());
             bool right = is_right(fd.get(), dir.fd.get(), name, st, e);
             if (!right && !ours) return ++replaced_, Here::replace;
             if (!right && !options_.dry_run) set_metadata(fd.get(), dir.fd.get(), name, e);
@@ -6799,7 +7448,8 @@ private:
         return Here::done;
     }
     static Error indistinct(const std::string& path) {
-        return Error(text("cannot create ", in_quotes(path), ": the file system there takes its name for one that was restored already"));
+        return Error(text("cannot create ", in_quotes(path),
+                          ": the file system there takes its name for one that was restored already"));
     }
     /// What is on its way gets there.
     void settle_writers() {
@@ -6814,11 +7464,16 @@ private:
             if (!S_ISREG(st.st_mode) || uint64_t(st.st_size) != e.size) return false;
             fd = open_file(directory, name, O_NOFOLLOW);
             return fd && same_content(fd.get(), e);
-        case Type::symlink: return S_ISLNK(st.st_mode) && read_link(directory, name, e.path) == e.target;
-        case Type::fifo: return S_ISFIFO(st.st_mode);
-        case Type::character: return S_ISCHR(st.st_mode) && st.st_rdev == e.device;
-        case Type::block: return S_ISBLK(st.st_mode) && st.st_rdev == e.device;
-        case Type::directory: break;
+        case Type::symlink:
+            return S_ISLNK(st.st_mode) && read_link(directory, name, e.path) == e.target;
+        case Type::fifo:
+            return S_ISFIFO(st.st_mode);
+        case Type::character:
+            return S_ISCHR(st.st_mode) && st.st_rdev == e.device;
+        case Type::block:
+            return S_ISBLK(st.st_mode) && st.st_rdev == e.device;
+        case Type::directory:
+            break;
         }
         return false;
     }
@@ -6839,10 +7494,13 @@ private:
                 ssize_t n = pread(fd, part.data(), part.size(), off_t(at));
                 if (n <= 0) return false;
                 part = part.first(size_t(n));
-                bool other = hole ? std::ranges::any_of(part, [](uint8_t b) { return b != 0; }) : only.size() > kChunkMax;
+                bool other = hole ? std::ranges::any_of(part, [](uint8_t b) { return b != 0; })
+                                  : only.size() > kChunkMax;
                 if (other) return false;
-                if (!hole && e.chunks.size() > 1) XXH3_64bits_update(&checksum, part.data(), part.size());
-                else if (!hole) only.insert(only.end(), part.begin(), part.end());
+                if (!hole && e.chunks.size() > 1)
+                    XXH3_64bits_update(&checksum, part.data(), part.size());
+                else if (!hole)
+                    only.insert(only.end(), part.begin(), part.end());
                 at += uint64_t(n);
             }
             return true;
@@ -6861,8 +7519,8 @@ private:
         bool written = false; // by this run
         bool is(const struct stat& st) const { return placed == std::pair(st.st_dev, st.st_ino); }
     };
-    /// Makes a further name of a file that was restored before. Whether that was possible: the first may have failed, and
-    /// what was there before be there still (I7).
+    /// Makes a further name of a file that was restored before. Whether that was possible: the first may have
+    /// failed, and what was there before be there still (I7).
     bool place_link(Directory& dir, const Entry& e, bool replace) {
         auto first = first_links_.find({e.link_group, e.inode});
         if (first == first_links_.end() || difference(first->second.entry, e) == 'M') return false;
@@ -6877,10 +7535,15 @@ private:
             Temporary temporary(dir.fd.get());
             struct stat st;
             if (linkat(at.get(), last_name(path).c_str(), dir.fd.get(), temporary.name.c_str(), 0) != 0) {
-                if (errno != ENOENT) fail(system_error("make it another name of " + in_quotes(path) + ", so it is a file of its own:", e.path));
+                if (errno != ENOENT)
+                    fail(system_error("make it another name of " + in_quotes(path) +
+                                          ", so it is a file of its own:",
+                                      e.path));
                 return false;
             }
-            if (fstatat(dir.fd.get(), temporary.name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0 || !first->second.is(st)) return false;
+            if (fstatat(dir.fd.get(), temporary.name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0 ||
+                !first->second.is(st))
+                return false;
             publish(temporary, dir, e, st, replace);
         } catch (const Error& error) {
             if (ends_all(error)) throw;
@@ -6901,20 +7564,23 @@ private:
             if (mkdirat(dir.fd.get(), own->name.c_str(), 0700) != 0) throw system_error("create", e.path);
             inner = open_directory(dir.fd.get(), own->name, e.path);
             struct stat st;
-            if (fstat(inner.get(), &st) != 0 || st.st_uid != geteuid() || (st.st_mode & 077) != 0) throw Error(text("cannot create ", in_quotes(e.path), ": somebody else is at work there"));
+            if (fstat(inner.get(), &st) != 0 || st.st_uid != geteuid() || (st.st_mode & 077) != 0)
+                throw Error(text("cannot create ", in_quotes(e.path), ": somebody else is at work there"));
         }
         int at = inner ? inner.get() : dir.fd.get();
         Temporary temporary(at);
         mode_t kind = e.type == Type::fifo ? S_IFIFO : e.type == Type::character ? S_IFCHR : S_IFBLK;
-        int made = e.type == Type::symlink ? symlinkat(e.target.c_str(), at, temporary.name.c_str())
-                                           : mknodat(at, temporary.name.c_str(), kind | (e.mode & 0777), dev_t(e.device));
+        int made = e.type == Type::symlink
+                       ? symlinkat(e.target.c_str(), at, temporary.name.c_str())
+                       : mknodat(at, temporary.name.c_str(), kind | (e.mode & 0777), dev_t(e.device));
         bool device = e.type == Type::character || e.type == Type::block;
         if (made != 0 && errno == EPERM && device && geteuid() != 0) {
             ++result_->no_device;
             return say(text(in_quotes(e.path), " is a device, which only root can create: it is left out"));
         }
         struct stat st;
-        if (made != 0 || fstatat(at, temporary.name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0) throw system_error("create", e.path);
+        if (made != 0 || fstatat(at, temporary.name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0)
+            throw system_error("create", e.path);
         set_metadata(-1, at, temporary.name, e);
         publish(temporary, dir, e, st, replace);
         ++result_->restored;
@@ -6943,9 +7609,13 @@ private:
         auto name = last_name(e.path);
         std::lock_guard lock(dir.mutex);
         struct stat there;
-        auto is_ours = [&] { return fstatat(dir.fd.get(), name.c_str(), &there, AT_SYMLINK_NOFOLLOW) == 0 && there.st_ino != st.st_ino && there.st_nlink == 1 && dir.placed.contains(there.st_ino); };
+        auto is_ours = [&] {
+            return fstatat(dir.fd.get(), name.c_str(), &there, AT_SYMLINK_NOFOLLOW) == 0 &&
+                   there.st_ino != st.st_ino && there.st_nlink == 1 && dir.placed.contains(there.st_ino);
+        };
         if (replace && is_ours()) throw indistinct(e.path);
-        int bad = renameat2(temporary.directory, temporary.name.c_str(), dir.fd.get(), name.c_str(), replace ? 0 : RENAME_NOREPLACE);
+        int bad = renameat2(temporary.directory, temporary.name.c_str(), dir.fd.get(), name.c_str(),
+                            replace ? 0 : RENAME_NOREPLACE);
         if (bad && errno == EINVAL) {
             if (is_ours()) throw indistinct(e.path);
             bad = renameat(temporary.directory, temporary.name.c_str(), dir.fd.get(), name.c_str());
@@ -6979,10 +7649,14 @@ private:
         } catch (const Error& error) {
             if (ends_all(error)) give_up(error.exit != Exit::interrupted);
             fail(error);
-        } catch (...) { give_up(true); } // no memory
-        for (; used < e.chunks.size(); ++used) chunks_.unpin(repo_.index.readable_places(e.chunks[used]).front().frame);
+        } catch (...) {
+            give_up(true);
+        } // no memory
+        for (; used < e.chunks.size(); ++used)
+            chunks_.unpin(repo_.index.readable_places(e.chunks[used]).front().frame);
     }
-    /// Ends the run with the exception that is being handled, if it `counts`; wakes the planner, who may wait for room.
+    /// Ends the run with the exception that is being handled, if it `counts`; wakes the planner, who may wait
+    /// for room.
     [[noreturn]] void give_up(bool counts) {
         {
             std::lock_guard lock(words_mutex_);
@@ -6994,7 +7668,8 @@ private:
 
     void write_file(Directory& dir, const Entry& e, size_t& used, bool replace) {
         Temporary temporary(dir.fd.get());
-        Fd fd(openat(dir.fd.get(), temporary.name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
+        Fd fd(openat(dir.fd.get(), temporary.name.c_str(),
+                     O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
         struct stat st;
         if (!fd || fstat(fd.get(), &st) != 0) throw system_error("create", e.path);
         flock(fd.get(), LOCK_EX | LOCK_NB); // remove_leftovers() asks for it
@@ -7023,7 +7698,8 @@ private:
         }
         for (; hole != e.holes.end() && hole->offset == at; ++hole) at += hole->length;
         if (at != e.size) throw Corrupt("it has less content than its size");
-        if (e.chunks.size() > 1 && XXH3_64bits_digest(&checksum) != e.checksum) throw Corrupt("its checksum does not match");
+        if (e.chunks.size() > 1 && XXH3_64bits_digest(&checksum) != e.checksum)
+            throw Corrupt("its checksum does not match");
         if (!e.holes.empty() && ftruncate(fd.get(), off_t(e.size)) != 0) throw system_error("write", e.path);
         set_metadata(fd.get(), dir.fd.get(), temporary.name, e);
         if (!fd.close()) throw system_error("write", e.path);
@@ -7032,22 +7708,28 @@ private:
 
     // ---- metadata ----
 
-    /// Sets owner, attributes, mode and times, as far as they differ: through `fd`, or by name where that is -1. What cannot
-    /// be set is named and counted; the content is restored all the same.
+    /// Sets owner, attributes, mode and times, as far as they differ: through `fd`, or by name where that is
+    /// -1. What cannot be set is named and counted; the content is restored all the same.
     void set_metadata(int fd, int directory, const std::string& name, const Entry& e) {
         struct stat st;
-        auto look = [&] { return (fd >= 0 ? fstat(fd, &st) : fstatat(directory, name.c_str(), &st, AT_SYMLINK_NOFOLLOW)) == 0; };
+        auto look = [&] {
+            return (fd >= 0 ? fstat(fd, &st) : fstatat(directory, name.c_str(), &st, AT_SYMLINK_NOFOLLOW)) ==
+                   0;
+        };
         if (!look()) return fail(system_error("look at", e.path));
         bool owned = set_owner(fd, directory, name, st, e);
         set_xattrs(fd, fd >= 0 ? "" : proc_path(directory, name), e);
         if (e.type != Type::symlink) {
             mode_t mode = owned ? e.mode : e.mode & ~mode_t(06000); // not setuid for somebody else
-            int bad = look() && (st.st_mode & 07777) == mode ? 0 : fd >= 0 ? fchmod(fd, mode) : fchmodat(directory, name.c_str(), mode, 0);
+            int bad = look() && (st.st_mode & 07777) == mode ? 0
+                      : fd >= 0                              ? fchmod(fd, mode)
+                                                             : fchmodat(directory, name.c_str(), mode, 0);
             if (bad) fail(system_error("set the mode of", e.path));
         }
         if (to_time(st.st_mtim) == e.mtime) return;
         struct timespec times[2] = {{0, UTIME_OMIT}, {time_t(e.mtime.seconds), long(e.mtime.ns)}};
-        int bad = fd >= 0 ? futimens(fd, times) : utimensat(directory, name.c_str(), times, AT_SYMLINK_NOFOLLOW);
+        int bad =
+            fd >= 0 ? futimens(fd, times) : utimensat(directory, name.c_str(), times, AT_SYMLINK_NOFOLLOW);
         if (bad) fail(system_error("set the time of", e.path));
     }
     /// Whether set_metadata() would have nothing to do, as far as we have the rights.
@@ -7055,20 +7737,29 @@ private:
         auto [uid, user_known] = owner_of(e);
         auto [gid, group_known] = group_of(e);
         bool owned = geteuid() != 0 || (st.st_uid == uid && st.st_gid == gid);
-        if ((e.mode & 06000) && e.type == Type::file && !(user_known && group_known)) return false; // which is said each time
-        mode_t mode = (st.st_uid == uid && st.st_gid == gid && user_known && group_known) ? e.mode : e.mode & ~mode_t(06000);
-        if (!owned || to_time(st.st_mtim) != e.mtime || (e.type != Type::symlink && (st.st_mode & 07777) != mode)) return false;
+        if ((e.mode & 06000) && e.type == Type::file && !(user_known && group_known))
+            return false; // which is said each time
+        mode_t mode = (st.st_uid == uid && st.st_gid == gid && user_known && group_known)
+                          ? e.mode
+                          : e.mode & ~mode_t(06000);
+        if (!owned || to_time(st.st_mtim) != e.mtime ||
+            (e.type != Type::symlink && (st.st_mode & 07777) != mode))
+            return false;
         bool all_read = true;
-        auto have = read_xattrs(fd, fd >= 0 ? "" : proc_path(directory, name), e.path, false, [&](const Error&) { all_read = false; });
+        auto have = read_xattrs(fd, fd >= 0 ? "" : proc_path(directory, name), e.path, false,
+                                [&](const Error&) { all_read = false; });
         auto ours = [](auto& x) { return !is_labels_own(x.first); };
         auto want = local_xattrs(e);
         std::erase_if(have, std::not_fn(ours));
         std::erase_if(want, std::not_fn(ours));
-        if (geteuid() != 0) std::erase_if(want, [&](auto& x) { return !x.first.starts_with("user.") && !is_acl(x.first); });
+        if (geteuid() != 0)
+            std::erase_if(want, [&](auto& x) { return !x.first.starts_with("user.") && !is_acl(x.first); });
         return all_read && have == want;
     }
     /// What the system itself gives to files; whether a file may run with more rights is none of that.
-    static bool is_labels_own(std::string_view attribute) { return attribute.starts_with("security.") && attribute != "security.capability"; }
+    static bool is_labels_own(std::string_view attribute) {
+        return attribute.starts_with("security.") && attribute != "security.capability";
+    }
 
     /// A number here, and whether it is known to be the one that was meant: names count, where there was one.
     struct LocalId {
@@ -7077,7 +7768,8 @@ private:
     };
     LocalId owner_of(const Entry& e) { return local_id(users_, snapshot_.users, e.uid, user_of_name); }
     LocalId group_of(const Entry& e) { return local_id(groups_, snapshot_.groups, e.gid, group_of_name); }
-    template <class LookUp> LocalId local_id(std::map<uint32_t, LocalId>& cache, const Names& names, uint32_t id, LookUp look_up) {
+    template <class LookUp>
+    LocalId local_id(std::map<uint32_t, LocalId>& cache, const Names& names, uint32_t id, LookUp look_up) {
         std::lock_guard lock(names_mutex_);
         if (auto known = cache.find(id); known != cache.end()) return known->second;
         auto name = names.find(id);
@@ -7086,13 +7778,17 @@ private:
         return cache[id] = {found.value_or(id), found.has_value()};
     }
 
-    /// Returns whether the file has the owner and group now that it is to have, so that it may run with their rights.
+    /// Returns whether the file has the owner and group now that it is to have, so that it may run with their
+    /// rights.
     bool set_owner(int fd, int directory, const std::string& name, const struct stat& st, const Entry& e) {
         auto [uid, user_known] = owner_of(e);
         auto [gid, group_known] = group_of(e);
         if ((e.mode & 06000) && e.type == Type::file && !(user_known && group_known))
-            fail(Error(text(in_quotes(e.path), " is to run with the rights of somebody who has no name here: it gets no more than its mode")));
-        auto change = [&](uid_t u, gid_t g) { return fd >= 0 ? fchown(fd, u, g) : fchownat(directory, name.c_str(), u, g, AT_SYMLINK_NOFOLLOW); };
+            fail(Error(text(in_quotes(e.path), " is to run with the rights of somebody who has no name here: "
+                                               "it gets no more than its mode")));
+        auto change = [&](uid_t u, gid_t g) {
+            return fd >= 0 ? fchown(fd, u, g) : fchownat(directory, name.c_str(), u, g, AT_SYMLINK_NOFOLLOW);
+        };
         if ((st.st_uid == uid && st.st_gid == gid) || change(uid, gid) == 0) return user_known && group_known;
         if (geteuid() == 0) return fail(system_error("set the owner of", e.path)), false;
         bool group = change(uid_t(-1), gid) == 0;
@@ -7106,7 +7802,8 @@ private:
         for (auto& [name, value] : all)
             if (is_acl(name))
                 value = with_acl_ids(value, [&](bool group, uint32_t id) {
-                    return group ? local_id(groups_, snapshot_.groups, id, group_of_name).id : local_id(users_, snapshot_.users, id, user_of_name).id;
+                    return group ? local_id(groups_, snapshot_.groups, id, group_of_name).id
+                                 : local_id(users_, snapshot_.users, id, user_of_name).id;
                 });
         return all;
     }
@@ -7114,17 +7811,25 @@ private:
         auto want = local_xattrs(e);
         auto have = read_xattrs(fd, path, e.path, false, [&](const Error& error) { fail(error); });
         auto refused = [&](const std::string& name, int why) {
-            bool rights = geteuid() != 0 && (why == EPERM || why == EACCES || (why == ENOTSUP && !name.starts_with("user.") && !is_acl(name)));
-            if (rights || is_labels_own(name)) ++result_->no_xattr;
-            else fail(system_error(text("set the attribute ", show(name), " of"), e.path, why));
+            bool rights = geteuid() != 0 && (why == EPERM || why == EACCES ||
+                                             (why == ENOTSUP && !name.starts_with("user.") && !is_acl(name)));
+            if (rights || is_labels_own(name))
+                ++result_->no_xattr;
+            else
+                fail(system_error(text("set the attribute ", show(name), " of"), e.path, why));
         };
         for (auto& old : have) // a directory's default ACL may have given it some
-            if (!is_labels_own(old.first) && std::ranges::none_of(want, [&](auto& x) { return x.first == old.first; }) &&
-                (fd >= 0 ? fremovexattr(fd, old.first.c_str()) : lremovexattr(path.c_str(), old.first.c_str())) != 0) refused(old.first, errno);
+            if (!is_labels_own(old.first) &&
+                std::ranges::none_of(want, [&](auto& x) { return x.first == old.first; }) &&
+                (fd >= 0 ? fremovexattr(fd, old.first.c_str())
+                         : lremovexattr(path.c_str(), old.first.c_str())) != 0)
+                refused(old.first, errno);
         for (auto& x : want) {
             if (std::ranges::count(have, x) > 0) continue;
             auto& [name, value] = x;
-            if ((fd >= 0 ? fsetxattr(fd, name.c_str(), value.data(), value.size(), 0) : lsetxattr(path.c_str(), name.c_str(), value.data(), value.size(), 0)) != 0) refused(name, errno);
+            if ((fd >= 0 ? fsetxattr(fd, name.c_str(), value.data(), value.size(), 0)
+                         : lsetxattr(path.c_str(), name.c_str(), value.data(), value.size(), 0)) != 0)
+                refused(name, errno);
         }
     }
 
@@ -7132,8 +7837,10 @@ private:
 
     void tell(char change, const std::string& path) {
         std::lock_guard lock(words_mutex_);
-        if (options_.dry_run && !options_.json) std::cout << (change == '+' ? "would restore " : "would delete ") << show(path) << '\n';
-        else print_change(change, path, options_.json);
+        if (options_.dry_run && !options_.json)
+            std::cout << (change == '+' ? "would restore " : "would delete ") << show(path) << '\n';
+        else
+            print_change(change, path, options_.json);
     }
     void tell_new(const Entry& e) {
         if (options_.verbose) tell('+', e.path);
@@ -7147,7 +7854,8 @@ private:
         ++result_->kept;
         say(text(in_quotes(path), " ", why, ": it is kept"));
     }
-    /// Whether more than one file cannot be restored. On a full disk all that follows would be fetched for nothing.
+    /// Whether more than one file cannot be restored. On a full disk all that follows would be fetched for
+    /// nothing.
     static bool ends_all(const Error& e) { return e.exit != Exit::failed || e.no_room || e.exhausted; }
     void fail(const Error& e) {
         ++result_->failed;
@@ -7157,7 +7865,9 @@ private:
     /// So many directories may be open at once: a quarter of what this process may have.
     static int64_t open_directories_max() {
         struct rlimit files;
-        return getrlimit(RLIMIT_NOFILE, &files) == 0 ? int64_t(std::clamp<rlim_t>(files.rlim_cur / 4, 16, 1024)) : 16;
+        return getrlimit(RLIMIT_NOFILE, &files) == 0
+                   ? int64_t(std::clamp<rlim_t>(files.rlim_cur / 4, 16, 1024))
+                   : 16;
     }
 
     Repository& repo_;
@@ -7168,11 +7878,12 @@ private:
     std::atomic<bool> tree_damaged_{false};
     std::atomic<int64_t> open_{0}; // directories
     const int64_t open_max_ = open_directories_max();
-    uint64_t replaced_ = 0; // files here that differed
+    uint64_t replaced_ = 0;                                      // files here that differed
     std::map<std::pair<uint64_t, uint64_t>, First> first_links_; // (group, inode)
-    std::map<std::pair<dev_t, ino_t>, std::pair<uint64_t, uint64_t>> claimed_; // which of these a file here is
-    uint64_t alone_ = 0;                                                       // files of one name
-    std::string mount_; // that DEST lies in
+    std::map<std::pair<dev_t, ino_t>, std::pair<uint64_t, uint64_t>>
+        claimed_;        // which of these a file here is
+    uint64_t alone_ = 0; // files of one name
+    std::string mount_;  // that DEST lies in
     std::vector<Doomed> doomed_;
     std::vector<Entry> late_;
     std::mutex names_mutex_, words_mutex_;
@@ -7189,7 +7900,7 @@ private:
 // Uses: 8, 9. Provides: tables and lists on standard output. Must hold: I10.
 
 std::string local_time(time_t seconds, const char* format) {
-    struct tm parts{};
+    struct tm parts {};
     localtime_r(&seconds, &parts);
     char out[64];
     return {out, strftime(out, sizeof out, format, &parts)};
@@ -7200,7 +7911,9 @@ std::string date_time(int64_t ns) { return local_time(time_t(ns / 1'000'000'000)
 /// Columns as wide as their widest cell; those in `right` are aligned to the right.
 void print_table(const std::vector<std::vector<std::string>>& rows, const std::set<size_t>& right) {
     std::vector<size_t> width;
-    auto columns = [](std::string_view s) { return size_t(std::ranges::count_if(s, [](char c) { return (uint8_t(c) & 0xc0) != 0x80; })); };
+    auto columns = [](std::string_view s) {
+        return size_t(std::ranges::count_if(s, [](char c) { return (uint8_t(c) & 0xc0) != 0x80; }));
+    };
     for (auto& row : rows)
         for (size_t i = 0; i < row.size(); ++i) {
             width.resize(std::max(width.size(), row.size()));
@@ -7218,16 +7931,28 @@ void print_table(const std::vector<std::vector<std::string>>& rows, const std::s
 }
 
 /// `list`: what these have in common, if there are several lists; `reasons`: words about some of them.
-void print_snapshots(const std::vector<const Snapshot*>& snapshots, bool as_json, const std::string& list = "",
+void print_snapshots(const std::vector<const Snapshot*>& snapshots, bool as_json,
+                     const std::string& list = "",
                      const std::map<SnapshotId, std::vector<std::string>>& reasons = {}) {
     if (as_json) {
         for (auto i = snapshots.rbegin(); i != snapshots.rend(); ++i) {
             auto& [id, time, host, user, source, version, tags, incomplete, c, users, groups, tree] = **i;
             Json json;
             if (!list.empty()) json.add("list", list);
-            json.add("id", hex(id)).add("time", json_time(time / 1'000'000'000)).add("host", host).add("user", user).add("source", source);
-            json.add("tags", tags).add("incomplete", incomplete).add("files", c.files + c.others).add("directories", c.directories).add("others", c.others);
-            json.add("bytes", c.bytes).add("new_files", c.new_files).add("changed_files", c.changed_files).add("new_bytes", c.new_bytes);
+            json.add("id", hex(id))
+                .add("time", json_time(time / 1'000'000'000))
+                .add("host", host)
+                .add("user", user)
+                .add("source", source);
+            json.add("tags", tags)
+                .add("incomplete", incomplete)
+                .add("files", c.files + c.others)
+                .add("directories", c.directories)
+                .add("others", c.others);
+            json.add("bytes", c.bytes)
+                .add("new_files", c.new_files)
+                .add("changed_files", c.changed_files)
+                .add("new_bytes", c.new_bytes);
             json.add("version", version);
             if (auto why = reasons.find(id); why != reasons.end()) json.add("reasons", why->second);
             std::cout << json.line() << '\n';
@@ -7256,13 +7981,20 @@ struct Choice {
     int64_t upto = INT64_MAX; // ns since 1970: not newer than this
 
     bool meets(const Snapshot& s) const {
-        auto typed = source.substr(0, std::max<size_t>(source.find_last_not_of('/') + 1, 1)); // as a shell completes it
-        auto names_source = [&](const std::string& full) { return full == source || full == typed || show(full) == typed; };
-        return (!one() || hex(s.id).starts_with(id)) && (source.empty() || names_source(s.source) || names_source(s.host + ":" + s.source)) &&
-               (host.empty() || s.host == host) && (tag.empty() || std::ranges::count(s.tags, tag) > 0) && s.time <= upto;
+        auto typed = source.substr(
+            0, std::max<size_t>(source.find_last_not_of('/') + 1, 1)); // as a shell completes it
+        auto names_source = [&](const std::string& full) {
+            return full == source || full == typed || show(full) == typed;
+        };
+        return (!one() || hex(s.id).starts_with(id)) &&
+               (source.empty() || names_source(s.source) || names_source(s.host + ":" + s.source)) &&
+               (host.empty() || s.host == host) && (tag.empty() || std::ranges::count(s.tags, tag) > 0) &&
+               s.time <= upto;
     }
     bool one() const { return !id.empty() && id != "latest"; }
-    bool everything() const { return !one() && source.empty() && host.empty() && tag.empty() && upto == INT64_MAX; }
+    bool everything() const {
+        return !one() && source.empty() && host.empty() && tag.empty() && upto == INT64_MAX;
+    }
 };
 
 /// Seconds: 12h, 3d, 2w, 0.
@@ -7278,17 +8010,26 @@ std::optional<int64_t> parse_age(const std::string& s) {
 /// A point in time: "2026-11-20" (its end, or its beginning), "2026-11-20 14:00", or an age such as 3d,
 /// 12h, 2w. In ns since 1970; throws Usage.
 int64_t parse_time(const std::string& s, bool its_end = true) {
-    struct tm parts{};
+    struct tm parts {};
     bool utc = s.ends_with('Z'); // as --json prints them
-    auto ns = [&] { return std::clamp<int64_t>(utc ? timegm(&parts) : mktime(&parts), 0, INT64_MAX / 1'000'000'000 - 100) * 1'000'000'000; };
-    for (auto [format, rest] : {std::pair{"%Y-%m-%d", 86399}, {"%Y-%m-%d %H:%M", 59}, {"%Y-%m-%d %H:%M:%S", 0}, {"%Y-%m-%dT%H:%M:%SZ", 0}, {"%Y-%m-%dT%H:%M:%S", 0}}) {
+    auto ns = [&] {
+        return std::clamp<int64_t>(utc ? timegm(&parts) : mktime(&parts), 0,
+                                   INT64_MAX / 1'000'000'000 - 100) *
+               1'000'000'000;
+    };
+    for (auto [format, rest] : {std::pair{"%Y-%m-%d", 86399},
+                                {"%Y-%m-%d %H:%M", 59},
+                                {"%Y-%m-%d %H:%M:%S", 0},
+                                {"%Y-%m-%dT%H:%M:%SZ", 0},
+                                {"%Y-%m-%dT%H:%M:%S", 0}}) {
         parts = {};
         const char* end = strptime(s.c_str(), format, &parts);
         if (!end || *end) continue;
         parts.tm_isdst = -1;
         auto same_day = parts;
         utc ? timegm(&same_day) : mktime(&same_day);
-        if (same_day.tm_mday != parts.tm_mday || same_day.tm_mon != parts.tm_mon) throw Usage(text("there is no day ", in_quotes(s)));
+        if (same_day.tm_mday != parts.tm_mday || same_day.tm_mon != parts.tm_mon)
+            throw Usage(text("there is no day ", in_quotes(s)));
         if (!its_end) return ns();
         if (rest == 86399) { // a day may have 23 or 25 hours
             parts.tm_mday += 1;
@@ -7297,11 +8038,13 @@ int64_t parse_time(const std::string& s, bool its_end = true) {
         return ns() + (rest + 1) * INT64_C(1'000'000'000) - 1;
     }
     if (auto age = parse_age(s)) return now_ns() - std::min(*age, now_ns() / 1'000'000'000) * 1'000'000'000;
-    throw Usage(text("a time is given as 2026-11-20, \"2026-11-20 14:00\", or an age as 12h, 3d, 2w, not ", in_quotes(s)));
+    throw Usage(text("a time is given as 2026-11-20, \"2026-11-20 14:00\", or an age as 12h, 3d, 2w, not ",
+                     in_quotes(s)));
 }
 
 /// The snapshots that are meant, the newest first.
-std::vector<const Snapshot*> chosen_snapshots(const Repository& repo, const Choice& choice, bool forgotten = false) {
+std::vector<const Snapshot*> chosen_snapshots(const Repository& repo, const Choice& choice,
+                                              bool forgotten = false) {
     auto all = repo.snapshots(forgotten);
     std::erase_if(all, [&](auto* s) { return !choice.meets(*s); });
     return all;
@@ -7312,11 +8055,14 @@ const Snapshot& choose_snapshot(Repository& repo, const Choice& choice) {
     auto all = chosen_snapshots(repo, choice);
     if (all.empty())
         throw Error(choice.everything() ? "the repository holds no snapshot yet"
-                                        : text("the repository holds no snapshot ", choice.one() ? in_quotes(choice.id) : "that was asked for",
-                                               choice.source.empty() ? "" : " of " + show(choice.source), "; see: nfreeze snapshots"),
+                                        : text("the repository holds no snapshot ",
+                                               choice.one() ? in_quotes(choice.id) : "that was asked for",
+                                               choice.source.empty() ? "" : " of " + show(choice.source),
+                                               "; see: nfreeze snapshots"),
                     repo.damage.empty() && repo.doubts.empty() ? Exit::failed : Exit::damaged);
     if (choice.one()) {
-        if (all.size() > 1) throw Usage(text(all.size(), " snapshots begin with ", show(choice.id), ": give more digits"));
+        if (all.size() > 1)
+            throw Usage(text(all.size(), " snapshots begin with ", show(choice.id), ": give more digits"));
         return *all[0];
     }
     std::set<std::string> sources;
@@ -7348,7 +8094,7 @@ std::string mode_string(const Entry& e) {
 }
 
 class Lister {
-public:
+  public:
     Lister(Repository& repo, const Snapshot& snapshot, const ListOptions& options)
         : repo_(repo), snapshot_(snapshot), options_(options), wire_(2, 8) {}
 
@@ -7372,7 +8118,7 @@ public:
         return missing;
     }
 
-private:
+  private:
     /// A directory's content, or a file itself; skips what lies deeper unless all is asked for.
     bool list(const std::string& top, bool& damaged) {
         auto reader = open(damaged);
@@ -7387,7 +8133,8 @@ private:
             auto below = std::string_view(e->path).substr(e->path == top || top.empty() ? 0 : top.size() + 1);
             if (!options_.recursive && e->path != top && below.find('/') != below.npos) continue;
             print(*e);
-            if (e->type == Type::directory && !options_.recursive) tree.seek(e->path + '\x01'); // behind all in it
+            if (e->type == Type::directory && !options_.recursive)
+                tree.seek(e->path + '\x01'); // behind all in it
         }
         return found;
     }
@@ -7401,11 +8148,16 @@ private:
     }
     void print(const Entry& e) {
         if (options_.json) {
-            static constexpr const char* types[] = {"file", "directory", "symlink", "fifo", "character", "block"};
+            static constexpr const char* types[] = {"file", "directory", "symlink",
+                                                    "fifo", "character", "block"};
             Json json;
-            json.add("path", e.path).add("type", std::string(types[size_t(e.type)])).add("mode", text(std::oct, e.mode));
+            json.add("path", e.path)
+                .add("type", std::string(types[size_t(e.type)]))
+                .add("mode", text(std::oct, e.mode));
             json.add("uid", e.uid).add("gid", e.gid);
-            json.add("user", owner(snapshot_.users, e.uid)).add("group", owner(snapshot_.groups, e.gid)).add("size", e.size);
+            json.add("user", owner(snapshot_.users, e.uid))
+                .add("group", owner(snapshot_.groups, e.gid))
+                .add("size", e.size);
             std::cout << json.add("mtime", json_time(e.mtime.seconds)).add("target", e.target).line() << '\n';
             return;
         }
@@ -7413,10 +8165,13 @@ private:
             std::cout << show(e.path) << '\n';
             return;
         }
-        std::string size = e.type == Type::character || e.type == Type::block ? text(major(dev_t(e.device)), ",", minor(dev_t(e.device)))
-                           : e.type == Type::symlink ? text(e.target.size()) : text(e.size);
+        std::string size = e.type == Type::character || e.type == Type::block
+                               ? text(major(dev_t(e.device)), ",", minor(dev_t(e.device)))
+                           : e.type == Type::symlink ? text(e.target.size())
+                                                     : text(e.size);
         rows_.push_back({mode_string(e), owner(snapshot_.users, e.uid), owner(snapshot_.groups, e.gid), size,
-                         local_time(e.mtime.seconds, "%Y-%m-%d %H:%M"), show(e.path) + (e.type == Type::symlink ? " -> " + show(e.target) : "")});
+                         local_time(e.mtime.seconds, "%Y-%m-%d %H:%M"),
+                         show(e.path) + (e.type == Type::symlink ? " -> " + show(e.target) : "")});
         if (rows_.size() < 10000) return; // aligned in blocks, so that memory stays bounded
         print_table(rows_, {3});
         rows_.clear();
@@ -7438,7 +8193,8 @@ struct Version {
 };
 /// Every content that files at, below or matching `names` ever had, the oldest first, by path. Names
 /// that no snapshot has stay in `names`.
-std::map<std::string, std::vector<Version>> find_versions(Repository& repo, const std::vector<const Snapshot*>& snapshots,
+std::map<std::string, std::vector<Version>> find_versions(Repository& repo,
+                                                          const std::vector<const Snapshot*>& snapshots,
                                                           std::vector<std::string>& names, bool& damaged) {
     TaskPool wire(2, 8);
     auto wanted = names;
@@ -7451,7 +8207,8 @@ std::map<std::string, std::vector<Version>> find_versions(Repository& repo, cons
             auto missing = for_named(tree, wanted, false, [&](const Entry& e, bool inside) {
                 if (!inside || e.type == Type::directory) return;
                 auto& versions = found[e.path];
-                if (versions.empty() || difference(e, versions.back().entry) == 'M') versions.push_back({*s, e});
+                if (versions.empty() || difference(e, versions.back().entry) == 'M')
+                    versions.push_back({*s, e});
             });
             std::erase_if(names, [&](auto& name) { return std::ranges::count(missing, name) == 0; });
         } catch (const Corrupt& e) {
@@ -7466,7 +8223,8 @@ struct Space {
     uint64_t files = 0, bytes = 0;
 };
 /// What each directory (or file) right below `top` holds of a snapshot, of files that changed since then.
-std::map<std::string, Space> disk_usage(Repository& repo, const Snapshot& snapshot, const std::string& top, int64_t since_s, bool& damaged) {
+std::map<std::string, Space> disk_usage(Repository& repo, const Snapshot& snapshot, const std::string& top,
+                                        int64_t since_s, bool& damaged) {
     TaskPool wire(2, 8);
     TreeReader tree(repo, wire, snapshot);
     tree.on_damage = [&](auto& what) {
@@ -7475,19 +8233,22 @@ std::map<std::string, Space> disk_usage(Repository& repo, const Snapshot& snapsh
     };
     std::map<std::string, Space> found;
     auto missing = for_selected(tree, {top}, [&](const Entry& e, bool inside) {
-        if (!inside || e.type == Type::directory || std::max(e.mtime.seconds, e.ctime.seconds) < since_s) return;
+        if (!inside || e.type == Type::directory || std::max(e.mtime.seconds, e.ctime.seconds) < since_s)
+            return;
         auto end = e.path == top ? e.path.size() : e.path.find('/', top.empty() ? 0 : top.size() + 1);
         auto& usage = found[e.path.substr(0, end) + (end == e.path.npos || end == e.path.size() ? "" : "/")];
         ++usage.files;
         usage.bytes += e.size;
     });
-    if (!missing.empty()) throw Error(text("the snapshot has no ", in_quotes(top)), damaged ? Exit::damaged : Exit::failed);
+    if (!missing.empty())
+        throw Error(text("the snapshot has no ", in_quotes(top)), damaged ? Exit::damaged : Exit::failed);
     return found;
 }
 
 /// For each snapshot the stored bytes that no other one needs: what a prune frees if it alone is forgotten.
 /// Memory: about 64 bytes for each chunk.
-std::map<SnapshotId, uint64_t> unique_bytes(Repository& repo, const std::vector<const Snapshot*>& snapshots, bool& damaged) {
+std::map<SnapshotId, uint64_t> unique_bytes(Repository& repo, const std::vector<const Snapshot*>& snapshots,
+                                            bool& damaged) {
     static const Snapshot several{};
     std::map<ChunkId, const Snapshot*> owners; // of chunks, or `several`
     auto own = [&](const ChunkId& id, const Snapshot* owner) {
@@ -7542,7 +8303,9 @@ bool print_difference(Repository& repo, const Snapshot& from, const Snapshot& to
     auto* b = after.next();
     while (a || b) {
         stop_if_asked();
-        auto order = !a ? std::strong_ordering::greater : !b ? std::strong_ordering::less : compare_paths(a->path, b->path);
+        auto order = !a   ? std::strong_ordering::greater
+                     : !b ? std::strong_ordering::less
+                          : compare_paths(a->path, b->path);
         auto& path = order > 0 ? b->path : a->path;
         char mark = order < 0 ? '-' : order > 0 ? '+' : difference(*a, *b);
         if (mark != ' ') print_change(mark, path, as_json);
@@ -7566,7 +8329,8 @@ void print_file(Repository& repo, const Snapshot& snapshot, const std::string& p
     for_selected(tree, {path}, [&](const Entry& e, bool) {
         if (e.path == path) found = e;
     });
-    if (!found) throw Error(text("the snapshot has no ", in_quotes(path)), damaged ? Exit::damaged : Exit::failed);
+    if (!found)
+        throw Error(text("the snapshot has no ", in_quotes(path)), damaged ? Exit::damaged : Exit::failed);
     if (found->type != Type::file) throw Error(text(in_quotes(path), " is not a file"));
     ChunkReader chunks(repo, wire, kReadAhead);
     auto hasher = repo.keys.hasher();
@@ -7617,19 +8381,23 @@ struct Sample {
         std::set<Hash> old;
         if (newer != INT64_MAX)
             for (auto& p : repo.store.list(Name::packs))
-                if (repo.server_time() - std::clamp<int64_t>(p.mtime, 0, kTimeMax) > newer) old.insert(p.name.hash);
+                if (repo.server_time() - std::clamp<int64_t>(p.mtime, 0, kTimeMax) > newer)
+                    old.insert(p.name.hash);
         std::vector<const PackInfo*> chosen;
         uint64_t all = 0;
         for (auto& p : repo.index.packs()) {
             uint64_t number = 0;
             std::memcpy(&number, p.name.data(), sizeof number);
-            if (!p.present || number % parts != part || (of_this_run && p.seq != kNone) || old.contains(p.name)) continue;
+            if (!p.present || number % parts != part || (of_this_run && p.seq != kNone) ||
+                old.contains(p.name))
+                continue;
             chosen.push_back(&p);
             all += p.size;
         }
         std::ranges::shuffle(chosen, std::mt19937(std::random_device()()));
         uint64_t sum = 0, limit = std::min(bytes, uint64_t(double(all) * share));
-        auto end = std::ranges::find_if(chosen, [&](auto* p) { return std::exchange(sum, sum + p->size) >= limit; });
+        auto end =
+            std::ranges::find_if(chosen, [&](auto* p) { return std::exchange(sum, sum + p->size) >= limit; });
         chosen.erase(end, chosen.end());
         return chosen;
     }
@@ -7637,15 +8405,17 @@ struct Sample {
 
 /// Reads the trees of several snapshots, each part that they share once.
 class TreeWalk {
-public:
+  public:
     TreeWalk(Repository& repo, TaskPool& wire) : repo_(repo), wire_(wire) {}
 
     /// Calls `part` with the id of each chunk that the tree or its list lies in, `entry` with each entry,
     /// which returns false for one that is to come again with another snapshot, and `damage` with what
     /// cannot be read, in words.
     void run(const Snapshot& snapshot, const std::function<void(const ChunkId&)>& part,
-             const std::function<bool(const Entry&)>& entry, const std::function<void(const std::string&)>& damage) {
-        std::vector<ChunkId> whole, since; // parts of this tree; those since the entry before, its own included
+             const std::function<bool(const Entry&)>& entry,
+             const std::function<void(const std::string&)>& damage) {
+        std::vector<ChunkId> whole,
+            since; // parts of this tree; those since the entry before, its own included
         std::set<ChunkId> again;
         bool damaged = false;
         stop_if_asked();
@@ -7680,7 +8450,7 @@ public:
             if (!again.contains(id)) done_.insert(id);
     }
 
-private:
+  private:
     Repository& repo_;
     TaskPool& wire_;
     std::set<ChunkId> done_;
@@ -7698,7 +8468,8 @@ Foreign read_pack(Repository& repo, const PackInfo& p) {
 
 /// Calls `f(frame, chunk, bytes)` for every chunk of a frame that opens, checked against its id. Returns
 /// how many chunks cannot be had.
-template <class F> size_t open_frames(Repository& repo, const Table& table, const Salt& salt, const Foreign& bytes, F f) {
+template <class F>
+size_t open_frames(Repository& repo, const Table& table, const Salt& salt, const Foreign& bytes, F f) {
     Opener opener(repo.keys, kPackLabel, salt);
     auto hasher = repo.keys.hasher();
     size_t at = kHead, lost = 0;
@@ -7707,13 +8478,16 @@ template <class F> size_t open_frames(Repository& repo, const Table& table, cons
         Bytes raw;
         try {
             if (plain) raw = decompress(std::move(*plain), kFrameMax);
-        } catch (const Corrupt&) {}
+        } catch (const Corrupt&) {
+        }
         View rest = raw;
         for (auto& c : table[i].chunks) {
             View chunk = rest.first(std::min<size_t>(c.length, rest.size()));
             rest = rest.subspan(chunk.size());
-            if (chunk.size() == c.length && hasher(chunk) == c.id) f(table[i], c, chunk);
-            else ++lost;
+            if (chunk.size() == c.length && hasher(chunk) == c.id)
+                f(table[i], c, chunk);
+            else
+                ++lost;
         }
     }
     return lost;
@@ -7722,10 +8496,12 @@ template <class F> size_t open_frames(Repository& repo, const Table& table, cons
 /// The same for a whole pack. Returns its table; throws Corrupt unless all of it is what it was.
 template <class F> Table open_pack(Repository& repo, const PackInfo& p, const Foreign& bytes, F f) {
     auto name = pack_name(p.name);
-    if (!Keys::is_whole(bytes, name)) throw Corrupt(name.path() + " is not what it was when it was stored"); // I1
+    if (!Keys::is_whole(bytes, name))
+        throw Corrupt(name.path() + " is not what it was when it was stored"); // I1
     auto salt = Keys::salt(bytes);
     auto table = Opener(repo.keys, kPackLabel, salt).open_table(bytes, name.path()).first;
-    if (open_frames(repo, table, salt, bytes, f) > 0) throw Corrupt(name.path() + " holds a chunk that is not what its id says");
+    if (open_frames(repo, table, salt, bytes, f) > 0)
+        throw Corrupt(name.path() + " holds a chunk that is not what its id says");
     return table;
 }
 
@@ -7735,9 +8511,10 @@ struct CheckResult {
 };
 
 class Check {
-public:
+  public:
     /// Memory: two packs for each connection, of which it uses four at most.
-    Check(Repository& repo, int connections) : repo_(repo), tree_wire_(2, 8), wire_(std::min(connections, 4), 0) {}
+    Check(Repository& repo, int connections)
+        : repo_(repo), tree_wire_(2, 8), wire_(std::min(connections, 4), 0) {}
 
     /// Names everything that is wrong; `sample`: what to read of the packs, nothing if null.
     void run(const Sample* sample, bool quiet, CheckResult& result) {
@@ -7754,11 +8531,13 @@ public:
                 say(text(pack_name(p.name).path(), " is missing or has another size than it had",
                          result.errors > 0 ? "" : "; nothing needs it any more"));
         if (auto& u = repo_.unnamed; u.count > 0)
-            say(text(u.count, u.count == 1 ? " pack" : " packs", " that no segment of the index names, ", (repo_.server_time() - repo_.unnamed_since) / 3600,
-                     " hours old: of a run that is not over or was interrupted, or the newest of the index is gone; repair takes in what is whole"));
+            say(text(u.count, u.count == 1 ? " pack" : " packs", " that no segment of the index names, ",
+                     (repo_.server_time() - repo_.unnamed_since) / 3600,
+                     " hours old: of a run that is not over or was interrupted, or the newest of the index "
+                     "is gone; repair takes in what is whole"));
     }
 
-private:
+  private:
     void wrong(const std::string& what) {
         ++result_->errors;
         say(what);
@@ -7777,7 +8556,9 @@ private:
                 try {
                     bytes = read_pack(repo_, *p);
                     auto own = open_pack(repo_, *p, bytes, [](auto&, auto&, auto) {});
-                    if (!is_listed(*p, own)) wrong(pack_name(p->name).path() + " is not as the index has it: move index/ away, then see: nfreeze help repair");
+                    if (!is_listed(*p, own))
+                        wrong(pack_name(p->name).path() +
+                              " is not as the index has it: move index/ away, then see: nfreeze help repair");
                 } catch (const Corrupt& e) {
                     wrong(e.what());
                     mark(*p, bytes);
@@ -7798,7 +8579,8 @@ private:
         for (auto& f : table)
             for (auto& c : f.chunks)
                 for (auto& p : repo_.index.places(c.id))
-                    if (!good.contains(c.id) && &repo_.index.pack(repo_.index.frame(p.frame)) == &pack) bad_.insert(p.frame);
+                    if (!good.contains(c.id) && &repo_.index.pack(repo_.index.frame(p.frame)) == &pack)
+                        bad_.insert(p.frame);
     }
     /// Whether the index has just the chunks of a pack's own table, where they are.
     bool is_listed(const PackInfo& pack, const Table& own) {
@@ -7808,7 +8590,8 @@ private:
             for (auto& c : own[number].chunks) {
                 auto is_here = [&](auto& p) {
                     auto& f = repo_.index.frame(p.frame);
-                    return &repo_.index.pack(f) == &pack && f.number == number && p.offset == offset && p.length == c.length;
+                    return &repo_.index.pack(f) == &pack && f.number == number && p.offset == offset &&
+                           p.length == c.length;
                 };
                 if (std::ranges::none_of(repo_.index.places(c.id), is_here)) return false;
                 offset += c.length;
@@ -7820,14 +8603,17 @@ private:
     /// A choice by chance of the files that come by (Vitter's algorithm R).
     void maybe_choose(const Entry& e, const std::string& where) {
         if (wanted_files_ == 0 || e.chunks.empty()) return;
-        if (chosen_files_.size() < wanted_files_) chosen_files_.emplace_back(e, where);
-        else if (auto at = chance_() % ++files_seen_; at < wanted_files_) chosen_files_[at] = {e, where};
+        if (chosen_files_.size() < wanted_files_)
+            chosen_files_.emplace_back(e, where);
+        else if (auto at = chance_() % ++files_seen_; at < wanted_files_)
+            chosen_files_[at] = {e, where};
         files_seen_ = std::max(files_seen_, chosen_files_.size());
     }
     void read_files(bool quiet) {
         uint64_t sum = 0;
         for (auto& [e, where] : chosen_files_) sum += e.size;
-        if (!quiet && !chosen_files_.empty()) std::cout << "reading " << chosen_files_.size() << " files, " << human_size(sum) << std::endl;
+        if (!quiet && !chosen_files_.empty())
+            std::cout << "reading " << chosen_files_.size() << " files, " << human_size(sum) << std::endl;
         ChunkReader chunks(repo_, tree_wire_, kReadAhead);
         auto hasher = repo_.keys.hasher();
         repo_.store.work.begin("reading files", sum);
@@ -7836,9 +8622,14 @@ private:
             try {
                 XXH3_state_t checksum;
                 XXH3_64bits_reset(&checksum);
-                chunks.read_all(e.chunks, hasher, [&](size_t, View chunk) { XXH3_64bits_update(&checksum, chunk.data(), chunk.size()); });
-                if (e.chunks.size() > 1 && XXH3_64bits_digest(&checksum) != e.checksum) throw Corrupt("its checksum does not match");
-            } catch (const Corrupt& error) { wrong(text(in_quotes(e.path), " cannot be read", where, ": ", error.what())); }
+                chunks.read_all(e.chunks, hasher, [&](size_t, View chunk) {
+                    XXH3_64bits_update(&checksum, chunk.data(), chunk.size());
+                });
+                if (e.chunks.size() > 1 && XXH3_64bits_digest(&checksum) != e.checksum)
+                    throw Corrupt("its checksum does not match");
+            } catch (const Corrupt& error) {
+                wrong(text(in_quotes(e.path), " cannot be read", where, ": ", error.what()));
+            }
             repo_.store.work.done += e.size;
             result_->bytes_read += e.size;
         }
@@ -7859,20 +8650,26 @@ private:
     void check_tree(const Snapshot& snapshot) {
         ++result_->snapshots;
         auto in_snapshot = text(" (snapshot ", short_id(snapshot.id), ")");
-        walk_.run(snapshot, [](auto&) {}, [&](const Entry& e) {
-            ++result_->files;
-            bool good = std::ranges::all_of(e.chunks, [&](auto& id) { return is_there(id); });
-            if (!good) wrong(text("a part of ", in_quotes(e.path), " is lost or damaged", in_snapshot));
-            else if (!has_its_size(e)) wrong(text(in_quotes(e.path), " has content of another size than its own", in_snapshot));
-            else maybe_choose(e, in_snapshot);
-            return good;
-        }, [&](auto& what) { wrong(what + in_snapshot); });
+        walk_.run(
+            snapshot, [](auto&) {},
+            [&](const Entry& e) {
+                ++result_->files;
+                bool good = std::ranges::all_of(e.chunks, [&](auto& id) { return is_there(id); });
+                if (!good)
+                    wrong(text("a part of ", in_quotes(e.path), " is lost or damaged", in_snapshot));
+                else if (!has_its_size(e))
+                    wrong(text(in_quotes(e.path), " has content of another size than its own", in_snapshot));
+                else
+                    maybe_choose(e, in_snapshot);
+                return good;
+            },
+            [&](auto& what) { wrong(what + in_snapshot); });
     }
 
     Repository& repo_;
     CheckResult* result_ = nullptr;
     std::mutex mutex_;
-    std::set<uint32_t> bad_; // frames
+    std::set<uint32_t> bad_;     // frames
     std::vector<size_t> listed_; // how many chunks, for each pack
     uint64_t wanted_files_ = 0, files_seen_ = 0;
     std::vector<std::pair<Entry, std::string>> chosen_files_; // with the snapshot, in words
@@ -7887,33 +8684,39 @@ struct Keep {
         const char *option, *period; // as strftime writes it: equal for snapshots of the same period
         int number = 0;
     };
-    std::vector<Rule> rules{{"keep-last", nullptr}, {"keep-hourly", "%Y-%m-%d %H %z"}, {"keep-daily", "%Y-%m-%d"},
-                            {"keep-weekly", "%G-%V"}, {"keep-monthly", "%Y-%m"}, {"keep-yearly", "%Y"}};
+    std::vector<Rule> rules{{"keep-last", nullptr},     {"keep-hourly", "%Y-%m-%d %H %z"},
+                            {"keep-daily", "%Y-%m-%d"}, {"keep-weekly", "%G-%V"},
+                            {"keep-monthly", "%Y-%m"},  {"keep-yearly", "%Y"}};
     int64_t since = INT64_MAX; // ns since 1970: all that are not older
     std::vector<std::string> tags;
 
     bool any() const {
-        return since != INT64_MAX || !tags.empty() || std::ranges::any_of(rules, [](auto& r) { return r.number > 0; });
+        return since != INT64_MAX || !tags.empty() ||
+               std::ranges::any_of(rules, [](auto& r) { return r.number > 0; });
     }
     using Reasons = std::map<SnapshotId, std::vector<std::string>>;
     /// `group`: the snapshots of one host and source, the newest first; those from the future stay, and
-    /// count for no rule: a clock that was wrong once must not let the others go. Nor does the newest ever go. Returns
-    /// which are kept, and why.
+    /// count for no rule: a clock that was wrong once must not let the others go. Nor does the newest ever
+    /// go. Returns which are kept, and why.
     Reasons chosen(const std::vector<const Snapshot*>& group, int64_t now) const {
         Reasons kept;
         bool newest = true;
         for (auto* s : group) {
-            if (dated_after(*s, now)) kept[s->id].push_back("dated after now");
-            else if (std::exchange(newest, false)) kept[s->id].push_back("newest");
+            if (dated_after(*s, now))
+                kept[s->id].push_back("dated after now");
+            else if (std::exchange(newest, false))
+                kept[s->id].push_back("newest");
             if (s->time >= since) kept[s->id].push_back("keep-within");
-            if (std::ranges::any_of(tags, [&](auto& t) { return std::ranges::count(s->tags, t) > 0; })) kept[s->id].push_back("keep-tag");
+            if (std::ranges::any_of(tags, [&](auto& t) { return std::ranges::count(s->tags, t) > 0; }))
+                kept[s->id].push_back("keep-tag");
         }
         for (auto& rule : rules) {
             std::string last;
             int left = rule.number;
             for (auto* s : group) {
                 if (dated_after(*s, now)) continue;
-                auto period = rule.period ? local_time(time_t(s->time / 1'000'000'000), rule.period) : hex(s->id);
+                auto period =
+                    rule.period ? local_time(time_t(s->time / 1'000'000'000), rule.period) : hex(s->id);
                 if (left > 0 && period != std::exchange(last, period)) {
                     kept[s->id].push_back(rule.option);
                     --left;
@@ -7934,8 +8737,9 @@ struct RepairResult {
 /// in them; every chunk that can be had of a damaged pack is stored again, and the pack counts no more:
 /// what is lost is sent again by the next backup of what still has it. Deletes nothing.
 class Repair {
-public:
-    Repair(Repository& repo, int connections) : repo_(repo), packer_(repo, connections, kCheckpoint), wire_(std::min(connections, 4), 0) {}
+  public:
+    Repair(Repository& repo, int connections)
+        : repo_(repo), packer_(repo, connections, kCheckpoint), wire_(std::min(connections, 4), 0) {}
 
     RepairResult run() {
         index_damaged_ = !repo_.damage.empty() || !repo_.doubts.empty();
@@ -7955,7 +8759,8 @@ public:
             lock.unlock();
             pack.name = name;
             ++result_.read;
-            for (auto* sum : {&repo_.store.work.expected, &repo_.store.work.planned, &repo_.store.work.line}) *sum += listed.size;
+            for (auto* sum : {&repo_.store.work.expected, &repo_.store.work.planned, &repo_.store.work.line})
+                *sum += listed.size;
             wire_.push([this, pack, listed_size = listed.size, is_known = known != nullptr] {
                 read(pack, listed_size, is_known);
                 repo_.store.work.done += listed_size;
@@ -7968,8 +8773,9 @@ public:
         return result_;
     }
 
-private:
-    /// Where something is missing, what a prune or repair recorded as deleted and is there all the same serves again.
+  private:
+    /// Where something is missing, what a prune or repair recorded as deleted and is there all the same
+    /// serves again.
     void rescue_deleted() {
         if (deleted_.empty() || !something_missing()) return;
         for (auto& o : deleted_) {
@@ -7984,17 +8790,22 @@ private:
                     packer_.put(f.kind, chunk);
                     ++result_.saved;
                 });
-            } catch (const Corrupt&) {} // it counts for nothing as it is
+            } catch (const Corrupt&) {
+            } // it counts for nothing as it is
         }
     }
     bool something_missing() {
         bool missing = false;
         TreeWalk walk(repo_, wire_);
         for (auto* s : repo_.snapshots())
-            walk.run(*s, [](auto&) {}, [&](const Entry& e) {
-                missing |= std::ranges::any_of(e.chunks, [&](auto& id) { return repo_.index.places(id).empty(); });
-                return true;
-            }, [&](auto&) { missing = true; });
+            walk.run(
+                *s, [](auto&) {},
+                [&](const Entry& e) {
+                    missing |= std::ranges::any_of(e.chunks,
+                                                   [&](auto& id) { return repo_.index.places(id).empty(); });
+                    return true;
+                },
+                [&](auto&) { missing = true; });
         return missing;
     }
     /// `listed_size`: bytes, by a listing, which may be wrong; a known pack is as large as it was.
@@ -8013,8 +8824,9 @@ private:
                 break;
             } catch (const Corrupt& e) {
                 snapshots.clear();
-                if (attempt == 1 && bytes.size() == 0) pack.size = listed_size; // it has lost its end, or the listing is wrong
-                if (attempt == 1) continue; // it may have been the way, not the disk
+                if (attempt == 1 && bytes.size() == 0)
+                    pack.size = listed_size; // it has lost its end, or the listing is wrong
+                if (attempt == 1) continue;  // it may have been the way, not the disk
                 say(e.what());
                 if (!known || bytes.size() > 0) return save(pack, known, bytes);
                 std::lock_guard lock(mutex_);
@@ -8050,15 +8862,20 @@ private:
                 table = repo_.index.table_of(*repo_.index.find_pack(pack.name));
             } else {
                 salt = Keys::salt(bytes);
-                table = Opener(repo_.keys, kPackLabel, salt).open_table(bytes, pack_name(pack.name).path()).first;
+                table =
+                    Opener(repo_.keys, kPackLabel, salt).open_table(bytes, pack_name(pack.name).path()).first;
             }
-        } catch (const Error&) {} // without a table nothing of it can be found, whatever its version seems to be
-        result_.unreadable += table.empty() && !Keys::is_whole(bytes, pack_name(pack.name)); // one that is whole (I1) never was a pack
-        result_.lost += open_frames(repo_, table, salt, bytes, [&](const FrameInfo& f, const Chunk&, View chunk) {
-            if (f.kind == Kind::snapshot && !known) adopt(chunk);
-            packer_.put(f.kind, chunk, true);
-            ++result_.saved;
-        });
+        } catch (const Error&) {
+        } // without a table nothing of it can be found, whatever its version seems to be
+        result_.unreadable +=
+            table.empty() &&
+            !Keys::is_whole(bytes, pack_name(pack.name)); // one that is whole (I1) never was a pack
+        result_.lost +=
+            open_frames(repo_, table, salt, bytes, [&](const FrameInfo& f, const Chunk&, View chunk) {
+                if (f.kind == Kind::snapshot && !known) adopt(chunk);
+                packer_.put(f.kind, chunk, true);
+                ++result_.saved;
+            });
         ++result_.damaged;
         if (known) gone_.push_back(pack.name); // any other may be one that somebody is still sending
     }
@@ -8066,7 +8883,9 @@ private:
         Snapshot s;
         try {
             s = decode_snapshot(record);
-        } catch (const Corrupt& e) { return say(e.what()); }
+        } catch (const Corrupt& e) {
+            return say(e.what());
+        }
         if (repo_.index.forgotten.contains(s.id) || !repo_.index.snapshots.emplace(s.id, s).second) return;
         adopted_.push_back(s);
         ++result_.snapshots;
@@ -8081,12 +8900,14 @@ private:
         }
         for (auto& name : gone_) {
             put_since(records_, Record::pack_condemned, name);
-            put_record(records_, Record::pack_deleted, name); // nobody looks for anything there; prune removes it
+            put_record(records_, Record::pack_deleted,
+                       name); // nobody looks for anything there; prune removes it
             repo_.index.condemn(name, Index::kJustNow);
             repo_.index.remove(name);
         }
         packer_.checkpoint(records_.view());
-        if (index_damaged_ && records_.size() == 0) repo_.commit([] { return Bytes(); }); // notes what is torn; a segment in any case
+        if (index_damaged_ && records_.size() == 0)
+            repo_.commit([] { return Bytes(); }); // notes what is torn; a segment in any case
         repo_.damage.clear();
         repo_.doubts.clear();
     }
@@ -8095,21 +8916,22 @@ private:
     std::mutex mutex_; // guards all but the store
     RepairResult result_;
     bool index_damaged_ = false;
-    Writer records_;                // of packs that are listed anew
+    Writer records_; // of packs that are listed anew
     std::vector<Snapshot> adopted_;
-    std::vector<Hash> gone_;        // damaged packs
+    std::vector<Hash> gone_;          // damaged packs
     std::vector<ObjectInfo> deleted_; // that are there although they were recorded as deleted
     Packer packer_;
     TaskPool wire_; // goes first: its tasks use all the others
 };
 
 struct PruneOptions {
-    double max_unused = 0.1;            // share of what is needed that may stay unused rather than be copied, and
-    uint64_t unused_bytes = 0;          // bytes that may
-    uint64_t max_repack = UINT64_MAX;   // bytes to copy, at most
-    int64_t grace = 3 * 24 * 3600;      // seconds between condemning and deleting
-    int64_t now = 0;                    // seconds, by our clock, for what a plan shows as due; 0: the server's alone counts
-    Clock::duration patience = std::chrono::seconds(1); // before it looks again at a segment that is not whole
+    double max_unused = 0.1;   // share of what is needed that may stay unused rather than be copied, and
+    uint64_t unused_bytes = 0; // bytes that may
+    uint64_t max_repack = UINT64_MAX; // bytes to copy, at most
+    int64_t grace = 3 * 24 * 3600;    // seconds between condemning and deleting
+    int64_t now = 0; // seconds, by our clock, for what a plan shows as due; 0: the server's alone counts
+    Clock::duration patience =
+        std::chrono::seconds(1); // before it looks again at a segment that is not whole
     int connections = kConnections;
 };
 
@@ -8119,7 +8941,7 @@ struct PruneOptions {
 /// notices before it commits (I5), if only its last look at index/ and the end of its commit are not
 /// a grace period apart; and what snapshots need is worked out anew before anything is deleted.
 class Prune {
-public:
+  public:
     struct Sum {
         uint64_t packs = 0, bytes = 0;
         void add(uint64_t size) {
@@ -8134,7 +8956,8 @@ public:
     };
 
     Prune(Repository& repo, const PruneOptions& options)
-        : repo_(repo), options_(options), wire_(options.connections, 64), packer_(repo, options.connections, kCheckpoint) {}
+        : repo_(repo), options_(options), wire_(options.connections, 64),
+          packer_(repo, options.connections, kCheckpoint) {}
 
     /// Works out what is needed and what is not. Throws Error where that cannot be known.
     Plan plan() {
@@ -8143,7 +8966,9 @@ public:
         for (auto& [name, pack] : listed()) plan.all.add(pack.size);
         for (auto& place : repo_.index.relied_but_condemned()) plan.copy += place.length;
         choose(plan);
-        auto due_by = std::max(repo_.server_time(), options_.now); // what the server's clock says by now it tells when something is written
+        auto due_by =
+            std::max(repo_.server_time(),
+                     options_.now); // what the server's clock says by now it tells when something is written
         for (auto& [name, pack] : listed())
             if (is_doomed(name)) (is_due(name, due_by) ? plan.due : plan.waiting).add(pack.size);
         for (auto& name : unrecorded()) (is_due(name, due_by) ? plan.due : plan.waiting).add(0);
@@ -8162,9 +8987,11 @@ public:
                 put_since(records, Record::pack_condemned, name);
             }
             copy(records.view());
-            if (chosen_.empty()) repo_.commit([] { return Bytes(); }); // so that the server says what time it is
+            if (chosen_.empty())
+                repo_.commit([] { return Bytes(); }); // so that the server says what time it is
             for (int round = 0; look(); ++round) {
-                if (round == kRounds) throw Error("others condemn what is copied as fast as it is copied; nothing was deleted");
+                if (round == kRounds)
+                    throw Error("others condemn what is copied as fast as it is copied; nothing was deleted");
                 copy({});
             }
         } catch (const Error& e) {
@@ -8174,7 +9001,7 @@ public:
         return remove_due();
     }
 
-private:
+  private:
     /// What the snapshots need of condemned packs is stored anew (I5), and these records are committed.
     void copy(View records) {
         uint64_t bytes = 0;
@@ -8189,28 +9016,37 @@ private:
         repo_.store.work.begin("looking at what snapshots need");
         size_t before = 0;
         for (int round = 0; before != repo_.segments() || (!repo_.doubts.empty() && round < 4); ++round) {
-            if (round > 0 && !repo_.doubts.empty()) pause_for(options_.patience); // somebody may be writing it
+            if (round > 0 && !repo_.doubts.empty())
+                pause_for(options_.patience); // somebody may be writing it
             before = repo_.segments();
             repo_.refresh();
         }
         if (!repo_.damage.empty() || !repo_.doubts.empty())
-            throw Error("cannot tell what is needed while a part of the index is not there or not whole; nothing was changed. If "
-                        "something else is running, try again later; if a run was interrupted, a backup settles it; else see: nfreeze help repair", Exit::damaged);
-        if (repo_.index.listed_packs) repo_.index.listed_packs->clear(); // a server may list a million names: one list at a time
+            throw Error("cannot tell what is needed while a part of the index is not there or not whole; "
+                        "nothing was changed. If "
+                        "something else is running, try again later; if a run was interrupted, a backup "
+                        "settles it; else see: nfreeze help repair",
+                        Exit::damaged);
+        if (repo_.index.listed_packs)
+            repo_.index.listed_packs->clear(); // a server may list a million names: one list at a time
         repo_.index.see(repo_.store.list(Name::packs));
         now_ = std::max(repo_.server_time(), now_ns() / 1'000'000'000);
         auto hasher = repo_.keys.hasher();
         for (auto* s : repo_.snapshots()) {
             if (!seen_.insert(s->id).second) continue;
             auto missing = [&](const std::string& what) {
-                throw Error(text("snapshot ", short_id(s->id), " is damaged (", what, "): run a backup, which sends again what is still on "
-                                 "the disk, then check; or forget it. Nothing was deleted"), Exit::damaged);
+                throw Error(text("snapshot ", short_id(s->id), " is damaged (", what,
+                                 "): run a backup, which sends again what is still on "
+                                 "the disk, then check; or forget it. Nothing was deleted"),
+                            Exit::damaged);
             };
             auto need = [&](const ChunkId& id) {
                 if (!repo_.index.need(id)) missing("a part of it is in no pack that is there");
             };
             repo_.index.need(hasher(encode_snapshot(*s))); // if it was stored with the tree: repair reads it
-            walk_.run(*s, need, [&](const Entry& e) { return std::ranges::for_each(e.chunks, need), true; }, missing);
+            walk_.run(
+                *s, need, [&](const Entry& e) { return std::ranges::for_each(e.chunks, need), true; },
+                missing);
         }
         return !repo_.index.relied_but_condemned(1).empty();
     }
@@ -8245,7 +9081,9 @@ private:
         }
         std::ranges::sort(partly, {}, [&](size_t i) { return double(uses[i].used) / double(uses[i].all); });
         for (size_t i : partly) {
-            bool too_much = double(unused) > options_.max_unused * double(plan.used) + double(options_.unused_bytes) && uses[i].unused() > uses[i].all / 20;
+            bool too_much =
+                double(unused) > options_.max_unused * double(plan.used) + double(options_.unused_bytes) &&
+                uses[i].unused() > uses[i].all / 20;
             if (!too_much && !(small > kSmallPacks && is_small(i))) continue;
             if (plan.copy + uses[i].used > options_.max_repack) continue;
             plan.copy += uses[i].used;
@@ -8254,7 +9092,9 @@ private:
         }
         size_t strangers = 0;
         for (auto& [name, pack] : listed())
-            if (!repo_.index.find_pack(name) && !is_doomed(name) && !is_young(name, kSettled) && ++strangers <= kStrangersMax) condemn(name, pack.size);
+            if (!repo_.index.find_pack(name) && !is_doomed(name) && !is_young(name, kSettled) &&
+                ++strangers <= kStrangersMax)
+                condemn(name, pack.size);
     }
     /// Whether a backup that is still running, or was interrupted and will go on, may have stored it. To
     /// condemn it would be safe, so any clock will do, but it would be sent again.
@@ -8271,8 +9111,11 @@ private:
             if (!listed().contains(name) && !repo_.index.deleted.contains(name)) names.push_back(name);
         return names;
     }
-    bool is_doomed(const Hash& name) const { return repo_.index.condemned.contains(name) || repo_.index.deleted.contains(name); }
-    /// At a time by the server's clock, or in a plan by ours if that is ahead. One whose time nobody knows never is.
+    bool is_doomed(const Hash& name) const {
+        return repo_.index.condemned.contains(name) || repo_.index.deleted.contains(name);
+    }
+    /// At a time by the server's clock, or in a plan by ours if that is ahead. One whose time nobody knows
+    /// never is.
     bool is_due(const Hash& name, int64_t now) const {
         auto at = repo_.index.condemned.find(name);
         if (at == repo_.index.condemned.end()) return true; // deleted long ago, and back
@@ -8280,11 +9123,13 @@ private:
     }
     /// What the plan did not show does not go.
     bool goes(const Hash& name) const {
-        return is_due(name, repo_.server_time()) && (options_.grace == 0 || options_.now == 0 || !repo_.index.condemned.contains(name) || planned_.contains(name));
+        return is_due(name, repo_.server_time()) &&
+               (options_.grace == 0 || options_.now == 0 || !repo_.index.condemned.contains(name) ||
+                planned_.contains(name));
     }
 
-    /// Deletes (I4), then records it, so that the index gets smaller, too: whoever relied on one of these packs
-    /// knows that it was condemned.
+    /// Deletes (I4), then records it, so that the index gets smaller, too: whoever relied on one of these
+    /// packs knows that it was condemned.
     Sum remove_due() {
         repo_.store.work.begin("deleting");
         Sum sum;
@@ -8315,13 +9160,15 @@ private:
         } catch (const NotThere&) {
         } catch (const Error& e) {
             if (e.exit != Exit::failed) throw;
-            throw Error(text(e.what(), ": packs are condemned but the server lets this account delete nothing (append-only?); prune with one that may"));
+            throw Error(text(e.what(), ": packs are condemned but the server lets this account delete "
+                                       "nothing (append-only?); prune with one that may"));
         }
     }
 
     static constexpr int kRounds = 10;
-    static constexpr size_t kStrangersMax = 100'000; // condemned at once: more than interrupted runs leave, the server planted; the next prune goes on
-    static constexpr uint64_t kSmallPacks = 64; // a listing tells of 100 packs in a round trip
+    static constexpr size_t kStrangersMax = 100'000; // condemned at once: more than interrupted runs leave,
+                                                     // the server planted; the next prune goes on
+    static constexpr uint64_t kSmallPacks = 64;      // a listing tells of 100 packs in a round trip
     Repository& repo_;
     PruneOptions options_;
     TaskPool wire_;
@@ -8329,7 +9176,7 @@ private:
     TreeWalk walk_{repo_, wire_};
     std::set<SnapshotId> seen_;
     std::set<Hash> planned_; // to be deleted
-    int64_t now_ = 0; // seconds since 1970
+    int64_t now_ = 0;        // seconds since 1970
     std::vector<Hash> chosen_;
 };
 
@@ -8345,7 +9192,8 @@ void forget(Repository& repo, const std::vector<const Snapshot*>& gone) {
 /// condemned meanwhile is copied (I5). Throws Error where something of it was deleted already.
 SnapshotId unforget(Repository& repo, Snapshot s, int connections) {
     auto missing = [&](const std::string& what) {
-        throw Error(text("snapshot ", short_id(s.id), " cannot be taken back: a part of it was deleted already (", what, ")"));
+        throw Error(text("snapshot ", short_id(s.id),
+                         " cannot be taken back: a part of it was deleted already (", what, ")"));
     };
     auto need = [&](const ChunkId& id) {
         if (!repo.index.need(id)) missing("it is in no pack that is there");
@@ -8355,7 +9203,9 @@ SnapshotId unforget(Repository& repo, Snapshot s, int connections) {
     for (auto hasher = repo.keys.hasher(); repo.index.forgotten.contains(id);) id = hasher(id);
     if (repo.index.snapshots.contains(id)) return id; // it was taken back already
     TaskPool wire(connections, 64);
-    TreeWalk(repo, wire).run(s, need, [&](const Entry& e) { return std::ranges::for_each(e.chunks, need), true; }, missing);
+    TreeWalk(repo, wire)
+        .run(
+            s, need, [&](const Entry& e) { return std::ranges::for_each(e.chunks, need), true; }, missing);
     s.id = id;
     Writer record;
     put_record(record, Record::snapshot_added, encode_snapshot(s));
@@ -8365,10 +9215,13 @@ SnapshotId unforget(Repository& repo, Snapshot s, int connections) {
 
 /// Calls `f` for each entry of a snapshot that the patterns do not match, nor what is above it. Returns the
 /// number of the others; throws Corrupt unless all of the tree can be read.
-template <class F> uint64_t for_not_matching(Repository& repo, const Snapshot& snapshot, const Patterns& patterns, F f) {
+template <class F>
+uint64_t for_not_matching(Repository& repo, const Snapshot& snapshot, const Patterns& patterns, F f) {
     TaskPool wire(2, 8);
     TreeReader tree(repo, wire, snapshot);
-    tree.on_damage = [&](auto& what) { throw Corrupt(text("snapshot ", short_id(snapshot.id), " stays as it is: ", what)); };
+    tree.on_damage = [&](auto& what) {
+        throw Corrupt(text("snapshot ", short_id(snapshot.id), " stays as it is: ", what));
+    };
     uint64_t matching = 0;
     std::optional<std::string> top;
     while (auto* e = tree.next()) {
@@ -8385,7 +9238,8 @@ template <class F> uint64_t for_not_matching(Repository& repo, const Snapshot& s
 }
 
 /// Takes what the patterns match out of snapshots: writes their trees anew, and forgets the old ones.
-void forget_paths(Repository& repo, const std::vector<const Snapshot*>& snapshots, const Patterns& patterns, int connections) {
+void forget_paths(Repository& repo, const std::vector<const Snapshot*>& snapshots, const Patterns& patterns,
+                  int connections) {
     Chunker chunker(repo.keys.gear());
     Packer packer(repo, connections, kCheckpoint);
     Writer records;
@@ -8428,7 +9282,8 @@ repository is damaged or was tampered with; 6 cannot connect or log in;
 )";
 
 struct Option {
-    // verbs: space-separated, "" for all; name as cxxopts has it; argument: none if empty, [optional, or with ... to be repeated
+    // verbs: space-separated, "" for all; name as cxxopts has it; argument: none if empty, [optional, or with
+    // ... to be repeated
     const char *verbs, *name, *argument, *help;
 };
 constexpr Option kOptions[] = {
@@ -8447,8 +9302,10 @@ constexpr Option kOptions[] = {
     {"", "timeout", "SECONDS", "a connection on which nothing moves for so long is lost (60)"},
     {"", "retry-for", "SECONDS", "go on trying to reach a server that was lost (900)"},
     {"", "expect", "ID", "fail where the history shown lacks this snapshot"},
-    {"backup restore snapshots ls diff du key check repair forget prune", "json", "", "print objects, one a line, instead of words"},
-    {"backup restore check repair prune", "progress", "", "say every second how far it is (on a terminal it is shown anyway)"},
+    {"backup restore snapshots ls diff du key check repair forget prune", "json", "",
+     "print objects, one a line, instead of words"},
+    {"backup restore check repair prune", "progress", "",
+     "say every second how far it is (on a terminal it is shown anyway)"},
     {"", "q,quiet", "", "print nothing but warnings and errors"},
     {"", "v,verbose", "", "name each file that is new (+), changed (M; U: metadata only) or gone (-)"},
     {"backup", "exclude", "PATTERN...", "leave out what matches, as in .gitignore; the last match wins"},
@@ -8472,7 +9329,8 @@ constexpr Option kOptions[] = {
     {"backup", "ignore-ctime", "", "do not compare the time of the last status change"},
     {"restore ls cat du", "snapshot", "ID", "this snapshot (the first digits do), not the newest"},
     {"restore ls cat du", "at", "TIME", "the newest of then: 2026-11-20, \"2026-11-20 14:00\", 3d"},
-    {"restore ls cat du snapshots forget", "source", "PATH", "the snapshots of this source, as PATH or HOST:PATH"},
+    {"restore ls cat du snapshots forget", "source", "PATH",
+     "the snapshots of this source, as PATH or HOST:PATH"},
     {"restore ls cat du snapshots forget", "host", "NAME", "the snapshots of this machine"},
     {"restore ls cat du snapshots forget", "tag", "TAG", "the snapshots with this tag"},
     {"backup", "host", "NAME", "the machine's name in the snapshot"},
@@ -8483,7 +9341,8 @@ constexpr Option kOptions[] = {
     {"restore", "n,dry-run", "", "say what would happen, change nothing"},
     {"snapshots", "forgotten", "", "those that were forgotten and not pruned yet"},
     {"key", "new-password-file", "FILE", "its first line is the new passphrase"},
-    {"check", "read-data", "[AMOUNT]", "read the packs, too: all, or 10%, 500M, 3/7 (the third seventh), newer:7d; or files:200, files:all"},
+    {"check", "read-data", "[AMOUNT]",
+     "read the packs, too: all, or 10%, 500M, 3/7 (the third seventh), newer:7d; or files:200, files:all"},
     {"check", "append-only", "", "try whether the server lets objects be changed or removed"},
     {"forget", "keep-last", "N", "keep the newest N of each host and source"},
     {"forget", "keep-hourly", "N", "keep the newest of each of N hours that have any"},
@@ -8497,12 +9356,14 @@ constexpr Option kOptions[] = {
     {"prune", "max-repack", "SIZE", "copy no more than this in one run"},
     {"prune", "grace", "AGE", "between condemning and deleting (3d)"},
     {"prune", "now", "", "do not wait: for you who know that nothing else runs"},
-    {"forget", "path", "PATTERN...", "take only what matches (as in .gitignore) out of the snapshots that would go"},
+    {"forget", "path", "PATTERN...",
+     "take only what matches (as in .gitignore) out of the snapshots that would go"},
     {"forget", "purge", "", "with --path: out of all snapshots"},
     {"forget", "undo", "", "take the snapshots of these IDs back"},
     {"forget prune key", "yes", "", "do not ask"},
     {"forget prune", "n,dry-run", "", "say what would go, change nothing"},
-    {"diff", "dir", "DIR", "compare this directory's content with the backup; only the list of files is downloaded"},
+    {"diff", "dir", "DIR",
+     "compare this directory's content with the backup; only the list of files is downloaded"},
     {"du", "newer", "TIME", "only files that changed since then"},
     {"du", "unique", "", "what each snapshot holds that no other one does"},
     {"ls", "a,all", "", "every version of PATHs, with the snapshot that first had it"},
@@ -8519,10 +9380,10 @@ std::string environment(const char* name) {
     return value ? value : "";
 }
 
-/// A command line, taken apart. Whatever is given must mean something: a flag has no value, an option neither an empty
-/// one nor two.
+/// A command line, taken apart. Whatever is given must mean something: a flag has no value, an option neither
+/// an empty one nor two.
 class Arguments {
-public:
+  public:
     Arguments(std::string verb, int argc, char** argv) : verb_(std::move(verb)) {
         cxxopts::Options parser("nfreeze");
         auto add = parser.add_options();
@@ -8537,12 +9398,16 @@ public:
         parser.allow_unrecognised_options(); // operands: as a declared list they would be cut at commas
         try {
             parsed_ = parser.parse(argc, argv);
-        } catch (const cxxopts::exceptions::exception& e) { throw wrong(e.what()); }
+        } catch (const cxxopts::exceptions::exception& e) {
+            throw wrong(e.what());
+        }
         operands_ = parsed_.unmatched();
-        auto dashes = std::min(size_t(std::find(argv, argv + argc, std::string_view("--")) - argv) + 1, size_t(argc));
+        auto dashes =
+            std::min(size_t(std::find(argv, argv + argc, std::string_view("--")) - argv) + 1, size_t(argc));
         behind_dashes = size_t(argc) - dashes; // no options there
         for (size_t i = 0; i + behind_dashes < operands_.size(); ++i)
-            if (operands_[i].size() > 1 && operands_[i][0] == '-') throw wrong(text("unknown option ", in_quotes(operands_[i])));
+            if (operands_[i].size() > 1 && operands_[i][0] == '-')
+                throw wrong(text("unknown option ", in_quotes(operands_[i])));
         for (auto* o : options) check(*o);
     }
     size_t behind_dashes = 0; // of the operands, the last so many
@@ -8564,14 +9429,15 @@ public:
         if (!flag(name)) return otherwise;
         auto s = value(name);
         int n = 0;
-        if (std::from_chars(s.data(), s.data() + s.size(), n).ptr != s.data() + s.size() || n < min || n > max)
+        if (std::from_chars(s.data(), s.data() + s.size(), n).ptr != s.data() + s.size() || n < min ||
+            n > max)
             throw Usage(text("--", name, " wants a number from ", min, " to ", max, ", not ", in_quotes(s)));
         return n;
     }
     const std::vector<std::string>& operands() const { return operands_; }
     Usage wrong(const std::string& what) const { return Usage(text(what, "; see: nfreeze help ", verb_)); }
 
-private:
+  private:
     static constexpr const char* kNothing = "\n"; // in place of a value
     void check(const Option& o) const {
         std::string name = o.name;
@@ -8582,7 +9448,8 @@ private:
             if (argument.empty() && value != kNothing) throw wrong(text("--", name, " takes no value"));
             if (value.empty()) throw wrong(text("the value of --", name, " is empty"));
         }
-        if (given.size() > 1 && !argument.empty() && !argument.ends_with("...")) throw wrong(text("--", name, " is given twice"));
+        if (given.size() > 1 && !argument.empty() && !argument.ends_with("..."))
+            throw wrong(text("--", name, " is given twice"));
     }
     std::string verb_;
     cxxopts::ParseResult parsed_;
@@ -8592,7 +9459,8 @@ private:
 // ---- the passphrase -----------------------------------------------------------------
 
 std::string first_line(std::string s) {
-    size_t begin = s.starts_with("\xef\xbb\xbf") ? 3 : 0, end = s.find_first_of("\r\n"); // some editors begin with a mark
+    size_t begin = s.starts_with("\xef\xbb\xbf") ? 3 : 0,
+           end = s.find_first_of("\r\n"); // some editors begin with a mark
     std::string line = s.substr(begin, end == s.npos ? end : end - begin);
     wipe(s);
     return line;
@@ -8619,14 +9487,16 @@ Secret get_passphrase(const Arguments& args, bool twice) {
         s = first_line(read_small_file(args.value("password-file"), kKeyFileMax));
     } else if (args.flag("password-command")) {
         from = "from the password command";
-        s = first_line(Command({"/bin/sh", "-c", args.value("password-command")}, "the password command").all_output(kKeyFileMax));
+        s = first_line(Command({"/bin/sh", "-c", args.value("password-command")}, "the password command")
+                           .all_output(kKeyFileMax));
     } else if (getenv("NFREEZE_PASSWORD")) {
         from = "in NFREEZE_PASSWORD";
         s = first_line(environment("NFREEZE_PASSWORD"));
     } else {
         from = "given";
         if (!Fd(::open("/dev/tty", O_RDWR | O_CLOEXEC)))
-            throw Error("there is no terminal to ask for the passphrase on: give --password-file or --password-command, or set NFREEZE_PASSWORD");
+            throw Error("there is no terminal to ask for the passphrase on: give --password-file or "
+                        "--password-command, or set NFREEZE_PASSWORD");
         s = ask_passphrase("Passphrase of the repository: ", twice);
     }
     if (s.empty()) throw Error(text("the passphrase ", from, " is empty, which protects nothing"));
@@ -8657,14 +9527,18 @@ std::string host_name() {
     return name;
 }
 
-/// Fills in what ssh itself would use for this host, out of its own configuration (`config`: -F FILE). Where there
-/// is no ssh, nothing is changed.
+/// Fills in what ssh itself would use for this host, out of its own configuration (`config`: -F FILE). Where
+/// there is no ssh, nothing is changed.
 void ask_ssh(SshOptions& o, const std::string& config) {
     auto alias = o.host, home = home_directory(), known_home = registered_home();
     std::vector<std::string> with_config, words{"ssh", "-GT"};
     if (known_home.empty()) return; // ssh refuses to serve nobody
-    if (!config.empty()) with_config = {"-F", config};
-    else if (home != known_home) with_config = {"-F", access((home + "/.ssh/config").c_str(), R_OK) == 0 ? home + "/.ssh/config" : "none"}; // ssh does not look at HOME
+    if (!config.empty())
+        with_config = {"-F", config};
+    else if (home != known_home)
+        with_config = {"-F", access((home + "/.ssh/config").c_str(), R_OK) == 0
+                                 ? home + "/.ssh/config"
+                                 : "none"}; // ssh does not look at HOME
     words.insert(words.end(), with_config.begin(), with_config.end());
     if (!o.user.empty()) words.insert(words.end(), {"-l", o.user});
     if (o.port) words.insert(words.end(), {"-p", std::to_string(o.port)});
@@ -8672,19 +9546,33 @@ void ask_ssh(SshOptions& o, const std::string& config) {
     std::multimap<std::string, std::string> said;
     try {
         std::istringstream lines(Command(words, "ssh -G").all_output(MiB));
-        for (std::string key, value; lines >> key && std::getline(lines >> std::ws, value);) said.emplace(key, value);
-    } catch (const NoProgram&) { return; }
+        for (std::string key, value; lines >> key && std::getline(lines >> std::ws, value);)
+            said.emplace(key, value);
+    } catch (const NoProgram&) {
+        return;
+    }
     auto one = [&](const char* key) { return said.contains(key) ? said.find(key)->second : ""; };
     o.host = one("hostname");
     o.user = one("user");
     o.port = std::atoi(one("port").c_str());
-    auto port = std::to_string(o.port), here = host_name(), hops = one("proxyjump"), its_key = one("hostkeyalias");
+    auto port = std::to_string(o.port), here = host_name(), hops = one("proxyjump"),
+         its_key = one("hostkeyalias");
     if (hops == "none") hops.clear();
     std::array<uint8_t, 20> of_all;
     auto all = here + o.host + port + o.user + hops;
     CryptoPP::SHA1().CalculateDigest(of_all.data(), as_bytes(all).data(), all.size());
-    const std::map<char, std::string> tokens{{'d', home}, {'h', o.host}, {'l', here}, {'n', alias}, {'p', port}, {'r', o.user}, {'u', user_name()}, {'L', here.substr(0, here.find('.'))},
-                                             {'i', text(geteuid())}, {'k', its_key.empty() ? alias : its_key}, {'C', hex(of_all)}, {'j', hops}};
+    const std::map<char, std::string> tokens{{'d', home},
+                                             {'h', o.host},
+                                             {'l', here},
+                                             {'n', alias},
+                                             {'p', port},
+                                             {'r', o.user},
+                                             {'u', user_name()},
+                                             {'L', here.substr(0, here.find('.'))},
+                                             {'i', text(geteuid())},
+                                             {'k', its_key.empty() ? alias : its_key},
+                                             {'C', hex(of_all)},
+                                             {'j', hops}};
     auto expand = [&](const std::string& from) {
         std::string to;
         for (size_t i = 0; i < from.size(); ++i) {
@@ -8693,15 +9581,18 @@ void ask_ssh(SshOptions& o, const std::string& config) {
                 i = end;
                 continue;
             }
-            auto token = from[i] == '%' && i + 1 < from.size() ? tokens.find(from[++i]) : tokens.end(); // %% is %
+            auto token =
+                from[i] == '%' && i + 1 < from.size() ? tokens.find(from[++i]) : tokens.end(); // %% is %
             to += token == tokens.end() ? std::string(1, from[i]) : token->second;
         }
         return to.starts_with("~/") ? home + to.substr(1) : to;
     };
-    for (auto [at, end] = said.equal_range("identityfile"); at != end; ++at) o.identities.push_back(expand(at->second));
+    for (auto [at, end] = said.equal_range("identityfile"); at != end; ++at)
+        o.identities.push_back(expand(at->second));
     for (auto [at, end] = said.equal_range("certificatefile"); at != end; ++at)
         if (at->second != "none") o.certificates.push_back(expand(at->second));
-    auto files_of = [&](const char* key) { // names are not quoted: where blanks are in one, the longest that is there is meant
+    auto files_of = [&](const char* key) { // names are not quoted: where blanks are in one, the longest that
+                                           // is there is meant
         auto theirs = known_home + "/.ssh/";
         for (std::string rest = one(key); !rest.empty();) {
             auto resolved = [&](size_t end) {
@@ -8709,7 +9600,8 @@ void ask_ssh(SshOptions& o, const std::string& config) {
                 return file.starts_with(theirs) ? home + "/.ssh/" + file.substr(theirs.size()) : expand(file);
             };
             size_t end = rest.size();
-            while (end != rest.npos && access(resolved(end).c_str(), F_OK) != 0) end = end == 0 ? rest.npos : rest.rfind(' ', end - 1);
+            while (end != rest.npos && access(resolved(end).c_str(), F_OK) != 0)
+                end = end == 0 ? rest.npos : rest.rfind(' ', end - 1);
             if (end == rest.npos) end = std::min(rest.find(' '), rest.size());
             o.known_hosts.push_back(resolved(end));
             rest.erase(0, std::min(end + 1, rest.size()));
@@ -8721,22 +9613,30 @@ void ask_ssh(SshOptions& o, const std::string& config) {
     auto strict = one("stricthostkeychecking"), preferred = one("preferredauthentications");
     o.accept_new |= has_word("no off false accept-new", strict);
     o.ask_unknown = !has_word("yes true", strict);
-    auto wants = [&](const char* method, const char* option) { return !has_word("no false", one(option)) && (preferred.empty() || preferred.find(method) != preferred.npos); };
+    auto wants = [&](const char* method, const char* option) {
+        return !has_word("no false", one(option)) &&
+               (preferred.empty() || preferred.find(method) != preferred.npos);
+    };
     o.try_keys = wants("publickey", "pubkeyauthentication");
-    o.try_passwords = wants("password", "passwordauthentication") || wants("keyboard-interactive", "kbdinteractiveauthentication");
+    o.try_passwords = wants("password", "passwordauthentication") ||
+                      wants("keyboard-interactive", "kbdinteractiveauthentication");
     auto first = preferred.substr(0, preferred.find("publickey"));
-    o.password_first = first.size() < preferred.size() && (first.find("password") != first.npos || first.find("keyboard-interactive") != first.npos);
+    o.password_first = first.size() < preferred.size() && (first.find("password") != first.npos ||
+                                                           first.find("keyboard-interactive") != first.npos);
     o.proxy_passes = one("proxyusefdpass") == "yes";
     o.only_identities = one("identitiesonly") == "yes";
-    if (auto agent = one("identityagent"); agent != "SSH_AUTH_SOCK") o.agent = agent.starts_with('$') ? environment(&agent[1]) : expand(agent);
-    if (auto command = one("proxycommand"); !command.empty()) o.proxy = {"/bin/sh", "-c", "exec " + expand(command)};
+    if (auto agent = one("identityagent"); agent != "SSH_AUTH_SOCK")
+        o.agent = agent.starts_with('$') ? environment(&agent[1]) : expand(agent);
+    if (auto command = one("proxycommand"); !command.empty())
+        o.proxy = {"/bin/sh", "-c", "exec " + expand(command)};
     if (!hops.empty()) { // the last one connects, by way of those before it
         hops = expand(hops);
         auto comma = hops.rfind(',');
         o.proxy = {"ssh"};
         o.proxy.insert(o.proxy.end(), with_config.begin(), with_config.end());
         if (comma != hops.npos) o.proxy.insert(o.proxy.end(), {"-J", hops.substr(0, comma)});
-        o.proxy.insert(o.proxy.end(), {"-W", text('[', o.host, "]:", o.port), "ssh://" + hops.substr(comma + 1)}); // npos + 1 is 0
+        o.proxy.insert(o.proxy.end(), {"-W", text('[', o.host, "]:", o.port),
+                                       "ssh://" + hops.substr(comma + 1)}); // npos + 1 is 0
     }
 }
 
@@ -8764,9 +9664,11 @@ std::unique_ptr<Store> open_store(const Address& a, const Arguments& args) {
     if (!o.port) o.port = 22;
     if (o.identities.size() == given.first)
         for (auto* name : {"id_ed25519", "id_ecdsa", "id_rsa"}) o.identities.push_back(ssh + name);
-    if (o.known_hosts.size() == given.second) o.known_hosts.insert(o.known_hosts.end(), {ssh + "known_hosts", "/etc/ssh/ssh_known_hosts"});
+    if (o.known_hosts.size() == given.second)
+        o.known_hosts.insert(o.known_hosts.end(), {ssh + "known_hosts", "/etc/ssh/ssh_known_hosts"});
     o.pinned = args.value("host-key");
-    if (!o.pinned.empty() && !o.pinned.starts_with("SHA256:")) throw Usage("--host-key wants a fingerprint that begins with SHA256:");
+    if (!o.pinned.empty() && !o.pinned.starts_with("SHA256:"))
+        throw Usage("--host-key wants a fingerprint that begins with SHA256:");
     while (o.pinned.ends_with('=')) o.pinned.pop_back();
     o.accept_new |= args.flag("accept-new-host-key");
     std::erase_if(o.known_hosts, [](auto& file) {
@@ -8774,15 +9676,17 @@ std::unique_ptr<Store> open_store(const Address& a, const Arguments& args) {
         try {
             read_small_file(file, 16 * MiB);
             return false;
-        } catch (const Error& e) { return say(text("warning: these known hosts are passed over: ", e.what())), true; }
+        } catch (const Error& e) {
+            return say(text("warning: these known hosts are passed over: ", e.what())), true;
+        }
     });
     return std::make_unique<SftpStore>(std::move(o), a.path);
 }
 
-/// Shows how far a run is: four times a second on a terminal, in a line that is redrawn; with --progress once a
-/// second, as a line or an object of its own; and whenever SIGUSR1 asks.
+/// Shows how far a run is: four times a second on a terminal, in a line that is redrawn; with --progress once
+/// a second, as a line or an object of its own; and whenever SIGUSR1 asks.
 class Progress {
-public:
+  public:
     enum Style { silent, redrawn, lines, objects };
     Progress(Store& store, Style style) : store_(store), style_(style), thread_([this] { run(); }) {}
     ~Progress() {
@@ -8797,26 +9701,33 @@ public:
     Progress(const Progress&) = delete;
     Progress& operator=(const Progress&) = delete;
 
-private:
+  private:
     void run() {
         std::unique_lock lock(mutex_);
-        for (unsigned turn = 1; !wake_.wait_for(lock, std::chrono::milliseconds(250), [&] { return stopping_; }); ++turn) {
-            if (std::exchange(phase_begun_, work_.begun.load()) != work_.begun.load() || work_.moved == 0) first_moved_ = Clock::now();
+        for (unsigned turn = 1;
+             !wake_.wait_for(lock, std::chrono::milliseconds(250), [&] { return stopping_; }); ++turn) {
+            if (std::exchange(phase_begun_, work_.begun.load()) != work_.begun.load() || work_.moved == 0)
+                first_moved_ = Clock::now();
             if (turn % 4 == 0) measure();
             if (g_status_asked.exchange(false)) say(line());
             if (turn < 4 || !work_.phase) continue;
-            struct winsize window{};
-            if (style_ == redrawn && ioctl(2, TIOCGWINSZ, &window) == 0) say(line(window.ws_col > 1 ? window.ws_col - 1u : 79), true);
+            struct winsize window {};
+            if (style_ == redrawn && ioctl(2, TIOCGWINSZ, &window) == 0)
+                say(line(window.ws_col > 1 ? window.ws_col - 1u : 79), true);
             if (turn % 4 != 0) continue;
             if (style_ == lines) say(line());
-            if (style_ == objects)
-                std::cout << object().line() + '\n' << std::flush;
+            if (style_ == objects) std::cout << object().line() + '\n' << std::flush;
         }
     }
     Json object() const {
         Json json;
-        json.add("progress", true).add("phase", phase()).add("files", work_.files.load()).add("bytes", work_.done.load());
-        json.add("bytes_expected", work_.expected.load()).add("bytes_new", work_.fresh.load()).add("bytes_uploaded", sent());
+        json.add("progress", true)
+            .add("phase", phase())
+            .add("files", work_.files.load())
+            .add("bytes", work_.done.load());
+        json.add("bytes_expected", work_.expected.load())
+            .add("bytes_new", work_.fresh.load())
+            .add("bytes_uploaded", sent());
         if (auto share = work_.share()) json.add("percent", uint64_t(*share * 100));
         if (auto left = seconds_left()) json.add("seconds_left", *left);
         return json;
@@ -8824,7 +9735,9 @@ private:
     /// From how fast it went in this phase since anything moved.
     std::optional<uint64_t> seconds_left() const {
         auto share = work_.share();
-        auto since = std::chrono::duration<double>(Clock::now() - (work_.line > 0 ? first_moved_ : work_.begun.load())).count();
+        auto since =
+            std::chrono::duration<double>(Clock::now() - (work_.line > 0 ? first_moved_ : work_.begun.load()))
+                .count();
         if (!share || *share <= 0 || since < 1 || work_.moved + work_.done == 0) return {};
         return uint64_t(since * (1 - *share) / *share);
     }
@@ -8832,12 +9745,15 @@ private:
     void measure() {
         auto now = Clock::now();
         double seconds = std::chrono::duration<double>(now - std::exchange(measured_, now)).count();
-        uint64_t moved = work_.up + work_.down, fresh = moved - std::exchange(moved_, moved), done = work_.done + work_.files;
+        uint64_t moved = work_.up + work_.down, fresh = moved - std::exchange(moved_, moved),
+                 done = work_.done + work_.files;
         double rate = double(fresh) / seconds;
         rate_ = rate_ > 0 ? 0.7 * rate_ + 0.3 * rate : rate;
         if (std::exchange(done_, done) != done || fresh > 0) last_moved_ = now;
     }
-    uint64_t sent() const { return std::max(work_.up.load(), work_.stored.load()); } // nothing goes over a line to a local repository
+    uint64_t sent() const {
+        return std::max(work_.up.load(), work_.stored.load());
+    } // nothing goes over a line to a local repository
     std::string phase() const {
         const char* phase = work_.phase;
         return phase ? phase : "starting";
@@ -8851,9 +9767,11 @@ private:
         auto now = Clock::now();
         uint64_t files = work_.files, done = work_.done, all = work_.expected, up = sent();
         if (auto still = now - last_moved_; still > std::chrono::seconds(5))
-            add(text("waiting for ", store_.waiting() ? "the server" : "what it reads", " (", still / std::chrono::seconds(1), " s)"));
+            add(text("waiting for ", store_.waiting() ? "the server" : "what it reads", " (",
+                     still / std::chrono::seconds(1), " s)"));
         if (auto share = work_.share()) add(text(uint64_t(*share * 100), " %"));
-        if (auto left = seconds_left().value_or(0); left >= 1) add(left < 120 ? text(left, " s left") : text(left / 60, " min left"));
+        if (auto left = seconds_left().value_or(0); left >= 1)
+            add(left < 120 ? text(left, " s left") : text(left / 60, " min left"));
         if (files > 0) add(text(files, " files"));
         if (done > 0) add(human_size(done) + (all >= done ? " of " + human_size(all) : ""));
         if (up > 0) add("sent " + human_size(up));
@@ -8886,18 +9804,25 @@ struct Job {
 
     static constexpr size_t kLast = SIZE_MAX;
     /// `position` is REPO's among the operands, of which there are at least `least` with it.
-    Job(const Arguments& arguments, size_t position, size_t least, size_t most) : args(arguments), operands(args.operands()) {
+    Job(const Arguments& arguments, size_t position, size_t least, size_t most)
+        : args(arguments), operands(args.operands()) {
         if (position == kLast) position = std::max(operands.size(), least) - 1;
         auto usual = environment("NFREEZE_REPOSITORY");
         // Where it is set, REPO may be left out: what stands in its place is REPO if it can be one.
-        bool given = position < operands.size() && (operands[position].empty() || usual.empty() || args.verb() == "init" || may_be_repository(operands[position]));
-        if (!given && !usual.empty() && operands.size() < most) operands.insert(operands.begin() + long(std::min(position, operands.size())), "");
-        if (operands.size() < least) throw args.wrong(text(missing_word(operands.size()), " is missing", usual.empty() ? " (or REPO, if NFREEZE_REPOSITORY is not set)" : ""));
+        bool given =
+            position < operands.size() && (operands[position].empty() || usual.empty() ||
+                                           args.verb() == "init" || may_be_repository(operands[position]));
+        if (!given && !usual.empty() && operands.size() < most)
+            operands.insert(operands.begin() + long(std::min(position, operands.size())), "");
+        if (operands.size() < least)
+            throw args.wrong(text(missing_word(operands.size()), " is missing",
+                                  usual.empty() ? " (or REPO, if NFREEZE_REPOSITORY is not set)" : ""));
         if (operands.size() > most) throw args.wrong("there are too many words");
         repo_name = operands[position].empty() ? usual : operands[position];
         operands.erase(operands.begin() + long(position));
         if (repo_name.empty()) throw args.wrong("REPO is missing and NFREEZE_REPOSITORY is not set");
-        if (std::ranges::count(operands, "") > 0) throw args.wrong("one of the words is empty, which means nothing");
+        if (std::ranges::count(operands, "") > 0)
+            throw args.wrong("one of the words is empty, which means nothing");
     }
     static bool may_be_repository(const std::string& word) {
         size_t colon = word.find(':');
@@ -8910,8 +9835,10 @@ struct Job {
     /// What came of it: in words unless --quiet, or as an object with --json.
     void report(const std::string& words, const Json& object) const {
         say("", true); // the two streams may be one terminal
-        if (json()) std::cout << object.line() << std::endl;
-        else if (!quiet()) std::cout << words << std::endl;
+        if (json())
+            std::cout << object.line() << std::endl;
+        else if (!quiet())
+            std::cout << words << std::endl;
     }
     int connections() const { return args.number("connections", kConnections, 1, kConnectionsMax); }
 
@@ -8923,7 +9850,8 @@ struct Job {
     void open_store() {
         auto address = parse_address(repo_name);
         if (int given = args.number("port", 0, 1, 65535)) address.port = given;
-        if (address.remote() && progress_style() == Progress::redrawn) say("connecting to " + show(address.host), true);
+        if (address.remote() && progress_style() == Progress::redrawn)
+            say("connecting to " + show(address.host), true);
         progress.reset(); // it shows the store that goes
         store = ::open_store(address, args);
         store->patience = std::chrono::milliseconds(500);
@@ -8931,39 +9859,53 @@ struct Job {
     }
     Progress::Style progress_style() const {
         return args.flag("progress") ? (json() ? Progress::objects : Progress::lines)
-               : isatty(2) && !quiet() && !json() && !args.flag("verbose") ? Progress::redrawn : Progress::silent;
+               : isatty(2) && !quiet() && !json() && !args.flag("verbose") ? Progress::redrawn
+                                                                           : Progress::silent;
     }
     void open(bool list_packs = true, bool to_repair = false) {
         open_store();
         progress.emplace(*store, progress_style());
         try {
-            repo = Repository::open(*store, [&] { return get_passphrase(args, false); }, list_packs, to_repair);
-        } catch (const NotThere& e) { no_keys(e); }
+            repo = Repository::open(
+                *store, [&] { return get_passphrase(args, false); }, list_packs, to_repair);
+        } catch (const NotThere& e) {
+            no_keys(e);
+        }
         store->work.pause();
         if (!args.flag("expect")) return;
         // Forgotten ones count: what is expected is that nothing was withheld, nor an old state shown.
         auto id = lower(args.value("expect"));
-        if (id.size() < 8 || id.find_first_not_of("0123456789abcdef") != id.npos) throw Usage("--expect wants at least 8 digits of a snapshot's id");
+        if (id.size() < 8 || id.find_first_not_of("0123456789abcdef") != id.npos)
+            throw Usage("--expect wants at least 8 digits of a snapshot's id");
         auto begins = [&](const SnapshotId& known) { return hex(known).starts_with(id); };
         bool known = std::ranges::any_of(repo->index.snapshots, [&](auto& s) { return begins(s.first); }) ||
                      std::ranges::any_of(repo->index.forgotten, begins);
         if (!known)
-            throw Corrupt(text("the history that the server shows has no snapshot ", in_quotes(id), ": it is an older one, or a part is withheld"));
+            throw Corrupt(text("the history that the server shows has no snapshot ", in_quotes(id),
+                               ": it is an older one, or a part is withheld"));
     }
     /// Says what that means.
     [[noreturn]] void no_keys(const NotThere& e) const {
         bool rest = false;
-        succeeds([&] { rest = std::ranges::any_of(store->list_all({}), [](auto& o) { return o.name == "index" || o.name == "packs"; }); });
-        if (rest && verb_needs_keys()) throw Error(text("the keys of ", in_quotes(repo_name), " are lost (", e.what(), "): a recovery sheet opens it again, see: nfreeze help key"));
-        throw NotThere(text(in_quotes(repo_name), " is no repository (", e.what(), "); make one with: nfreeze init ", show(repo_name)));
+        succeeds([&] {
+            rest = std::ranges::any_of(store->list_all({}),
+                                       [](auto& o) { return o.name == "index" || o.name == "packs"; });
+        });
+        if (rest && verb_needs_keys())
+            throw Error(text("the keys of ", in_quotes(repo_name), " are lost (", e.what(),
+                             "): a recovery sheet opens it again, see: nfreeze help key"));
+        throw NotThere(text(in_quotes(repo_name), " is no repository (", e.what(),
+                            "); make one with: nfreeze init ", show(repo_name)));
     }
     /// An init that broke off has made an index and no key: a backup offers to make the repository.
     bool verb_needs_keys() const { return args.verb() != "backup" || !store->list(Name::packs).empty(); }
     /// Cheaper keys than the default are for tests and for very small machines.
     static ScryptCost scrypt_cost() {
         ScryptCost cost;
-        if (auto n = environment("NFREEZE_SCRYPT_LOGN"); !n.empty()) cost.log_n = unsigned(std::atoi(n.c_str()));
-        if (!cost.acceptable()) throw Usage(text("NFREEZE_SCRYPT_LOGN wants a number from ", kScryptLogNMin, " to 18"));
+        if (auto n = environment("NFREEZE_SCRYPT_LOGN"); !n.empty())
+            cost.log_n = unsigned(std::atoi(n.c_str()));
+        if (!cost.acceptable())
+            throw Usage(text("NFREEZE_SCRYPT_LOGN wants a number from ", kScryptLogNMin, " to 18"));
         return cost;
     }
     static std::string label() { return user_name() + "@" + host_name(); }
@@ -8985,7 +9927,9 @@ struct Job {
 
 /// The worse of two exit codes.
 Exit worse(Exit a, Exit b) {
-    auto severity = [](Exit e) { return e == Exit::ok ? 0 : e == Exit::partial ? 1 : e == Exit::failed ? 2 : 3; };
+    auto severity = [](Exit e) {
+        return e == Exit::ok ? 0 : e == Exit::partial ? 1 : e == Exit::failed ? 2 : 3;
+    };
     return severity(a) < severity(b) ? b : a;
 }
 
@@ -9009,25 +9953,43 @@ void open_for_backup(Job& job) {
         bool empty = false;
         try {
             empty = job.store->list_all({}).empty();
-        } catch (const NotThere&) { empty = true; }
+        } catch (const NotThere&) {
+            empty = true;
+        }
         if (!empty || !have_terminal()) throw;
-        if (!yes(ask(text("There is no repository at ", show(job.repo_name), " yet. Make one (yes/no)? "), true))) throw;
+        if (!yes(ask(text("There is no repository at ", show(job.repo_name), " yet. Make one (yes/no)? "),
+                     true)))
+            throw;
         job.init();
         job.open();
     }
 }
 
-void report_backup(const Job& job, const BackupResult& r, uint64_t uploaded, Clock::time_point begun, bool dry_run) {
+void report_backup(const Job& job, const BackupResult& r, uint64_t uploaded, Clock::time_point begun,
+                   bool dry_run) {
     auto& c = r.snapshot.counts;
     auto bytes = [](uint64_t n) { return isatty(1) ? human_size(n) : text(n); };
     double seconds = std::chrono::duration<double>(Clock::now() - begun).count();
     Json json;
-    json.add("snapshot", dry_run ? "" : hex(r.snapshot.id)).add("source", r.snapshot.source).add("incomplete", r.snapshot.incomplete);
-    json.add("new", c.new_files).add("changed", c.changed_files).add("unchanged", r.unchanged).add("gone", r.gone).add("unreadable", r.unreadable);
-    json.add("bytes_read", r.bytes_read).add("bytes_new", r.new_bytes).add("bytes_uploaded", uploaded).add("seconds", seconds);
-    job.report(text("files: ", c.new_files, " new, ", c.changed_files, " changed, ", r.unchanged, " unchanged, ", r.gone, " gone\nbytes: ",
-                    bytes(r.bytes_read), " read, ", bytes(r.new_bytes), " new, ", bytes(uploaded), " uploaded\ntime: ", std::fixed, std::setprecision(3),
-                    seconds, " s\n", dry_run ? "dry run: nothing was sent" : "snapshot " + hex(r.snapshot.id), r.snapshot.incomplete ? " (incomplete)" : ""), json);
+    json.add("snapshot", dry_run ? "" : hex(r.snapshot.id))
+        .add("source", r.snapshot.source)
+        .add("incomplete", r.snapshot.incomplete);
+    json.add("new", c.new_files)
+        .add("changed", c.changed_files)
+        .add("unchanged", r.unchanged)
+        .add("gone", r.gone)
+        .add("unreadable", r.unreadable);
+    json.add("bytes_read", r.bytes_read)
+        .add("bytes_new", r.new_bytes)
+        .add("bytes_uploaded", uploaded)
+        .add("seconds", seconds);
+    job.report(text("files: ", c.new_files, " new, ", c.changed_files, " changed, ", r.unchanged,
+                    " unchanged, ", r.gone, " gone\nbytes: ", bytes(r.bytes_read), " read, ",
+                    bytes(r.new_bytes), " new, ", bytes(uploaded), " uploaded\ntime: ", std::fixed,
+                    std::setprecision(3), seconds, " s\n",
+                    dry_run ? "dry run: nothing was sent" : "snapshot " + hex(r.snapshot.id),
+                    r.snapshot.incomplete ? " (incomplete)" : ""),
+               json);
 }
 
 uint64_t parse_size(const std::string& s) {
@@ -9035,7 +9997,8 @@ uint64_t parse_size(const std::string& s) {
     auto end = std::from_chars(s.data(), s.data() + s.size(), n).ptr;
     std::string_view unit(end, size_t(s.data() + s.size() - end));
     size_t shift = unit.empty() ? 0 : 10 + 10 * std::min<size_t>(std::string_view("KMGT").find(unit[0]), 4);
-    if (s.empty() || end == s.data() || unit.size() > 1 || shift > 40 || n > UINT64_MAX >> shift) throw Usage(text("a size is given as 500, 10K, 10M, 10G or 10T, not ", in_quotes(s)));
+    if (s.empty() || end == s.data() || unit.size() > 1 || shift > 40 || n > UINT64_MAX >> shift)
+        throw Usage(text("a size is given as 500, 10K, 10M, 10G or 10T, not ", in_quotes(s)));
     return n << shift;
 }
 
@@ -9050,7 +10013,8 @@ Selection parse_selection(const Arguments& args) {
         return lines;
     };
     for (auto& [option, value] : args.all("exclude exclude-from"))
-        for (auto& line : option == "exclude" ? std::vector{value} : lines_of(value, '\n')) selection.patterns.add(line);
+        for (auto& line : option == "exclude" ? std::vector{value} : lines_of(value, '\n'))
+            selection.patterns.add(line);
     for (auto& [option, value] : args.all("exclude-if-present")) selection.skip_if_present.push_back(value);
     for (auto& [option, value] : args.all("files-from")) {
         if (!selection.only) selection.only.emplace();
@@ -9077,7 +10041,8 @@ BackupOptions parse_backup_options(const Job& job) {
     o.json = job.json();
     o.connections = job.connections();
     o.count_ahead = job.progress_style() != Progress::silent;
-    if (auto s = environment("NFREEZE_CHECKPOINT_SECONDS"); !s.empty()) o.checkpoint = std::chrono::seconds(std::atoi(s.c_str()));
+    if (auto s = environment("NFREEZE_CHECKPOINT_SECONDS"); !s.empty())
+        o.checkpoint = std::chrono::seconds(std::atoi(s.c_str()));
     if (auto s = environment("NFREEZE_RACY_SECONDS"); !s.empty()) o.racy = std::atoi(s.c_str());
     o.skip = job.own_directory();
     return o;
@@ -9096,14 +10061,16 @@ Sample parse_sample(const std::string& s) {
     if (s.starts_with("files:")) {
         sample.files = s == "files:all" ? Sample::kAllFiles : parse_size(s.substr(6));
         if (sample.files == Sample::kAllFiles) return sample;
-        if (sample.files < 1 || sample.files > 1'000'000) throw Usage("between 1 and 1000000 files can be read");
+        if (sample.files < 1 || sample.files > 1'000'000)
+            throw Usage("between 1 and 1000000 files can be read");
         return sample;
     }
     auto end = s.data() + s.size(), at = std::from_chars(s.data(), end, n).ptr;
     if (at + 1 == end && *at == '%' && n <= 100) {
         sample.share = double(n) / 100;
     } else if (at != end && *at == '/') {
-        if (std::from_chars(at + 1, end, of).ptr != end || n < 1 || n > of) throw Usage(text("a part is given as 3/7, not ", in_quotes(s)));
+        if (std::from_chars(at + 1, end, of).ptr != end || n < 1 || n > of)
+            throw Usage(text("a part is given as 3/7, not ", in_quotes(s)));
         sample.part = n - 1;
         sample.parts = of;
     } else {
@@ -9116,7 +10083,8 @@ Sample parse_sample(const std::string& s) {
 std::optional<Sample> parse_verify(const Job& job) {
     if (!job.args.flag("verify")) return {};
     auto sample = parse_sample(job.args.value("verify"));
-    if (sample.files > 0 || sample.newer != INT64_MAX) throw Usage("--verify wants an amount, such as 10% or 500M");
+    if (sample.files > 0 || sample.newer != INT64_MAX)
+        throw Usage("--verify wants an amount, such as 10% or 500M");
     sample.of_this_run = true;
     return sample;
 }
@@ -9126,7 +10094,10 @@ Exit verify(const Job& job, const Sample& sample) {
     CheckResult r;
     Check(*job.repo, job.connections()).run(&sample, true, r);
     job.report(text("verified: ", r.packs_read, " packs, ", human_size(r.bytes_read), "; errors: ", r.errors),
-               Json().add("packs_read", r.packs_read).add("bytes_read", r.bytes_read).add("errors", uint64_t(r.errors)));
+               Json()
+                   .add("packs_read", r.packs_read)
+                   .add("bytes_read", r.bytes_read)
+                   .add("errors", uint64_t(r.errors)));
     return r.errors > 0 ? Exit::damaged : Exit::ok;
 }
 
@@ -9142,7 +10113,8 @@ Exit back_up(Job& job, const std::string& source, const Stream* stream) {
     auto o = parse_backup_options(job);
     auto result = Backup(*job.repo, o).run(source, record, stream);
     if (!result.refused.empty()) {
-        say(text("cannot back up ", in_quotes(source), ": ", result.refused, ": nothing was committed; if that is right, say --allow-shrink"));
+        say(text("cannot back up ", in_quotes(source), ": ", result.refused,
+                 ": nothing was committed; if that is right, say --allow-shrink"));
         return Exit::failed;
     }
     report_backup(job, result, job.store->work.stored - uploaded, begun, o.dry_run);
@@ -9154,12 +10126,14 @@ Exit verb_backup_stream(const Arguments& args) {
     Job job(args, 0, 1, SIZE_MAX);
     Stream stream;
     stream.name = plain_path(job.args.value("stdin-name"));
-    if (stream.name.empty() || !is_safe_path(stream.name)) throw Usage("--stdin-name wants the name of a file");
+    if (stream.name.empty() || !is_safe_path(stream.name))
+        throw Usage("--stdin-name wants the name of a file");
     stream.may_be_empty = job.args.flag("allow-empty");
     auto sample = parse_verify(job);
     bool command = job.args.flag("stdin-from-command");
     if (job.operands.size() != job.args.behind_dashes || command == job.operands.empty())
-        throw Usage("with --stdin-name there is no SRC; with --stdin-from-command a command follows behind --");
+        throw Usage(
+            "with --stdin-name there is no SRC; with --stdin-from-command a command follows behind --");
     open_for_backup(job);
     std::optional<Command> running;
     if (command) {
@@ -9180,8 +10154,10 @@ Exit verb_backup(const Arguments& args) {
         std::unique_ptr<char, decltype(&free)> source(realpath(operand.c_str(), nullptr), free);
         auto missing = system_error("back up", operand);
         if (!source && job.operands.size() == 1) throw missing;
-        if (source) sources.push_back(source.get());
-        else say(missing.what()), worst = Exit::failed; // the others are backed up
+        if (source)
+            sources.push_back(source.get());
+        else
+            say(missing.what()), worst = Exit::failed; // the others are backed up
     }
     parse_backup_options(job); // what is wrong with them is said before anything is asked
     auto sample = parse_verify(job);
@@ -9224,19 +10200,27 @@ Exit restore(const Job& job, const Snapshot& snapshot, const RestoreOptions& o, 
     Json json;
     json.add("snapshot", hex(snapshot.id)).add("dest", dest).add("restored", uint64_t(r.restored));
     json.add("bytes", uint64_t(r.bytes)).add("in_place", uint64_t(r.in_place));
-    json.add("kept", uint64_t(r.kept)).add("deleted", uint64_t(r.removed)).add("failed", failed).add("missing", r.missing);
+    json.add("kept", uint64_t(r.kept))
+        .add("deleted", uint64_t(r.removed))
+        .add("failed", failed)
+        .add("missing", r.missing);
     json.add("incomplete", snapshot.incomplete).add("deletion_refused", r.deletion_refused);
-    json.add("owners_not_set", uint64_t(r.no_owner)).add("devices_left_out", uint64_t(r.no_device)).add("attributes_not_set", uint64_t(r.no_xattr));
+    json.add("owners_not_set", uint64_t(r.no_owner))
+        .add("devices_left_out", uint64_t(r.no_device))
+        .add("attributes_not_set", uint64_t(r.no_xattr));
     std::string no_rights;
     if (r.no_owner + r.no_device + r.no_xattr > 0)
-        no_rights = text("for lack of rights or of support by the file system, not set: ", r.no_owner, " owners, ",
-                         r.no_device, " devices, ", r.no_xattr, " attributes\n");
-    job.report(text(o.dry_run ? "would be restored: " : "restored: ", r.restored, " files, ", human_size(r.bytes), "; in place: ", r.in_place, "; kept: ", r.kept,
-                    "; deleted: ", r.removed, "; failed: ", failed, '\n', no_rights, "snapshot ", hex(snapshot.id), " of ", show(snapshot.host), ':',
-                    show(snapshot.source), ", ", date_time(snapshot.time)), json);
+        no_rights = text("for lack of rights or of support by the file system, not set: ", r.no_owner,
+                         " owners, ", r.no_device, " devices, ", r.no_xattr, " attributes\n");
+    job.report(text(o.dry_run ? "would be restored: " : "restored: ", r.restored, " files, ",
+                    human_size(r.bytes), "; in place: ", r.in_place, "; kept: ", r.kept, "; deleted: ",
+                    r.removed, "; failed: ", failed, '\n', no_rights, "snapshot ", hex(snapshot.id), " of ",
+                    show(snapshot.host), ':', show(snapshot.source), ", ", date_time(snapshot.time)),
+               json);
     if (r.damaged > 0) return Exit::damaged;
     if (job.verdict() != Exit::ok) return job.verdict();
-    if (r.kept + r.failed > 0 || !r.missing.empty() || r.deletion_refused) return r.restored + r.in_place == 0 && !r.missing.empty() ? Exit::failed : Exit::partial;
+    if (r.kept + r.failed > 0 || !r.missing.empty() || r.deletion_refused)
+        return r.restored + r.in_place == 0 && !r.missing.empty() ? Exit::failed : Exit::partial;
     return Exit::ok;
 }
 
@@ -9249,14 +10233,16 @@ Exit restore_all_versions(const Job& job) {
     std::vector<std::string> missing;
     for (size_t i = 1; i < job.operands.size(); ++i) missing.push_back(unshow(job.operands[i]));
     std::map<const Snapshot*, std::vector<std::string>> wanted;
-    for (auto& [path, versions] : find_versions(*job.repo, chosen_snapshots(*job.repo, job.choice()), missing, damaged))
+    for (auto& [path, versions] :
+         find_versions(*job.repo, chosen_snapshots(*job.repo, job.choice()), missing, damaged))
         for (auto& v : versions) wanted[v.first].push_back(path);
     for (auto& name : missing) say(text("no snapshot has ", in_quotes(name)));
     auto worst = worse(damaged ? Exit::damaged : missing.empty() ? Exit::ok : Exit::failed, job.verdict());
     if (!o.dry_run) make_directories(job.operands[0], 0777);
     for (auto& [snapshot, paths] : wanted) {
         o.paths = paths;
-        auto name = local_time(snapshot->time / 1'000'000'000, "%Y-%m-%d_%H.%M.%S") + "_" + short_id(snapshot->id);
+        auto name =
+            local_time(snapshot->time / 1'000'000'000, "%Y-%m-%d_%H.%M.%S") + "_" + short_id(snapshot->id);
         worst = worse(worst, restore(job, *snapshot, o, job.operands[0] + "/" + name));
     }
     return worst;
@@ -9265,7 +10251,8 @@ Exit restore_all_versions(const Job& job) {
 Exit verb_restore(const Arguments& args) {
     Job job(args, 0, 2, SIZE_MAX);
     if (job.operands[0] == "latest" && access("latest", F_OK) != 0)
-        throw Usage("DEST is missing: the newest snapshot is restored unless --snapshot says which; a directory of that name is ./latest");
+        throw Usage("DEST is missing: the newest snapshot is restored unless --snapshot says which; a "
+                    "directory of that name is ./latest");
     job.open();
     if (job.args.flag("all-versions")) return restore_all_versions(job);
     auto& snapshot = choose_snapshot(*job.repo, job.choice());
@@ -9285,14 +10272,21 @@ Exit verb_snapshots(const Arguments& args) {
 /// Every version of some paths, with the snapshot that first had it.
 void print_versions(const Job& job, std::vector<std::string>& names, bool& damaged) {
     std::vector<std::vector<std::string>> rows;
-    for (auto& [path, versions] : find_versions(*job.repo, chosen_snapshots(*job.repo, job.choice()), names, damaged))
+    for (auto& [path, versions] :
+         find_versions(*job.repo, chosen_snapshots(*job.repo, job.choice()), names, damaged))
         for (auto& [first, e] : versions) {
             auto id = hex(first->id);
             rows.push_back({id.substr(0, 8), date_time(first->time), text(e.size),
                             local_time(e.mtime.seconds, "%Y-%m-%d %H:%M:%S"), show(path)});
             if (job.json())
-                std::cout << Json().add("path", path).add("snapshot", id).add("time", json_time(first->time / 1'000'000'000)).add("size", e.size)
-                                 .add("mtime", json_time(e.mtime.seconds)).line() << '\n';
+                std::cout << Json()
+                                 .add("path", path)
+                                 .add("snapshot", id)
+                                 .add("time", json_time(first->time / 1'000'000'000))
+                                 .add("size", e.size)
+                                 .add("mtime", json_time(e.mtime.seconds))
+                                 .line()
+                          << '\n';
         }
     if (!job.json()) print_table(rows, {2});
 }
@@ -9307,10 +10301,15 @@ Exit verb_ls(const Arguments& args) {
     for (auto& name : job.operands) o.names.push_back(unshow(name));
     bool damaged = false;
     std::vector<std::string> missing = o.names;
-    if (job.args.flag("all")) print_versions(job, missing, damaged);
-    else missing = Lister(*job.repo, choose_snapshot(*job.repo, job.choice()), o).run(damaged);
+    if (job.args.flag("all"))
+        print_versions(job, missing, damaged);
+    else
+        missing = Lister(*job.repo, choose_snapshot(*job.repo, job.choice()), o).run(damaged);
     for (auto& path : missing) say(text("the snapshot has no ", in_quotes(path)));
-    return damaged ? Exit::damaged : job.verdict() != Exit::ok ? job.verdict() : missing.empty() ? Exit::ok : Exit::failed;
+    return damaged                     ? Exit::damaged
+           : job.verdict() != Exit::ok ? job.verdict()
+           : missing.empty()           ? Exit::ok
+                                       : Exit::failed;
 }
 
 Exit verb_diff(const Arguments& args) {
@@ -9318,7 +10317,9 @@ Exit verb_diff(const Arguments& args) {
     bool disk = job.args.flag("dir");
     if (disk && job.operands.size() > 1) throw Usage("with --dir one ID is given; see: nfreeze help diff");
     job.open(disk);
-    auto one = [&](const std::string& id) -> const Snapshot& { return choose_snapshot(*job.repo, {lower(id), "", "", "", INT64_MAX}); };
+    auto one = [&](const std::string& id) -> const Snapshot& {
+        return choose_snapshot(*job.repo, {lower(id), "", "", "", INT64_MAX});
+    };
     auto& from = one(job.operands[0]);
     if (disk) { // a backup that compares content and sends nothing
         BackupOptions o;
@@ -9342,7 +10343,9 @@ void print_sizes(const Job& job, const char* what, const std::map<std::string, S
     std::ranges::stable_sort(sorted, std::greater{}, [](auto& p) { return p.second.bytes; });
     std::vector<std::vector<std::string>> rows;
     for (auto& [name, usage] : sorted) {
-        if (job.json()) std::cout << Json().add(what, name).add("files", usage.files).add("bytes", usage.bytes).line() << '\n';
+        if (job.json())
+            std::cout << Json().add(what, name).add("files", usage.files).add("bytes", usage.bytes).line()
+                      << '\n';
         double share = sorted[0].second.bytes ? double(usage.bytes) / double(sorted[0].second.bytes) : 0;
         rows.push_back({human_size(usage.bytes), std::string(size_t(share * 20 + 0.5), '#'), show(name)});
     }
@@ -9363,9 +10366,11 @@ Exit verb_du(const Arguments& args) {
         }
         print_sizes(job, "snapshot", sizes);
     } else {
-        int64_t since = job.args.flag("newer") ? parse_time(job.args.value("newer"), false) / 1'000'000'000 : INT64_MIN;
+        int64_t since =
+            job.args.flag("newer") ? parse_time(job.args.value("newer"), false) / 1'000'000'000 : INT64_MIN;
         auto top = job.operands.empty() ? "" : clean_path(job.operands[0]);
-        print_sizes(job, "path", disk_usage(*job.repo, choose_snapshot(*job.repo, job.choice()), top, since, damaged));
+        print_sizes(job, "path",
+                    disk_usage(*job.repo, choose_snapshot(*job.repo, job.choice()), top, since, damaged));
     }
     return damaged ? Exit::damaged : job.verdict();
 }
@@ -9373,7 +10378,9 @@ Exit verb_du(const Arguments& args) {
 /// Asks on a terminal; elsewhere only --yes will do.
 void confirm(const Job& job, const std::string& question) {
     if (job.args.flag("yes")) return;
-    if (!have_terminal()) throw Usage("this asks on a terminal only: say --yes elsewhere, or --dry-run to see what would happen");
+    if (!have_terminal())
+        throw Usage(
+            "this asks on a terminal only: say --yes elsewhere, or --dry-run to see what would happen");
     if (!yes(ask(question + " (yes/no)? ", true))) throw Error("nothing was changed");
 }
 
@@ -9403,7 +10410,9 @@ std::string typed_sheet() {
             read_recovery_line(typed);
             sheet += typed + '\n';
             ++line;
-        } catch (const Error& e) { say(e.what()); }
+        } catch (const Error& e) {
+            say(e.what());
+        }
         wipe(typed);
     }
     return sheet;
@@ -9414,16 +10423,21 @@ Exit import_key(Job& job) {
     job.open_store();
     std::string content;
     content.reserve(kKeyFileMax); // so that no copy is left behind where it grew
-    if (job.operands[1] == "-" && isatty(0)) content = typed_sheet();
-    else content = read_small_file(job.operands[1] == "-" ? "/dev/stdin" : job.operands[1], kKeyFileMax);
+    if (job.operands[1] == "-" && isatty(0))
+        content = typed_sheet();
+    else
+        content = read_small_file(job.operands[1] == "-" ? "/dev/stdin" : job.operands[1], kKeyFileMax);
     Secret sheet(content);
     wipe(content);
     auto master = read_recovery_sheet({sheet.chars(), sheet.size()});
     try {
         Repository::try_key(*job.store, master);
-    } catch (const Corrupt&) { throw Error("this recovery sheet is not of this repository, or its index is lost", Exit::passphrase); }
+    } catch (const Corrupt&) {
+        throw Error("this recovery sheet is not of this repository, or its index is lost", Exit::passphrase);
+    }
     job.store->make_directory(Name::keys);
-    auto name = Repository::add_key(*job.store, master, new_passphrase(job.args), Job::scrypt_cost(), now_ns(), Job::label());
+    auto name = Repository::add_key(*job.store, master, new_passphrase(job.args), Job::scrypt_cost(),
+                                    now_ns(), Job::label());
     job.report("added the key " + short_id(name.hash), Json().add("added", hex(name.hash)));
     return Exit::ok;
 }
@@ -9431,14 +10445,18 @@ Exit import_key(Job& job) {
 Exit verb_key(const Arguments& args) {
     Job job(args, 1, 2, 3);
     auto& action = job.operands[0];
-    if (!has_word("list add remove passwd export import", action) || has_word("remove import", action) != (job.operands.size() == 2))
-        throw Usage("give list, add, passwd, export, remove with an ID, or import with a FILE; see: nfreeze help key");
+    if (!has_word("list add remove passwd export import", action) ||
+        has_word("remove import", action) != (job.operands.size() == 2))
+        throw Usage("give list, add, passwd, export, remove with an ID, or import with a FILE; see: nfreeze "
+                    "help key");
     if (action == "import") return import_key(job);
     job.args.flag("expect") ? job.open(false) : job.open_store();
     Repository::KeyObjects keys;
     try {
         keys = Repository::read_keys(*job.store);
-    } catch (const NotThere& e) { job.no_keys(e); }
+    } catch (const NotThere& e) {
+        job.no_keys(e);
+    }
     auto passphrase = get_passphrase(job.args, false);
     auto master = Repository::unlock(keys, passphrase);
     auto remove = [&](const ObjectInfo& o) {
@@ -9447,17 +10465,26 @@ Exit verb_key(const Arguments& args) {
     };
     if (action == "export") { // the only way out for a secret (I8)
         auto sheet = recovery_sheet(master);
-        std::cout << "Recovery sheet of the nfreeze repository " << show(job.repo_name) << "\n\n" << std::flush;
+        std::cout << "Recovery sheet of the nfreeze repository " << show(job.repo_name) << "\n\n"
+                  << std::flush;
         write_full(1, as_bytes(sheet), "standard output");
         wipe(sheet);
         std::cout << "\nWho has this can read all backups in it. To open it with a new passphrase:\n"
-                     "  nfreeze key import REPO FILE   (or - and type the four lines)" << std::endl;
+                     "  nfreeze key import REPO FILE   (or - and type the four lines)"
+                  << std::endl;
     } else if (action == "list") {
         std::vector<std::vector<std::string>> rows{{"ID", "TIME", ""}};
         for (auto& [o, bytes] : keys.whole) {
             bool opens = Keys::open_master(bytes, passphrase).has_value();
-            rows.push_back({short_id(o.name.hash), local_time(o.mtime, "%Y-%m-%d %H:%M:%S"), opens ? "this passphrase" : ""});
-            if (job.json()) std::cout << Json().add("id", hex(o.name.hash)).add("time", json_time(o.mtime)).add("opens", opens).line() << '\n';
+            rows.push_back({short_id(o.name.hash), local_time(o.mtime, "%Y-%m-%d %H:%M:%S"),
+                            opens ? "this passphrase" : ""});
+            if (job.json())
+                std::cout << Json()
+                                 .add("id", hex(o.name.hash))
+                                 .add("time", json_time(o.mtime))
+                                 .add("opens", opens)
+                                 .line()
+                          << '\n';
         }
         if (!job.json()) print_table(rows, {});
     } else if (action == "remove") {
@@ -9466,13 +10493,19 @@ Exit verb_key(const Arguments& args) {
         for (auto& [o, bytes] : keys.whole)
             if (begins(o) && Keys::open_master(bytes, passphrase)) in_use.insert(o.name);
         std::erase_if(keys.listed, [&](auto& o) { return !begins(o); });
-        if (keys.listed.size() != 1) throw Usage(text(keys.listed.size(), " keys begin with ", in_quotes(job.operands[1]), "; see: nfreeze key list"));
+        if (keys.listed.size() != 1)
+            throw Usage(text(keys.listed.size(), " keys begin with ", in_quotes(job.operands[1]),
+                             "; see: nfreeze key list"));
         std::erase_if(keys.whole, [&](auto& k) { return k.first.name == keys.listed[0].name; });
-        if (keys.whole.empty()) throw Error("this is the last key: without it nobody could read the repository; nothing was changed");
-        if (in_use.contains(keys.listed[0].name)) confirm(job, "That is the key of the passphrase that was given. Remove it");
+        if (keys.whole.empty())
+            throw Error(
+                "this is the last key: without it nobody could read the repository; nothing was changed");
+        if (in_use.contains(keys.listed[0].name))
+            confirm(job, "That is the key of the passphrase that was given. Remove it");
         remove(keys.listed[0]);
     } else {
-        auto name = Repository::add_key(*job.store, master, new_passphrase(job.args), Job::scrypt_cost(), now_ns(), Job::label(), action == "passwd");
+        auto name = Repository::add_key(*job.store, master, new_passphrase(job.args), Job::scrypt_cost(),
+                                        now_ns(), Job::label(), action == "passwd");
         job.report("added the key " + short_id(name.hash), Json().add("added", hex(name.hash)));
         for (auto& [o, bytes] : keys.whole)
             if (action == "passwd" && Keys::open_master(bytes, passphrase)) remove(o);
@@ -9527,8 +10560,12 @@ Exit verb_check(const Arguments& args) {
     Json json;
     json.add("snapshots", r.snapshots).add("packs", packs).add("packs_read", r.packs_read);
     json.add("bytes_read", r.bytes_read).add("errors", uint64_t(r.errors));
-    auto contents = !read ? std::string("contents were not read (--read-data)") : text(sample.files ? "files" : text(r.packs_read, " of them"), " read (", human_size(r.bytes_read), ")");
-    job.report(text("checked: ", r.snapshots, " snapshots, ", packs, " packs, ", contents, "; errors: ", r.errors), json);
+    auto contents = !read ? std::string("contents were not read (--read-data)")
+                          : text(sample.files ? "files" : text(r.packs_read, " of them"), " read (",
+                                 human_size(r.bytes_read), ")");
+    job.report(
+        text("checked: ", r.snapshots, " snapshots, ", packs, " packs, ", contents, "; errors: ", r.errors),
+        json);
     return r.errors > 0 ? Exit::damaged : job.verdict();
 }
 
@@ -9540,14 +10577,26 @@ Exit verb_repair(const Arguments& args) {
     CheckResult left;
     Check(*job.repo, job.connections()).run(nullptr, true, left);
     Json json;
-    json.add("packs_read", r.read).add("packs_adopted", r.adopted).add("snapshots_adopted", r.snapshots).add("packs_damaged", r.damaged);
-    json.add("packs_unreadable", r.unreadable).add("chunks_saved", r.saved).add("chunks_lost", r.lost).add("errors_left", uint64_t(left.errors));
-    job.report(text("read: ", r.read, " packs; listed anew: ", r.adopted, ", with ", r.snapshots, " snapshots\ndamaged: ", r.damaged,
-                    " packs; of the chunks in them ", r.saved, " were saved, ", r.lost, " cannot be had",
-                    r.unreadable == 0 ? "" : text("\nwhat was in ", r.unreadable, " of these packs nobody can tell: "
-                                                  "snapshots may have been among it"),
-                    left.errors == 0 ? "" : text("\nlost: ", left.errors, " files, named above. A backup sends again "
-                                                 "what is still on the disk; the rest can be forgotten")), json);
+    json.add("packs_read", r.read)
+        .add("packs_adopted", r.adopted)
+        .add("snapshots_adopted", r.snapshots)
+        .add("packs_damaged", r.damaged);
+    json.add("packs_unreadable", r.unreadable)
+        .add("chunks_saved", r.saved)
+        .add("chunks_lost", r.lost)
+        .add("errors_left", uint64_t(left.errors));
+    job.report(text("read: ", r.read, " packs; listed anew: ", r.adopted, ", with ", r.snapshots,
+                    " snapshots\ndamaged: ", r.damaged, " packs; of the chunks in them ", r.saved,
+                    " were saved, ", r.lost, " cannot be had",
+                    r.unreadable == 0 ? ""
+                                      : text("\nwhat was in ", r.unreadable,
+                                             " of these packs nobody can tell: "
+                                             "snapshots may have been among it"),
+                    left.errors == 0 ? ""
+                                     : text("\nlost: ", left.errors,
+                                            " files, named above. A backup sends again "
+                                            "what is still on the disk; the rest can be forgotten")),
+               json);
     return left.errors + r.unreadable > 0 ? Exit::damaged : Exit::ok;
 }
 
@@ -9555,7 +10604,9 @@ Keep parse_keep(const Arguments& args) {
     Keep keep;
     for (auto& rule : keep.rules) rule.number = args.number(rule.option, 0, 1, INT_MAX);
     if (args.flag("keep-within")) {
-        if (!parse_age(args.value("keep-within"))) throw Usage(text("--keep-within wants an age such as 12h, 30d or 8w, not ", in_quotes(args.value("keep-within"))));
+        if (!parse_age(args.value("keep-within")))
+            throw Usage(text("--keep-within wants an age such as 12h, 30d or 8w, not ",
+                             in_quotes(args.value("keep-within"))));
         keep.since = parse_time(args.value("keep-within"));
     }
     for (auto& [option, tag] : args.all("keep-tag")) keep.tags.push_back(tag);
@@ -9563,25 +10614,32 @@ Keep parse_keep(const Arguments& args) {
 }
 
 /// The snapshots whose ids begin so, each of them one.
-std::vector<const Snapshot*> find_snapshots(const std::vector<const Snapshot*>& all, const std::vector<std::string>& ids) {
+std::vector<const Snapshot*> find_snapshots(const std::vector<const Snapshot*>& all,
+                                            const std::vector<std::string>& ids) {
     std::vector<const Snapshot*> found;
     for (auto& id : ids) {
         size_t before = found.size();
-        std::ranges::copy_if(all, std::back_inserter(found), [&](auto* s) { return hex(s->id).starts_with(lower(id)); });
-        if (found.size() - before != 1) throw Usage(text(found.size() - before, " snapshots begin with ", in_quotes(id), "; see: nfreeze snapshots"));
+        std::ranges::copy_if(all, std::back_inserter(found),
+                             [&](auto* s) { return hex(s->id).starts_with(lower(id)); });
+        if (found.size() - before != 1)
+            throw Usage(text(found.size() - before, " snapshots begin with ", in_quotes(id),
+                             "; see: nfreeze snapshots"));
     }
     return found;
 }
 
-/// What the rules drop, by host and source, and why the others stay; says which snapshots are from the future.
-std::vector<const Snapshot*> dropped(const Repository& repo, const std::vector<const Snapshot*>& all, const Keep& keep, Keep::Reasons& reasons) {
+/// What the rules drop, by host and source, and why the others stay; says which snapshots are from the
+/// future.
+std::vector<const Snapshot*> dropped(const Repository& repo, const std::vector<const Snapshot*>& all,
+                                     const Keep& keep, Keep::Reasons& reasons) {
     std::map<std::pair<std::string, std::string>, std::vector<const Snapshot*>> groups;
     for (auto* s : all) groups[{s->host, s->source}].push_back(s);
     std::vector<const Snapshot*> gone;
     for (auto& [name, group] : groups) {
         auto kept = keep.chosen(group, repo.now);
         for (auto* s : group) {
-            if (repo.is_from_future(*s)) say(text("snapshot ", short_id(s->id), " is from the future and is kept; a clock was wrong"));
+            if (repo.is_from_future(*s))
+                say(text("snapshot ", short_id(s->id), " is from the future and is kept; a clock was wrong"));
             if (!kept.contains(s->id)) gone.push_back(s);
         }
         reasons.merge(kept);
@@ -9603,11 +10661,14 @@ Exit forget_by_path(Job& job, std::vector<const Snapshot*> from) {
             verdict = Exit::damaged;
         }
         if (entries > 0)
-            job.report(text(entries, entries == 1 ? " entry goes from " : " entries go from ", short_id(s->id)),
-                       Json().add("snapshot", hex(s->id)).add("entries", entries));
+            job.report(
+                text(entries, entries == 1 ? " entry goes from " : " entries go from ", short_id(s->id)),
+                Json().add("snapshot", hex(s->id)).add("entries", entries));
         return entries == 0;
     });
-    if (from.empty() && verdict == Exit::ok && job.args.flag("purge")) throw Error("no snapshot has anything that matches (patterns are relative to SRC, as in .gitignore): nothing was changed");
+    if (from.empty() && verdict == Exit::ok && job.args.flag("purge"))
+        throw Error("no snapshot has anything that matches (patterns are relative to SRC, as in .gitignore): "
+                    "nothing was changed");
     if (!job.quiet()) print_snapshots(from, job.json(), "written anew");
     if (from.empty() || job.args.flag("dry-run")) return verdict;
     confirm(job, text("Change ", from.size(), " snapshots"));
@@ -9620,7 +10681,8 @@ Exit verb_forget(const Arguments& args) {
     auto keep = parse_keep(job.args);
     bool purge = job.args.flag("purge"), by_path = job.args.flag("path");
     if (int(keep.any()) + int(!job.operands.empty()) + int(purge) != 1 || (purge && !by_path))
-        throw Usage("give either rules (--keep-...), or the IDs of snapshots, or --purge with --path; see: nfreeze help forget");
+        throw Usage("give either rules (--keep-...), or the IDs of snapshots, or --purge with --path; see: "
+                    "nfreeze help forget");
     job.open(by_path || job.args.flag("undo"));
     if (job.args.flag("undo")) {
         for (auto* s : find_snapshots(job.repo->snapshots(true), job.operands)) {
@@ -9632,7 +10694,9 @@ Exit verb_forget(const Arguments& args) {
     }
     auto all = chosen_snapshots(*job.repo, job.choice());
     Keep::Reasons reasons;
-    auto gone = purge ? all : keep.any() ? dropped(*job.repo, all, keep, reasons) : find_snapshots(all, job.operands);
+    auto gone = purge        ? all
+                : keep.any() ? dropped(*job.repo, all, keep, reasons)
+                             : find_snapshots(all, job.operands);
     if (by_path) return forget_by_path(job, gone);
     std::erase_if(all, [&](auto* s) { return std::ranges::count(gone, s) > 0; });
     if (!job.quiet()) {
@@ -9656,14 +10720,16 @@ PruneOptions parse_prune_options(const Job& job) {
         o.max_unused = percent / 100.0;
     } else {
         if (amount != "0" && amount.find_first_of("KMGT") == amount.npos) // a share, or how many bytes?
-            throw Usage(text("--max-unused wants a share such as 10%, a size such as 500M, or 0, not ", in_quotes(amount)));
+            throw Usage(text("--max-unused wants a share such as 10%, a size such as 500M, or 0, not ",
+                             in_quotes(amount)));
         o.max_unused = 0;
         o.unused_bytes = parse_size(amount);
     }
     if (job.args.flag("max-repack")) o.max_repack = parse_size(job.args.value("max-repack"));
     if (job.args.flag("grace")) {
         auto grace = parse_age(job.args.value("grace"));
-        if (!grace || *grace == 0) throw Usage("--grace wants an age such as 12h or 3d; to wait for nothing, say --now");
+        if (!grace || *grace == 0)
+            throw Usage("--grace wants an age such as 12h or 3d; to wait for nothing, say --now");
         o.grace = *grace;
     }
     if (job.args.flag("now")) o.grace = 0;
@@ -9678,25 +10744,42 @@ Exit verb_prune(const Arguments& args) {
     job.open(false); // packs/ is listed when the plan is made
     Prune prune(*job.repo, o);
     auto plan = prune.plan();
-    auto sum = [](const Prune::Sum& s) { return text(s.packs, s.packs == 1 ? " pack, " : " packs, ", human_size(s.bytes)); };
-    if (auto forgotten = job.repo->snapshots(true); !forgotten.empty() && !job.quiet()) print_snapshots(forgotten, job.json(), "forgotten");
+    auto sum = [](const Prune::Sum& s) {
+        return text(s.packs, s.packs == 1 ? " pack, " : " packs, ", human_size(s.bytes));
+    };
+    if (auto forgotten = job.repo->snapshots(true); !forgotten.empty() && !job.quiet())
+        print_snapshots(forgotten, job.json(), "forgotten");
     Json json;
-    json.add("packs", plan.all.packs).add("bytes", plan.all.bytes).add("bytes_needed", plan.used).add("packs_to_condemn", plan.condemn.packs);
-    json.add("bytes_to_condemn", plan.condemn.bytes).add("bytes_to_copy", plan.copy).add("bytes_young", plan.young.bytes);
+    json.add("packs", plan.all.packs)
+        .add("bytes", plan.all.bytes)
+        .add("bytes_needed", plan.used)
+        .add("packs_to_condemn", plan.condemn.packs);
+    json.add("bytes_to_condemn", plan.condemn.bytes)
+        .add("bytes_to_copy", plan.copy)
+        .add("bytes_young", plan.young.bytes);
     json.add("bytes_condemned", plan.waiting.bytes).add("bytes_due", plan.due.bytes);
-    if (plan.empty()) job.report(text("there: ", sum(plan.all), "; needed: ", human_size(plan.used), "; nothing to do",
-                                      plan.young.packs ? text("; not needed, but too young: ", sum(plan.young)) : ""), json);
-    else job.report(text("there: ", sum(plan.all), "; needed: ", human_size(plan.used),
-                    "\nto condemn: ", sum(plan.condemn), "; worth keeping in them, to copy: ", human_size(plan.copy),
-                    "; not needed, but too young: ", sum(plan.young),
-                    "\ncondemned before: ", sum(plan.waiting), "; long enough ago to be deleted: ", sum(plan.due)), json);
+    if (plan.empty())
+        job.report(text("there: ", sum(plan.all), "; needed: ", human_size(plan.used), "; nothing to do",
+                        plan.young.packs ? text("; not needed, but too young: ", sum(plan.young)) : ""),
+                   json);
+    else
+        job.report(text("there: ", sum(plan.all), "; needed: ", human_size(plan.used), "\nto condemn: ",
+                        sum(plan.condemn), "; worth keeping in them, to copy: ", human_size(plan.copy),
+                        "; not needed, but too young: ", sum(plan.young), "\ncondemned before: ",
+                        sum(plan.waiting), "; long enough ago to be deleted: ", sum(plan.due)),
+                   json);
     if (plan.empty() || job.args.flag("dry-run")) return job.verdict();
     confirm(job, "Go on");
     auto deleted = prune.run();
-    auto all = plan.condemn.bytes + plan.waiting.bytes + plan.due.bytes, left = all - std::min(all, deleted.bytes);
-    std::string later = left == 0 ? "" : text("; a prune in ", o.grace / 3600, " hours or later deletes another ", human_size(left));
-    job.report(text("deleted: ", sum(deleted), later),
-               Json().add("packs_deleted", deleted.packs).add("bytes_deleted", deleted.bytes).add("bytes_left", left));
+    auto all = plan.condemn.bytes + plan.waiting.bytes + plan.due.bytes,
+         left = all - std::min(all, deleted.bytes);
+    std::string later = left == 0 ? ""
+                                  : text("; a prune in ", o.grace / 3600, " hours or later deletes another ",
+                                         human_size(left));
+    job.report(text("deleted: ", sum(deleted), later), Json()
+                                                           .add("packs_deleted", deleted.packs)
+                                                           .add("bytes_deleted", deleted.bytes)
+                                                           .add("bytes_left", left));
     return job.verdict();
 }
 
@@ -9710,22 +10793,31 @@ constexpr Verb kVerbs[] = {
      "Backs up directories or files, each as a snapshot; only what is new is sent.", verb_backup},
     {"restore", "REPO DEST [PATH...]", "make DEST what SRC was",
      "Makes DEST what SRC was, or only PATHs in it (as ls prints them).", verb_restore},
-    {"snapshots", "REPO", "list the backups", "Lists the backups in a repository, the newest last.", verb_snapshots},
+    {"snapshots", "REPO", "list the backups", "Lists the backups in a repository, the newest last.",
+     verb_snapshots},
     {"ls", "REPO [PATH...]", "list the files of a backup",
-     "Lists the files of a backup, or of directories in it, or those that match patterns such as *.jpg.", verb_ls},
+     "Lists the files of a backup, or of directories in it, or those that match patterns such as *.jpg.",
+     verb_ls},
     {"cat", "REPO PATH", "print a file of a backup", "Prints a file of a backup.", verb_cat},
     {"diff", "REPO ID [ID]", "what differs between two backups, or a backup and a disk",
-     "Prints what differs between two backups, one and the newest of the same source, or one and a directory.", verb_diff},
-    {"du", "REPO [PATH]", "what takes the space", "Prints what each directory of a backup holds, the largest first.", verb_du},
+     "Prints what differs between two backups, one and the newest of the same source, or one and a "
+     "directory.",
+     verb_diff},
+    {"du", "REPO [PATH]", "what takes the space",
+     "Prints what each directory of a backup holds, the largest first.", verb_du},
     {"key", "ACTION REPO [ID|FILE]", "its passphrases, and a recovery sheet",
-     "ACTION is list, add, remove ID, passwd (change the passphrase that is given), export (print a recovery\n"
-     "sheet), or import FILE (make a new passphrase from one).", verb_key},
+     "ACTION is list, add, remove ID, passwd (change the passphrase that is given), export (print a "
+     "recovery\n"
+     "sheet), or import FILE (make a new passphrase from one).",
+     verb_key},
     {"check", "REPO", "look whether all is there and sound",
      "Looks whether all that the backups need is there, and names the files that are damaged.", verb_check},
     {"repair", "REPO", "save what can be had of a damaged repository",
-     "Rebuilds a damaged index from the packs and saves what can be had of damaged packs; deletes nothing.", verb_repair},
+     "Rebuilds a damaged index from the packs and saves what can be had of damaged packs; deletes nothing.",
+     verb_repair},
     {"forget", "REPO [ID...]", "take snapshots off the list",
-     "Takes snapshots off the list, by rules or by ID; deletes nothing, and --undo takes them back.", verb_forget},
+     "Takes snapshots off the list, by rules or by ID; deletes nothing, and --undo takes them back.",
+     verb_forget},
     {"prune", "REPO", "delete what no snapshot needs",
      "Deletes what no snapshot needs, in two steps some days apart.", verb_prune},
 };
@@ -9742,7 +10834,9 @@ std::string Job::missing_word(size_t at) const {
 void print_help(const std::string& verb) {
     if (verb.empty()) {
         std::cout << "nfreeze keeps encrypted backups on servers that need not be trusted.\n\n" << std::left;
-        for (auto& v : kVerbs) std::cout << "  nfreeze " << std::setw(10) << v.name << std::setw(22) << v.operands << v.brief << '\n';
+        for (auto& v : kVerbs)
+            std::cout << "  nfreeze " << std::setw(10) << v.name << std::setw(22) << v.operands << v.brief
+                      << '\n';
         std::cout << "  nfreeze help [VERB]                     this text, or a verb's options\n" << kHelp;
         return;
     }
@@ -9771,8 +10865,9 @@ Exit printed(Exit code, Exit otherwise) {
 Exit run_command(int argc, char** argv) {
     std::string verb = argc > 1 ? argv[1] : "";
     if (verb.empty())
-        throw Usage("nothing to do. To begin:\n  nfreeze init user@host:path\n  nfreeze backup DIR user@host:path\n"
-                    "  nfreeze restore user@host:path DEST\nAll else: nfreeze help");
+        throw Usage(
+            "nothing to do. To begin:\n  nfreeze init user@host:path\n  nfreeze backup DIR user@host:path\n"
+            "  nfreeze restore user@host:path DEST\nAll else: nfreeze help");
     if (verb == "--version") {
         std::cout << "nfreeze " NFREEZE_VERSION " (format 1, libssh2 " << libssh2_version(0) << ")\n";
         return printed(Exit::ok, Exit::failed);
@@ -9782,33 +10877,38 @@ Exit run_command(int argc, char** argv) {
         return printed(Exit::ok, Exit::failed);
     }
     bool prints = has_word("snapshots ls cat diff du key", verb); // and does little else
-    if (prints && verb != "key") signal(SIGPIPE, SIG_DFL); // who reads no more ends them, as is usual
+    if (prints && verb != "key") signal(SIGPIPE, SIG_DFL);        // who reads no more ends them, as is usual
     auto known = std::ranges::find(kVerbs, verb, &Verb::name);
-    if (known == std::end(kVerbs)) throw Usage(text("there is no verb ", in_quotes(verb), "; see: nfreeze help"));
+    if (known == std::end(kVerbs))
+        throw Usage(text("there is no verb ", in_quotes(verb), "; see: nfreeze help"));
     Arguments args(verb, argc - 1, argv + 1);
     if (args.flag("help")) {
         print_help(verb);
         return printed(Exit::ok, Exit::failed);
     }
-    if (prints && ::write(1, "", 0) != 0) throw Error("there is no standard output to print to; nothing was done");
+    if (prints && ::write(1, "", 0) != 0)
+        throw Error("there is no standard output to print to; nothing was done");
     bool does = has_word("init backup restore forget prune repair", verb) && !args.flag("dry-run");
     return printed(known->run(args), does ? Exit::partial : Exit::failed);
 }
 
 /// What must be so before anything else runs.
 void prepare_process() {
-    // What is opened must not become standard input, output or error: what is meant for these would go there. There
-    // may be no /dev; nothing can be read from this one, or written to it.
+    // What is opened must not become standard input, output or error: what is meant for these would go there.
+    // There may be no /dev; nothing can be read from this one, or written to it.
     for (int fd : {0, 1, 2})
         if (fcntl(fd, F_GETFD) < 0) (void)!::open("/", O_PATH);
-    struct sigaction action{}, before{};
+    struct sigaction action {
+    }, before{};
     action.sa_handler = on_signal;
     for (int s : {SIGINT, SIGTERM, SIGHUP, SIGUSR1})
-        if (sigaction(s, nullptr, &before) == 0 && before.sa_handler != SIG_IGN) sigaction(s, &action, nullptr); // nohup ignores some
+        if (sigaction(s, nullptr, &before) == 0 && before.sa_handler != SIG_IGN)
+            sigaction(s, &action, nullptr);              // nohup ignores some
     for (int s : {SIGPIPE, SIGXFSZ}) signal(s, SIG_IGN); // both are errors of a write
     prctl(PR_SET_DUMPABLE, 0); // I8: no core, and no other program of the same user may look inside
     // A static program must not load the host's name-service modules: they may be of another glibc.
-    for (auto [database, sources] : {std::pair{"hosts", "files dns"}, {"passwd", "files"}, {"group", "files"}, {"services", "files"}})
+    for (auto [database, sources] :
+         {std::pair{"hosts", "files dns"}, {"passwd", "files"}, {"group", "files"}, {"services", "files"}})
         __nss_configure_lookup(database, sources);
     struct rlimit files;
     if (getrlimit(RLIMIT_NOFILE, &files) == 0) { // one descriptor a level of directories
@@ -9832,16 +10932,20 @@ int main(int argc, char** argv) {
         prepare_process();
         return int(run_command(argc, argv));
     } catch (const Interrupted&) {
-        bool sends = argc > 1 && has_word("backup prune repair", argv[1]), restores = argc > 1 && has_word("restore", argv[1]);
-        say(sends ? "interrupted; what was sent is kept, and the next run goes on from there"
-                  : restores ? "interrupted; what was restored stays, and the next run goes on from there" : "interrupted");
+        bool sends = argc > 1 && has_word("backup prune repair", argv[1]),
+             restores = argc > 1 && has_word("restore", argv[1]);
+        say(sends      ? "interrupted; what was sent is kept, and the next run goes on from there"
+            : restores ? "interrupted; what was restored stays, and the next run goes on from there"
+                       : "interrupted");
         return int(Exit::interrupted);
     } catch (const Error& e) {
         say(text(e.what(), e.no_room ? "; make room, and run it again" : ""));
         return int(e.exit);
     } catch (const std::bad_alloc&) {
         say("out of memory");
-    } catch (const std::exception& e) { say(text("unexpected: ", e.what())); }
+    } catch (const std::exception& e) {
+        say(text("unexpected: ", e.what()));
+    }
     return int(Exit::failed);
 }
 #endif

@@ -20,11 +20,10 @@ namespace {
 const fs::path golden = fs::path(NFREEZE_TESTS_DIR) / "golden/v1";
 constexpr const char* second_passphrase = "of the second key";
 // Printed when it was made: the way into a repository whose key objects are lost.
-constexpr const char* sheet =
-    "1  e3c9 d746 3518 3738 839f\n"
-    "2  8064 8788 be0e 9108 c3b9\n"
-    "3  1be8 0930 be29 e759 49c0\n"
-    "4  0789 de93 f26a 2fd9 29c5\n";
+constexpr const char* sheet = "1  e3c9 d746 3518 3738 839f\n"
+                              "2  8064 8788 be0e 9108 c3b9\n"
+                              "3  1be8 0930 be29 e759 49c0\n"
+                              "4  0789 de93 f26a 2fd9 29c5\n";
 // Of the three snapshots, the oldest first.
 const Strings ids{"aafd2d4ab3836adb717d1b6e274681a0", "f45cca72eac02a5be6283993c87b25af",
                   "80faccd888fdc316c40f369738636ceb"};
@@ -143,7 +142,8 @@ TEST_CASE("golden: a repository of format 1 is listed, checked and restored") {
     }
     const Result differ = site.nfreeze({"diff", site.url, ids[0], ids[1]});
     CHECK_EXIT(differ, 0);
-    for (const char* line : {"+ dir/came later\n", "- dir/gone later\n", "+ dir/new name\n", "- dir/old name\n", "M text\n"})
+    for (const char* line :
+         {"+ dir/came later\n", "- dir/gone later\n", "+ dir/new name\n", "- dir/old name\n", "M text\n"})
         CHECK_NAMES(differ.out, line);
     const Result dump = site.nfreeze({"cat", "--snapshot", ids[2], site.url, "dump"});
     CHECK_EXIT(dump, 0);
@@ -161,8 +161,8 @@ TEST_CASE("golden: a repository of format 1 opens with each of its passphrases a
     for (const fs::path& key : files_below(site.repo / "keys")) fs::remove(key);
     write_file(site.dir / "sheet", sheet);
     write_file(site.dir / "new", "a new one");
-    const Result imported =
-        site.nfreeze({"key", "import", "--new-password-file", site.dir / "new", site.url, site.dir / "sheet"});
+    const Result imported = site.nfreeze(
+        {"key", "import", "--new-password-file", site.dir / "new", site.url, site.dir / "sheet"});
     CHECK_EXIT(imported, 0);
     site.options.env["NFREEZE_PASSWORD"] = "a new one";
     const Result restored = site.restore({"--snapshot", ids[1]});

@@ -152,23 +152,19 @@ TEST_CASE("harness: a faithful copy of an awkward tree compares equal, and every
     undo_time("special/absolute");
     RunOptions in_b;
     in_b.cwd = b;
-    must_run({"find", "deep", "-name", "bottom", "-execdir", "truncate", "-s", "11", "{}", ";"},
-             in_b);
-    const bool takes_xattrs =
-        run({"setfattr", "-n", "user.more", "-v", "1", b / "contents/empty"}).code == 0;
+    must_run({"find", "deep", "-name", "bottom", "-execdir", "truncate", "-s", "11", "{}", ";"}, in_b);
+    const bool takes_xattrs = run({"setfattr", "-n", "user.more", "-v", "1", b / "contents/empty"}).code == 0;
 
     const std::string report = compare(dir / "a", dir / "b");
     for (const std::string name :
-         {"contents/text", "times/epoch", "times/old-link", "modes/setuid", "a-third-name",
-          "sparse/holes", "names/sort/more", "special/fifo", "special/absolute", "bottom",
-          "not sparse: ./sparse/holes"})
+         {"contents/text", "times/epoch", "times/old-link", "modes/setuid", "a-third-name", "sparse/holes",
+          "names/sort/more", "special/fifo", "special/absolute", "bottom", "not sparse: ./sparse/holes"})
         CHECK_NAMES(report, name);
     CHECK((!takes_xattrs || contains(report, "contents/empty")));
     CHECK_NOT_NAMED(report, "contents/zeros");
     const std::string by_rsync =
         report.substr(report.find("rsync: "), report.find("find, first") - report.find("rsync: "));
-    for (const std::string name :
-         {"contents/text", "modes/setuid", "names/sort/more", "special/absolute"})
+    for (const std::string name : {"contents/text", "modes/setuid", "names/sort/more", "special/absolute"})
         CHECK_NAMES(by_rsync, name);
     CHECK_NAMES(report, "find, second: ./times/epoch");
 }
@@ -205,12 +201,10 @@ TEST_CASE("harness: a child is killed at its time limit, and a dialog is held in
     CHECK_EXIT(talk, 0);
     CHECK_NAMES(talk.out, "<Ada|yes>");
     const Result none = run({"sh", "-c", "exec 3</dev/tty"});
-    CHECK_MESSAGE(none.code != 0,
-                  "without a terminal of its own a child must not reach the tester's");
+    CHECK_MESSAGE(none.code != 0, "without a terminal of its own a child must not reach the tester's");
 }
 
-TEST_CASE(
-    "harness: sshd lets the sftp client in, stops with its sessions, and comes back on its port") {
+TEST_CASE("harness: sshd lets the sftp client in, stops with its sessions, and comes back on its port") {
     Sshd server;
     Site site(server);
     write_file(site.dir / "batch", "put " + (site.home / ".ssh/known_hosts").string() + " " +
@@ -235,13 +229,12 @@ TEST_CASE("harness: the proxy counts, refuses and cuts") {
     Proxy proxy(server.port());
     Site site(server, proxy.port());
     write_random_file(site.dir / "big", 4 << 20, 1);
-    write_file(site.dir / "batch", "put " + (site.dir / "big").string() + " " +
-                                       (site.repo.parent_path() / "x").string() + "\n");
+    write_file(site.dir / "batch",
+               "put " + (site.dir / "big").string() + " " + (site.repo.parent_path() / "x").string() + "\n");
     const auto sftp = [&] {
         return run({"sftp", "-q", "-b", site.dir / "batch", "-o",
                     "UserKnownHostsFile=" + (site.home / ".ssh/known_hosts").string(), "-i",
-                    user_key("ed25519"), "-P", std::to_string(proxy.port()),
-                    server.user() + "@127.0.0.1"});
+                    user_key("ed25519"), "-P", std::to_string(proxy.port()), server.user() + "@127.0.0.1"});
     };
     const Result whole = sftp();
     CHECK_EXIT(whole, 0);
@@ -359,7 +352,8 @@ TEST_CASE("harness: the proxy's faults come at the byte, and are what they are c
             other.say(10);
             CHECK(other.hear_out() == std::pair(std::size_t{0}, Ending::silence));
         }
-        CHECK_MESSAGE(wait_until([&] { return proxy.open == 1; }, milliseconds(2000)), "who leaves is noticed");
+        CHECK_MESSAGE(wait_until([&] { return proxy.open == 1; }, milliseconds(2000)),
+                      "who leaves is noticed");
         proxy.stalled = false;
         one.hear(10);
     }
@@ -412,18 +406,17 @@ TEST_CASE("harness: the proxy's faults come at the byte, and are what they are c
     }
 }
 
-TEST_CASE(
-    "harness: an ordinary account logs in with key and password, and what it writes is its own") {
+TEST_CASE("harness: an ordinary account logs in with key and password, and what it writes is its own") {
     Sshd::Options options;
     options.ordinary_account = true;
     Sshd server(options);
     Site site(server);
     write_file(site.dir / "batch", "pwd\nput " + (site.home / ".ssh/known_hosts").string() + " " +
                                        (server.home() / "x").string() + "\n");
-    const Result result = run({"sftp", "-q", "-b", site.dir / "batch", "-o",
-                               "UserKnownHostsFile=" + (site.home / ".ssh/known_hosts").string(),
-                               "-i", user_key("ed25519"), "-P", std::to_string(server.port()),
-                               server.user() + "@127.0.0.1"});
+    const Result result =
+        run({"sftp", "-q", "-b", site.dir / "batch", "-o",
+             "UserKnownHostsFile=" + (site.home / ".ssh/known_hosts").string(), "-i", user_key("ed25519"),
+             "-P", std::to_string(server.port()), server.user() + "@127.0.0.1"});
     CHECK_EXIT(result, 0);
     CHECK_NAMES(result.out, server.home().string());
     struct stat st {};
@@ -432,9 +425,11 @@ TEST_CASE(
     CHECK((server.uid() != 0));
 }
 
-TEST_CASE("harness: file systems have the oddities that they are asked for, die, and are mounted when somebody comes") {
+TEST_CASE("harness: file systems have the oddities that they are asked for, die, and are mounted when "
+          "somebody comes") {
     if (!may_fuse()) return;
-    OddFilesystem odd({"fold", "strip", "refuse:symlink=EPERM", "refuse:flush:bad=EIO", "refuse:name:*[?]*=EINVAL"});
+    OddFilesystem odd(
+        {"fold", "strip", "refuse:symlink=EPERM", "refuse:flush:bad=EIO", "refuse:name:*[?]*=EINVAL"});
     write_file(odd / "Name.", "content");
     CHECK(read_file(odd / "nAME") == "content");
     CHECK(files_below(odd.behind()) == std::vector<fs::path>{odd.behind() / "Name"});

@@ -35,13 +35,11 @@ struct Reporter : doctest::IReporter {
     }
     void test_case_exception(const doctest::TestCaseException&) override {
         const std::string text = support::take_transcript();
-        if (!text.empty())
-            std::cout << "---- runs before the exception below ----\n" << text << std::endl;
+        if (!text.empty()) std::cout << "---- runs before the exception below ----\n" << text << std::endl;
     }
     void test_run_end(const doctest::TestRunStats&) override {
         for (const std::string& skip : skips) std::cout << "SKIPPED: " << skip << "\n";
-        std::cout << "skipped here: " << skips.size() << "\ntest cases begun: " << tests_run
-                  << std::endl;
+        std::cout << "skipped here: " << skips.size() << "\ntest cases begun: " << tests_run << std::endl;
     }
     void report_query(const doctest::QueryData&) override {}
     void test_run_start() override {}
@@ -63,8 +61,8 @@ void take_over_environment(const support::fs::path& home) {
     }
     for (const std::string& name : names)
         if ((name.starts_with("NFREEZE_") && !name.starts_with("NFREEZE_TEST_")) ||
-            name.starts_with("SSH_") || name.starts_with("AWS_") || name.starts_with("RCLONE_") || name == "DISPLAY" ||
-            name == "RSYNC_RSH")
+            name.starts_with("SSH_") || name.starts_with("AWS_") || name.starts_with("RCLONE_") ||
+            name == "DISPLAY" || name == "RSYNC_RSH")
             unsetenv(name.c_str());
     setenv("HOME", home.c_str(), 1);
     setenv("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", 1);

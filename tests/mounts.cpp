@@ -23,32 +23,37 @@ bool may_mount() {
 
 bool may_fuse() {
     if (!may_mount()) return false;
-    static const bool possible = access("/dev/fuse", R_OK | W_OK) == 0 && have_program("python3") &&
-                                 run({"python3", fs::path(NFREEZE_TESTS_DIR) / "odd_filesystem.py", "--try"}).code == 0;
+    static const bool possible =
+        access("/dev/fuse", R_OK | W_OK) == 0 && have_program("python3") &&
+        run({"python3", fs::path(NFREEZE_TESTS_DIR) / "odd_filesystem.py", "--try"}).code == 0;
     if (!possible) skipped("FUSE: needs /dev/fuse and python3-fusepy");
     return possible;
 }
 
 bool may_automount() {
     if (!may_mount()) return false;
-    static const bool possible = contains(read_file("/proc/filesystems"), "\tautofs\n") && have_program("python3");
+    static const bool possible =
+        contains(read_file("/proc/filesystems"), "\tautofs\n") && have_program("python3");
     if (!possible) skipped("automounts: needs autofs in the kernel and python3");
     return possible;
 }
 
 void unmount(const fs::path& path) { umount2(path.c_str(), MNT_DETACH); }
 
-Mounted::Mounted(const std::string& type, const std::string& source, const std::string& options, const fs::path& where) {
+Mounted::Mounted(const std::string& type, const std::string& source, const std::string& options,
+                 const fs::path& where) {
     if (where.empty()) own_ = std::make_unique<TempDir>();
     path_ = own_ ? own_->path() : where;
     fs::create_directories(path_);
     const bool bind = type == "bind";
-    if (::mount(source.c_str(), path_.c_str(), bind ? nullptr : type.c_str(), bind ? MS_BIND : 0, options.c_str()) != 0)
+    if (::mount(source.c_str(), path_.c_str(), bind ? nullptr : type.c_str(), bind ? MS_BIND : 0,
+                options.c_str()) != 0)
         throw std::runtime_error("test harness: mount " + type + ": " + std::strerror(errno));
 }
 Mounted::~Mounted() { unmount(path_); }
 
-LoopDisk::LoopDisk(const Strings& mkfs, const std::string& size, const Strings& mount) : path_(dir_ / "disk") {
+LoopDisk::LoopDisk(const Strings& mkfs, const std::string& size, const Strings& mount)
+    : path_(dir_ / "disk") {
     must_run({"truncate", "-s", size, dir_ / "image"});
     Strings make = mkfs, go = mount;
     make.push_back(dir_ / "image");
@@ -76,14 +81,16 @@ std::unique_ptr<Child> helper(const std::string& script, const Strings& argument
 
 } // namespace
 
-OddFilesystem::OddFilesystem(const Strings& switches, const fs::path& where) : path_(where.empty() ? dir_ / "odd" : where) {
+OddFilesystem::OddFilesystem(const Strings& switches, const fs::path& where)
+    : path_(where.empty() ? dir_ / "odd" : where) {
     fs::create_directories(path_);
     fs::create_directory(behind());
     const dev_t before = device_of(path_);
     Strings arguments{behind(), path_};
     arguments.insert(arguments.end(), switches.begin(), switches.end());
     server_ = helper("odd_filesystem.py", arguments);
-    REQUIRE(wait_until([&] { return device_of(path_) != before || !server_->running(); }, milliseconds(20'000)));
+    REQUIRE(
+        wait_until([&] { return device_of(path_) != before || !server_->running(); }, milliseconds(20'000)));
     REQUIRE_MESSAGE(server_->running(), server_->errors_so_far());
 }
 OddFilesystem::~OddFilesystem() { unmount(path_); }
@@ -91,13 +98,19 @@ OddFilesystem::~OddFilesystem() { unmount(path_); }
 void OddFilesystem::die() {
     server_->kill(SIGKILL);
     static_cast<void>(server_->wait());
-    REQUIRE(wait_until([&] { struct stat st {}; return stat(path_.c_str(), &st) != 0 && errno == ENOTCONN; }, milliseconds(5'000)));
+    REQUIRE(wait_until(
+        [&] {
+            struct stat st {};
+            return stat(path_.c_str(), &st) != 0 && errno == ENOTCONN;
+        },
+        milliseconds(5'000)));
 }
 
 Automount::Automount(const fs::path& where, const fs::path& source) : where_(where) {
     fs::create_directories(where_);
     daemon_ = helper("automount.py", {where_, source});
-    REQUIRE(wait_until([&] { return contains(daemon_->output_so_far(), "ready") || !daemon_->running(); }, milliseconds(10'000)));
+    REQUIRE(wait_until([&] { return contains(daemon_->output_so_far(), "ready") || !daemon_->running(); },
+                       milliseconds(10'000)));
     REQUIRE_MESSAGE(daemon_->running(), daemon_->errors_so_far());
 }
 Automount::~Automount() {

@@ -1,16 +1,17 @@
-// File systems of the tests' own, mounted for as long as an object lives. This process and its children alone see
-// them, and they end with it.
+// File systems of the tests' own, mounted for as long as an object lives. This process and its children alone
+// see them, and they end with it.
 #pragma once
 
 #include "support.hpp"
 
 namespace support {
 
-// NFREEZE_TEST_FILESYSTEMS is set (`make filesystems`): what takes long or needs more packages is tested as well.
+// NFREEZE_TEST_FILESYSTEMS is set (`make filesystems`): what takes long or needs more packages is tested as
+// well.
 [[nodiscard]] bool all_file_systems();
 
-// Whether this process may mount. The first call gives it a mount namespace of its own. If not, that is noted as
-// skipped.
+// Whether this process may mount. The first call gives it a mount namespace of its own. If not, that is noted
+// as skipped.
 [[nodiscard]] bool may_mount();
 // The same, with Python's FUSE; and with the kernel's automounter.
 [[nodiscard]] bool may_fuse();
@@ -19,7 +20,8 @@ namespace support {
 // Something mounted at `where`, or at a directory of its own.
 class Mounted {
   public:
-    Mounted(const std::string& type, const std::string& source, const std::string& options = "", const fs::path& where = {});
+    Mounted(const std::string& type, const std::string& source, const std::string& options = "",
+            const fs::path& where = {});
     ~Mounted();
     Mounted(const Mounted&) = delete;
     Mounted& operator=(const Mounted&) = delete;
@@ -32,8 +34,8 @@ class Mounted {
 };
 void unmount(const fs::path& path);
 
-// A file system in a file, made by mkfs with these arguments; `mount` of them are for mounting. Sizes as truncate
-// knows them.
+// A file system in a file, made by mkfs with these arguments; `mount` of them are for mounting. Sizes as
+// truncate knows them.
 class LoopDisk {
   public:
     LoopDisk(const Strings& mkfs, const std::string& size, const Strings& mount = {"mount", "-o", "loop"});
@@ -81,13 +83,14 @@ class Automount {
     std::unique_ptr<Child> daemon_;
 };
 
-// A run of the program with a kernel that does what is rare: the rules of preload/kernel.cpp, each of which it must
-// come to.
+// A run of the program with a kernel that does what is rare: the rules of preload/kernel.cpp, each of which
+// it must come to.
 [[nodiscard]] bool may_preload();
 [[nodiscard]] Result with_kernel(RunOptions options, const Strings& rules, const Strings& arguments);
 
 // One with a bound, as ulimit knows it, such as "-n 256".
-[[nodiscard]] Result with_limit(const RunOptions& options, const std::string& limit, const Strings& arguments);
+[[nodiscard]] Result with_limit(const RunOptions& options, const std::string& limit,
+                                const Strings& arguments);
 
 // The number that an object of --json has under this name; nothing if it has none.
 [[nodiscard]] std::optional<std::uint64_t> json_number(std::string_view text, const std::string& name);

@@ -40,8 +40,7 @@ int bound_to_loopback(int& port) {
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
     if (fd < 0 || bind(fd, reinterpret_cast<sockaddr*>(&address), size) != 0 ||
         getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size) != 0)
-        throw std::runtime_error(std::string("test harness: a port of 127.0.0.1: ") +
-                                 std::strerror(errno));
+        throw std::runtime_error(std::string("test harness: a port of 127.0.0.1: ") + std::strerror(errno));
     port = ntohs(address.sin_port);
     return fd;
 }
@@ -49,8 +48,7 @@ int bound_to_loopback(int& port) {
 int listen_on_loopback(int& port) {
     const int fd = bound_to_loopback(port);
     if (listen(fd, 64) != 0)
-        throw std::runtime_error(std::string("test harness: listen on 127.0.0.1: ") +
-                                 std::strerror(errno));
+        throw std::runtime_error(std::string("test harness: listen on 127.0.0.1: ") + std::strerror(errno));
     return fd;
 }
 
@@ -119,12 +117,12 @@ struct Flow {
     int from, to;
     Pipe straight; // empty, or older than all that is waiting
     std::deque<Packet> waiting;
-    std::size_t queued = 0; // bytes waiting
-    bool blocked = false;   // the receiver takes no more at present
-    bool rest = false;      // there is more to pass on at once, but not in the same piece
+    std::size_t queued = 0;                  // bytes waiting
+    bool blocked = false;                    // the receiver takes no more at present
+    bool rest = false;                       // there is more to pass on at once, but not in the same piece
     Clock::time_point passed = Clock::now(); // when something last came in
-    bool ended = false;     // nothing more will be read
-    bool finished = false;  // and the end has been passed on
+    bool ended = false;                      // nothing more will be read
+    bool finished = false;                   // and the end has been passed on
 };
 
 struct Line {
@@ -145,8 +143,7 @@ class Tap {
         const auto now = Clock::now();
         const double seconds = std::chrono::duration<double>(now - last_).count();
         last_ = now;
-        budget_ =
-            std::min(budget_ + seconds * static_cast<double>(rate), static_cast<double>(rate) / 10);
+        budget_ = std::min(budget_ + seconds * static_cast<double>(rate), static_cast<double>(rate) / 10);
         return budget_ < 1 ? 0 : static_cast<std::size_t>(budget_);
     }
     void take(std::size_t bytes) { budget_ -= static_cast<double>(bytes); }
@@ -190,8 +187,7 @@ bool take_in(Flow& flow, int depth, Tap& tap, std::int64_t rate, int delay_ms, s
     flow.passed = Clock::now();
     counter += n;
     flow.queued += size;
-    flow.waiting.push_back(
-        {std::string(buffer, size), 0, Clock::now() + milliseconds(delay_ms), depth});
+    flow.waiting.push_back({std::string(buffer, size), 0, Clock::now() + milliseconds(delay_ms), depth});
     return true;
 }
 
@@ -248,9 +244,9 @@ int patience(const std::list<Line>& lines, bool limited) {
             if (flow->rest) {
                 return 0;
             } else if (!flow->waiting.empty() && !flow->blocked && !line.still) {
-                const auto left = std::chrono::duration_cast<milliseconds>(
-                                      flow->waiting.front().due - Clock::now())
-                                      .count();
+                const auto left =
+                    std::chrono::duration_cast<milliseconds>(flow->waiting.front().due - Clock::now())
+                        .count();
                 wait = std::clamp(static_cast<int>(left), 1, wait);
             }
     return wait;
@@ -301,8 +297,7 @@ void Proxy::loop() {
                           std::atomic<std::int64_t>& counter) {
         if (flow.ended) return true;
         const bool plain = delay_ms == 0 && rate <= 0 && cut < 0 && at_once == 0 && flow.waiting.empty();
-        return plain ? take_straight(flow, counter)
-                     : take_in(flow, depth, tap, rate, delay_ms, cut, counter);
+        return plain ? take_straight(flow, counter) : take_in(flow, depth, tap, rate, delay_ms, cut, counter);
     };
     const auto break_all = [&] {
         for (const Line& line : lines) break_line(line);
@@ -333,33 +328,32 @@ void Proxy::loop() {
         std::vector<pollfd> polled{{listener_, POLLIN, 0}};
         for (const Line& line : lines)
             for (const Flow* flow : {&line.up, &line.down}) {
-                const bool wants =
-                    !flow->ended && flow->straight.empty() && flow->queued < most_queued;
+                const bool wants = !flow->ended && flow->straight.empty() && flow->queued < most_queued;
                 const bool limited = (flow == &line.up ? upstream_rate : downstream_rate) > 0;
                 polled.push_back({wants && !limited && !line.still ? flow->from : -1, POLLIN, 0});
                 // Of a line that is still, only that the client has left is of interest.
                 const bool watched = line.still ? flow == &line.down : flow->blocked;
-                polled.push_back({watched ? flow->to : -1, line.still ? short{POLLRDHUP} : short{POLLOUT}, 0});
+                polled.push_back(
+                    {watched ? flow->to : -1, line.still ? short{POLLRDHUP} : short{POLLOUT}, 0});
             }
-        poll(polled.data(), polled.size(),
-             patience(lines, upstream_rate > 0 || downstream_rate > 0));
+        poll(polled.data(), polled.size(), patience(lines, upstream_rate > 0 || downstream_rate > 0));
         // Everything is taken in before anything is delivered: what the client sent so far did not
         // wait for what it is about to get.
         std::size_t at = 0;
         for (Line& line : lines) {
             at += 4; // its last place among those polled
-            line.broken = line.still
-                              ? (polled[at].revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0
-                              : !take(line.up, round_trips + 1, up_tap, upstream_rate, cut_after, upstream) ||
-                                    !take(line.down, line.depth, down_tap, downstream_rate, cut_after_down, downstream);
+            line.broken =
+                line.still
+                    ? (polled[at].revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0
+                    : !take(line.up, round_trips + 1, up_tap, upstream_rate, cut_after, upstream) ||
+                          !take(line.down, line.depth, down_tap, downstream_rate, cut_after_down, downstream);
             const auto quiet = Clock::now() - std::max(line.up.passed, line.down.passed);
             if (idle_ms > 0 && quiet > milliseconds(idle_ms)) line.broken = true;
         }
         for (auto line = lines.begin(); line != lines.end();) {
             const std::size_t piece = at_once > 0 ? static_cast<std::size_t>(at_once) : most_queued;
-            const bool alive = !line->broken &&
-                               (line->still || (pass_on(line->up, line->depth, piece) &&
-                                                pass_on(line->down, round_trips, piece)));
+            const bool alive = !line->broken && (line->still || (pass_on(line->up, line->depth, piece) &&
+                                                                 pass_on(line->down, round_trips, piece)));
             if (alive && !(line->up.finished && line->down.finished)) {
                 ++line;
                 continue;
@@ -372,7 +366,8 @@ void Proxy::loop() {
             }
             line = lines.erase(line);
         }
-        if ((cut_after >= 0 && upstream >= cut_after) || (cut_after_down >= 0 && downstream >= cut_after_down))
+        if ((cut_after >= 0 && upstream >= cut_after) ||
+            (cut_after_down >= 0 && downstream >= cut_after_down))
             strike();
         if ((polled[0].revents & POLLIN) != 0 && listener_ >= 0) accept_one();
         open = static_cast<int>(lines.size());

@@ -22,10 +22,10 @@ class Proxy {
 
     [[nodiscard]] int port() const { return port_; }
     // All may be set at any time, before or while connections are up.
-    std::atomic<std::int64_t> cut_after{-1}; // bytes upstream in all, to the byte; then comes the fault,
+    std::atomic<std::int64_t> cut_after{-1};      // bytes upstream in all, to the byte; then comes the fault,
     std::atomic<std::int64_t> cut_after_down{-1}; // which so many bytes downstream call as well;
-    std::atomic<std::int64_t> cut_every{0}; // and each time so many bytes later
-    std::atomic<int> more_cuts{0};          // it comes as many times more
+    std::atomic<std::int64_t> cut_every{0};       // and each time so many bytes later
+    std::atomic<int> more_cuts{0};                // it comes as many times more
     enum class Fault {
         broken,   // every connection is reset
         stalled,  // nothing passes any more on those that are up: nobody is told
@@ -38,7 +38,7 @@ class Proxy {
     std::atomic<bool> away{false}; // as long as it is set all connections are broken and the port is closed
     std::atomic<int> idle_ms{0};   // a connection on which nothing passes for so long breaks; 0: never
     std::atomic<int> at_once{0};   // no more than so many bytes are passed on in one piece; 0: no limit
-    std::atomic<int> delay_ms{0};            // each way
+    std::atomic<int> delay_ms{0};  // each way
     std::atomic<std::int64_t> upstream_rate{0}; // bytes a second over all connections; 0: no limit
     std::atomic<std::int64_t> downstream_rate{0};
     std::atomic<int> most_connections{1000}; // one more is closed at once

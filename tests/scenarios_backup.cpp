@@ -40,8 +40,7 @@ Cost backup_cost(const Site& site, const Strings& flags = {}) {
     Cost cost{site.backup_or_fail(flags), 0};
     const std::uint64_t after = site.repository_bytes();
     cost.grown = after > before ? after - before : 0;
-    CHECK_MESSAGE(cost.grown <= cost.summary.uploaded,
-                  "the summary must not hide what was uploaded");
+    CHECK_MESSAGE(cost.grown <= cost.summary.uploaded, "the summary must not hide what was uploaded");
     return cost;
 }
 
@@ -85,8 +84,7 @@ TEST_CASE("backup: an awkward tree comes back the same from a real server, and c
     settle();
     const Result first = site.backup();
     REQUIRE_EXIT(first, 0);
-    CHECK_MESSAGE(first.err == "",
-                  "sockets are passed over silently, and nothing else here is worth a word");
+    CHECK_MESSAGE(first.err == "", "sockets are passed over silently, and nothing else here is worth a word");
     check_restores(site);
 
     const Cost again = backup_cost(site);
@@ -128,8 +126,7 @@ TEST_CASE("backup: sparse holes are neither read nor stored nor filled in") {
 }
 
 TEST_CASE("backup: owners are kept by name, and go to whatever number has that name at restore") {
-    if (!can_mount())
-        return skipped("another /etc/passwd for one run: needs root and mount namespaces");
+    if (!can_mount()) return skipped("another /etc/passwd for one run: needs root and mount namespaces");
     Site site(Site::Kind::local);
     write_file(site.src / "named", "by name");
     write_file(site.src / "unnamed", "by number");
@@ -142,8 +139,7 @@ TEST_CASE("backup: owners are kept by name, and go to whatever number has that n
     // The machine restored to gives the same names other numbers.
     write_file(site.dir / "passwd", "root:x:0:0::/root:/bin/sh\ngames:x:4005:4060::/:/bin/sh\n");
     write_file(site.dir / "group", "root:x:0:\ngames:x:4060:\n");
-    site.options.mounts = {{site.dir / "passwd", "/etc/passwd", ""},
-                           {site.dir / "group", "/etc/group", ""}};
+    site.options.mounts = {{site.dir / "passwd", "/etc/passwd", ""}, {site.dir / "group", "/etc/group", ""}};
     site.restore_or_fail();
     struct stat st {};
     REQUIRE(lstat((site.dest / "named").c_str(), &st) == 0);
@@ -229,8 +225,8 @@ TEST_CASE("backup: a change inside a large file uploads the chunks around it onl
     CHECK(changed.summary.fresh_bytes > 0);
     CHECK(changed.summary.fresh_bytes <= around);
     CHECK(changed.summary.uploaded <= around + MiB);
-    must_run({"sh", "-c", "printf inserted | cat - \"$1\" > \"$1.new\" && mv \"$1.new\" \"$1\"",
-              "sh", site.src / "large"});
+    must_run({"sh", "-c", "printf inserted | cat - \"$1\" > \"$1.new\" && mv \"$1.new\" \"$1\"", "sh",
+              site.src / "large"});
     const Cost inserted = backup_cost(site);
     CHECK(inserted.summary.fresh_bytes > 0);
     CHECK(inserted.summary.fresh_bytes <= around);
@@ -243,8 +239,7 @@ TEST_CASE("backup: content that is there twice is uploaded once, and text is com
     write_random_file(site.src / "one", 5 * MiB, 1);
     write_random_file(site.src / "two", 5 * MiB, 1);
     std::string text;
-    for (int i = 0; i < 200'000; ++i)
-        text += "the same words again, line " + std::to_string(i % 100) + "\n";
+    for (int i = 0; i < 200'000; ++i) text += "the same words again, line " + std::to_string(i % 100) + "\n";
     write_file(site.src / "text", text);
     site.init_or_fail();
     const Cost cost = backup_cost(site);
@@ -308,8 +303,7 @@ TEST_CASE("backup: a file written less than two seconds before is read again by 
     CHECK(site.backup_or_fail().read == 0);
 }
 
-TEST_CASE(
-    "backup: a file that changes once while it is read is read again, and stored as it is then") {
+TEST_CASE("backup: a file that changes once while it is read is read again, and stored as it is then") {
     Site site(Site::Kind::local);
     write_random_file(site.src / "large", 160 * MiB, 1);
     site.init_or_fail();
@@ -332,8 +326,7 @@ TEST_CASE("backup: a file that goes on changing while it is read is stored with 
     std::atomic<bool> stop = false;
     std::thread writer([&] {
         for (std::uint64_t i = 0; !stop; ++i) {
-            overwrite_at(site.src / "restless", static_cast<std::streamoff>(i % 48 * MiB),
-                         std::to_string(i));
+            overwrite_at(site.src / "restless", static_cast<std::streamoff>(i % 48 * MiB), std::to_string(i));
             std::this_thread::sleep_for(milliseconds(1));
         }
     });
@@ -399,8 +392,7 @@ TEST_CASE("backup: what cannot be read is named, the rest goes on, the snapshot 
 
 TEST_CASE("backup: the summary counts files and bytes as they are, and -v names them") {
     Site site(Site::Kind::local);
-    for (const std::string name :
-         {"keep-1", "keep-2", "sub/keep-3", "sub/change", "gone-1", "gone-2"})
+    for (const std::string name : {"keep-1", "keep-2", "sub/keep-3", "sub/change", "gone-1", "gone-2"})
         write_file(site.src / name, "content of " + name);
     site.init_or_fail();
     settle();
@@ -481,8 +473,7 @@ TEST_CASE("backup: SRC may be relative, end in a slash, or be empty") {
     CHECK(summary_of(relative).fresh == 1);
     const Result absolute = site.nfreeze({"backup", site.src, site.url});
     REQUIRE_EXIT(absolute, 0);
-    CHECK_MESSAGE(summary_of(absolute).fresh == 0,
-                  "the same directory by another name is the same source");
+    CHECK_MESSAGE(summary_of(absolute).fresh == 0, "the same directory by another name is the same source");
     inside.cwd = site.src;
     const Result dot = site.nfreeze({"backup", ".", site.url}, inside);
     REQUIRE_EXIT(dot, 0);
@@ -506,14 +497,12 @@ TEST_CASE("backup: eight generations of a changing tree are all restored as they
     for (const std::size_t generation : {0u, 3u, 6u, 7u}) {
         remove_tree(site.dest);
         site.restore_or_fail({"--snapshot", snapshots[generation]});
-        CHECK_MESSAGE(compare(site.dir / ("generation" + std::to_string(generation)), site.dest) ==
-                          "",
+        CHECK_MESSAGE(compare(site.dir / ("generation" + std::to_string(generation)), site.dest) == "",
                       "generation " << generation);
     }
 }
 
-TEST_CASE(
-    "backup: the server sees objects named by their SHA-256, read-only, and none of the content") {
+TEST_CASE("backup: the server sees objects named by their SHA-256, read-only, and none of the content") {
     Site site;
     const std::string secret = "a sentence that must not reach the server in clear";
     write_file(site.src / "telling name.txt", secret);
@@ -545,7 +534,8 @@ TEST_CASE("backup: after many backups the index is still a few segments") {
         write_file(site.src / "file", std::to_string(i));
         site.backup_or_fail();
         const fs::path newest = files_below(site.repo / "index").back();
-        fs::last_write_time(newest, fs::last_write_time(newest) + std::chrono::hours(i)); // there is one every hour
+        fs::last_write_time(newest,
+                            fs::last_write_time(newest) + std::chrono::hours(i)); // there is one every hour
     }
     CHECK(files_below(site.repo / "index").size() <= 9);
     const Result table = site.nfreeze({"snapshots", site.url});

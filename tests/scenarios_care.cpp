@@ -35,7 +35,8 @@ TEST_CASE("check: a repository that is whole passes, read or not, and nothing is
         CHECK_NAMES(result.out, "2 snapshots");
         CHECK_NAMES(result.out, "errors: 0");
     }
-    for (const char* how : {"--read-data=x", "--read-data=101%", "--read-data=4/3", "--read-data=0/3", "--read-data=3/"}) {
+    for (const char* how :
+         {"--read-data=x", "--read-data=101%", "--read-data=4/3", "--read-data=0/3", "--read-data=3/"}) {
         const Result result = site.nfreeze({"check", how, site.url});
         CHECK_EXIT(result, 2);
     }
@@ -56,7 +57,7 @@ TEST_CASE("check: the parts of a whole are together all packs") {
     CHECK(sum == packs_of(site).size());
     const Result some = site.nfreeze({"check", "--read-data=20M", site.url});
     const auto chosen = std::stoul(some.out.substr(std::string("reading ").size()));
-    CHECK(chosen >= 2); // of about 16 MB each
+    CHECK(chosen >= 2);  // of about 16 MB each
     CHECK(chosen < sum); // two are small: the last one and that with the tree
 }
 
@@ -68,7 +69,8 @@ TEST_CASE("check: reading files goes on behind those that are damaged") {
     for (const auto& pack : packs_of(site)) {
         if (fs::file_size(pack) < MiB) continue; // that with the tree
         std::string bytes = read_file(pack);
-        for (std::size_t at = 1'000'000; at < bytes.size(); at += 3 * MiB) bytes[at] = static_cast<char>(bytes[at] ^ 1);
+        for (std::size_t at = 1'000'000; at < bytes.size(); at += 3 * MiB)
+            bytes[at] = static_cast<char>(bytes[at] ^ 1);
         chmod(pack.c_str(), 0600);
         write_file(pack, bytes);
     }
@@ -79,11 +81,13 @@ TEST_CASE("check: reading files goes on behind those that are damaged") {
 
 TEST_CASE("check: of a damaged pack, the files are named that cannot be restored, and no others") {
     const Site site(Site::Kind::local);
-    for (std::uint64_t i = 0; i < 100; ++i) write_random_file(site.src / ("file" + std::to_string(i)), 100'000, i);
+    for (std::uint64_t i = 0; i < 100; ++i)
+        write_random_file(site.src / ("file" + std::to_string(i)), 100'000, i);
     site.init_or_fail();
     site.backup_or_fail();
     const auto packs = packs_of(site);
-    flip_byte(*std::ranges::max_element(packs, {}, [](auto& pack) { return fs::file_size(pack); }), 5'000'000);
+    flip_byte(*std::ranges::max_element(packs, {}, [](auto& pack) { return fs::file_size(pack); }),
+              5'000'000);
     const Result check = site.nfreeze({"check", "--read-data", site.url});
     CHECK_EXIT(check, 5);
     const Result restore = site.restore();
@@ -171,7 +175,8 @@ TEST_CASE("cat: prints a file as it was, holes and all") {
 
 TEST_CASE("diff: what is new, gone, changed, or changed in its metadata only") {
     const Site site(Site::Kind::local);
-    for (const char* file : {"same", "gone", "content", "mode", "dir/type"}) write_file(site.src / file, "content");
+    for (const char* file : {"same", "gone", "content", "mode", "dir/type"})
+        write_file(site.src / file, "content");
     site.init_or_fail();
     site.backup_or_fail();
     fs::remove(site.src / "gone");
@@ -217,7 +222,8 @@ TEST_CASE("expect: an older state of the repository is noticed, one that lost no
         CHECK_NAMES(old.err, id);
         CHECK(old.out == "");
     }
-    const Result pruned = site.nfreeze({"prune", "--now", "--yes", site.url}); // nothing of it is left but its id
+    const Result pruned =
+        site.nfreeze({"prune", "--now", "--yes", site.url}); // nothing of it is left but its id
     REQUIRE_EXIT(pruned, 0);
     CHECK(lines_of(site.nfreeze({"snapshots", "--forgotten", site.url}).out).size() == 1);
     const Result after = site.nfreeze({"snapshots", "--expect", id, site.url});
@@ -243,16 +249,19 @@ TEST_CASE("key: several passphrases open a repository, and the last cannot be re
     write_file(site.dir / "empty", "\n");
     const auto with = [&](const Strings& arguments, const char* file) {
         RunOptions options = site.options;
-        if (*file != 0) options.env.insert_or_assign("NFREEZE_PASSWORD", lines_of(read_file(site.dir / file))[0]);
+        if (*file != 0)
+            options.env.insert_or_assign("NFREEZE_PASSWORD", lines_of(read_file(site.dir / file))[0]);
         return site.nfreeze(arguments, options);
     };
-    const Result added = site.nfreeze({"key", "add", "--new-password-file", (site.dir / "second").string(), site.url});
+    const Result added =
+        site.nfreeze({"key", "add", "--new-password-file", (site.dir / "second").string(), site.url});
     REQUIRE_EXIT(added, 0);
     CHECK(with({"snapshots", site.url}, "").code == 0);
     CHECK(with({"snapshots", site.url}, "second").code == 0);
     CHECK(with({"snapshots", site.url}, "third").code == 4);
     CHECK(lines_of(with({"key", "list", site.url}, "").out).size() == 3);
-    CHECK(with({"key", "passwd", "--new-password-file", (site.dir / "third").string(), site.url}, "second").code == 0);
+    CHECK(with({"key", "passwd", "--new-password-file", (site.dir / "third").string(), site.url}, "second")
+              .code == 0);
     CHECK(with({"snapshots", site.url}, "second").code == 4);
     CHECK(with({"snapshots", site.url}, "third").code == 0);
     CHECK(with({"snapshots", site.url}, "").code == 0);
@@ -264,7 +273,9 @@ TEST_CASE("key: several passphrases open a repository, and the last cannot be re
         if (contains(line, "this passphrase")) id = line.substr(0, 8);
     CHECK(with({"key", "remove", site.url, id}, "third").code == 0);
     CHECK(with({"snapshots", site.url}, "").code == 4);
-    const Result last = with({"key", "remove", site.url, lines_of(with({"key", "list", site.url}, "third").out)[1].substr(0, 8)}, "third");
+    const Result last = with(
+        {"key", "remove", site.url, lines_of(with({"key", "list", site.url}, "third").out)[1].substr(0, 8)},
+        "third");
     CHECK_EXIT(last, 1);
     CHECK_NAMES(last.err, "last key");
     CHECK(with({"check", "--read-data", site.url}, "third").code == 0);
@@ -280,8 +291,11 @@ TEST_CASE("forget: snapshots go by id and by rule, stay on the disk, and can be 
     const auto ids = ids_in(site);
     REQUIRE(ids.size() == 4);
     SUBCASE("without a rule or an id it refuses, and so it does with both") {
-        for (const Strings& arguments : {Strings{"forget", site.url}, {"forget", "--keep-last", "1", site.url, ids[0]}, {"forget", "--yes", site.url, "xyz"},
-                                         {"forget", "--keep-last", "0", site.url}, {"forget", "--keep-last", "1", site.url}}) {
+        for (const Strings& arguments : {Strings{"forget", site.url},
+                                         {"forget", "--keep-last", "1", site.url, ids[0]},
+                                         {"forget", "--yes", site.url, "xyz"},
+                                         {"forget", "--keep-last", "0", site.url},
+                                         {"forget", "--keep-last", "1", site.url}}) {
             const Result result = site.nfreeze(arguments); // the last: nobody to ask, and no --yes
             CHECK_EXIT(result, 2);
         }
@@ -302,13 +316,16 @@ TEST_CASE("forget: snapshots go by id and by rule, stay on the disk, and can be 
         const Result back = site.nfreeze({"forget", "--undo", site.url, ids[2]});
         CHECK_EXIT(back, 0);
         CHECK(ids_in(site).size() == 3);
-        const Result restored = site.nfreeze({"restore", "--snapshot", back.out.substr(std::string("snapshot ").size(), 32), site.url, site.dest.string()});
+        const Result restored =
+            site.nfreeze({"restore", "--snapshot", back.out.substr(std::string("snapshot ").size(), 32),
+                          site.url, site.dest.string()});
         CHECK_EXIT(restored, 0);
         CHECK(fs::exists(site.dest / "2"));
         CHECK(!fs::exists(site.dest / "3"));
     }
     SUBCASE("by rule") {
-        const Result result = site.nfreeze({"forget", "--yes", "--keep-last", "2", "--keep-tag", "first", site.url});
+        const Result result =
+            site.nfreeze({"forget", "--yes", "--keep-last", "2", "--keep-tag", "first", site.url});
         CHECK_EXIT(result, 0);
         CHECK(ids_in(site) == Strings{ids[0], ids[2], ids[3]});
         const Result within = site.nfreeze({"forget", "--yes", "--keep-within", "1d", site.url});
@@ -349,16 +366,18 @@ void take_out(const fs::path& path) {
     set_mtime(path.parent_path(), time.tv_sec, time.tv_nsec);
 }
 
-// Three snapshots with two images that should never have been stored (the third has one of them) and some text;
-// `was[i]`: what each of them is, as it is restored.
+// Three snapshots with two images that should never have been stored (the third has one of them) and some
+// text; `was[i]`: what each of them is, as it is restored.
 struct Images : Site {
     Strings ids;
     std::vector<fs::path> was;
 
     // `everything`: with all else that a tree may hold.
     explicit Images(bool everything) : Site(Kind::local) {
-        if (everything) const AwkwardTree tree(src / "tree");
-        else make_random_tree(src / "tree", 1, 20, 10'000);
+        if (everything)
+            const AwkwardTree tree(src / "tree");
+        else
+            make_random_tree(src / "tree", 1, 20, 10'000);
         write_file(src / "notes", "1");
         write_random_file(src / "big.iso", 3 * MiB, 7001);
         write_random_file(src / "d/other.iso", 2 * MiB, 7002);
@@ -417,7 +436,7 @@ TEST_CASE("forget --path --purge: takes files out of all snapshots and changes n
     CHECK_NAMES(dry.out, "2 entries go from " + site.ids[0]);
     CHECK_NAMES(dry.out, "2 entries go from " + site.ids[1]);
     CHECK_NAMES(dry.out, "1 entry goes from " + site.ids[2]);
-    CHECK_EXIT(site.forget({"--purge", "--path", "*.iso"}), 2); // nobody to ask
+    CHECK_EXIT(site.forget({"--purge", "--path", "*.iso"}), 2);          // nobody to ask
     CHECK_EXIT(site.forget({"--yes", "--purge", "--path", "*.not"}), 1); // a slip of the hand, probably
     CHECK(fingerprint(site.repo) == before);
     const auto packs_before = bytes_below(site.repo / "packs");
@@ -442,7 +461,8 @@ TEST_CASE("forget --path --purge: takes files out of all snapshots and changes n
     REQUIRE_EXIT(site.nfreeze({"prune", "--now", "--yes", "--max-unused", "0%", site.url}), 0);
     const auto packs_after = bytes_below(site.repo / "packs");
     CHECK_EXIT(site.nfreeze({"check", "--read-data", site.url}), 0);
-    CHECK_MESSAGE(packs_before - packs_after > 5 * MiB - 100'000, "the bytes are really gone: " << packs_before << " before, " << packs_after << " after");
+    CHECK_MESSAGE(packs_before - packs_after > 5 * MiB - 100'000,
+                  "the bytes are really gone: " << packs_before << " before, " << packs_after << " after");
     site.check_snapshots();
     CHECK(site.forget({"--undo"}, {site.ids[0]}).code != 0); // there is nothing left to take back
 }
@@ -484,7 +504,8 @@ TEST_CASE("forget --path: only from the snapshots that were given or that the ru
         CHECK(ids_in(site)[2] == site.ids[2]); // it has none: it is not written anew
     }
     SUBCASE("all but one, and a directory with what is in it") {
-        REQUIRE_EXIT(site.forget({"--yes", "--purge", "--path", "*.iso", "--path", "!big.iso", "--path", "tree/"}), 0);
+        REQUIRE_EXIT(
+            site.forget({"--yes", "--purge", "--path", "*.iso", "--path", "!big.iso", "--path", "tree/"}), 0);
         for (std::size_t i = 0; i < 3; ++i) {
             take_out(site.was[i] / "d/other.iso");
             take_out(site.was[i] / "tree");
@@ -498,7 +519,8 @@ TEST_CASE("forget --path: what is not clear is refused") {
     write_file(site.src / "file", "content");
     site.init_or_fail();
     const std::string id = site.backup_or_fail().snapshot, before = fingerprint(site.repo);
-    for (const Strings& flags : {Strings{"--purge"}, {"--path", "file"}, {"--purge", "--keep-last", "1", "--path", "file"}}) {
+    for (const Strings& flags :
+         {Strings{"--purge"}, {"--path", "file"}, {"--purge", "--keep-last", "1", "--path", "file"}}) {
         Strings arguments{"forget", "--yes"};
         arguments.insert(arguments.end(), flags.begin(), flags.end());
         arguments.push_back(site.url);
@@ -523,11 +545,14 @@ TEST_CASE("forget --path: an empty directory with a name that nobody should see 
 
 TEST_CASE("check --read-data: some files by chance") {
     const Site site(Site::Kind::local);
-    for (int i = 0; i < 5; ++i) write_file(site.src / std::to_string(i), random_bytes(300'000, static_cast<std::uint64_t>(i)));
+    for (int i = 0; i < 5; ++i)
+        write_file(site.src / std::to_string(i), random_bytes(300'000, static_cast<std::uint64_t>(i)));
     write_file(site.src / "empty", "");
     site.init_or_fail();
     site.backup_or_fail();
-    const auto check = [&](const std::string& how) { return site.nfreeze({"check", "--read-data=" + how, site.url}); };
+    const auto check = [&](const std::string& how) {
+        return site.nfreeze({"check", "--read-data=" + how, site.url});
+    };
     for (const char* how : {"files:5", "files:2", "files:1", "files:1000"}) {
         const Result result = check(how);
         CHECK_EXIT(result, 0);
@@ -557,7 +582,8 @@ TEST_CASE("check --read-data: what is new since some days") {
     write_random_file(site.src / "new", MiB, 2);
     site.backup_or_fail();
     auto fresh = packs_of(site);
-    std::erase_if(fresh, [&](const fs::path& p) { return std::find(old.begin(), old.end(), p) != old.end(); });
+    std::erase_if(fresh,
+                  [&](const fs::path& p) { return std::find(old.begin(), old.end(), p) != old.end(); });
     REQUIRE(!fresh.empty());
     const auto read_with = [&](const std::string& how, int code) {
         const Result result = site.nfreeze({"check", "--read-data=newer:" + how, site.url});
@@ -569,7 +595,8 @@ TEST_CASE("check --read-data: what is new since some days") {
     CHECK(read_with("5w", 0) == fresh.size() + old.size());
     CHECK(read_with("0", 0) <= fresh.size()); // as old as the newest segment, or less
     const auto large_of = [](const std::vector<fs::path>& packs) {
-        return *std::max_element(packs.begin(), packs.end(), [](auto& a, auto& b) { return fs::file_size(a) < fs::file_size(b); });
+        return *std::max_element(packs.begin(), packs.end(),
+                                 [](auto& a, auto& b) { return fs::file_size(a) < fs::file_size(b); });
     };
     flip_byte(large_of(old), 500'000);
     set_mtime(large_of(old), time(nullptr) - 30 * 86'400, 0);
@@ -603,9 +630,13 @@ TEST_CASE("backup --verify: reads back what was uploaded, or a part of it") {
         if (std::find(before.begin(), before.end(), pack) == before.end()) sent += fs::file_size(pack);
     CHECK(all == sent); // not what was there before
     CHECK(all > 48 * MiB);
-    for (const auto& [flag, least, most] : {std::tuple{"--verify=10%", sent / 10, sent / 2}, {"--verify=20M", 20 * MiB, sent * 3 / 4}, {"--verify=0%", std::uint64_t(0), std::uint64_t(0)}}) {
+    for (const auto& [flag, least, most] : {std::tuple{"--verify=10%", sent / 10, sent / 2},
+                                            {"--verify=20M", 20 * MiB, sent * 3 / 4},
+                                            {"--verify=0%", std::uint64_t(0), std::uint64_t(0)}}) {
         const std::string how = flag;
-        for (std::uint64_t i = 0; i < 3; ++i) write_random_file(site.src / std::to_string(i), 16 * MiB, static_cast<std::uint64_t>(how[9]) * 10 + i);
+        for (std::uint64_t i = 0; i < 3; ++i)
+            write_random_file(site.src / std::to_string(i), 16 * MiB,
+                              static_cast<std::uint64_t>(how[9]) * 10 + i);
         CAPTURE(how);
         const auto some = bytes_read(site.backup({how, "--json"}));
         CHECK(some >= least);
@@ -616,7 +647,8 @@ TEST_CASE("backup --verify: reads back what was uploaded, or a part of it") {
     CHECK_NAMES(words.out, "verified: ");
     CHECK_NAMES(words.out, "errors: 0");
     const auto snapshots = ids_in(site).size();
-    for (const char* how : {"--verify=x", "--verify=101%", "--verify=4/3", "--verify=files:", "--verify=10X"}) {
+    for (const char* how :
+         {"--verify=x", "--verify=101%", "--verify=4/3", "--verify=files:", "--verify=10X"}) {
         CAPTURE(how);
         CHECK_EXIT(site.backup({how}), 2);
     }
@@ -627,7 +659,8 @@ TEST_CASE("backup --verify: a pack that changes after it was sent is found") {
     const Site site(Site::Kind::local);
     site.init_or_fail();
     write_random_file(site.dir / "random", 40 * MiB, 5);
-    // The command whose output is backed up waits until a pack of it lies there whole, and changes eight bytes of that.
+    // The command whose output is backed up waits until a pack of it lies there whole, and changes eight
+    // bytes of that.
     write_file(site.dir / "script", R"sh(
         cat "$1"
         for i in $(seq 300); do
@@ -644,7 +677,9 @@ TEST_CASE("backup --verify: a pack that changes after it was sent is found") {
     const auto backup = [&](const Strings& flags) {
         Strings arguments{"backup", "--stdin-name", "dump", "--stdin-from-command"};
         arguments.insert(arguments.end(), flags.begin(), flags.end());
-        for (const std::string& word : {site.url, std::string("--"), std::string("sh"), (site.dir / "script").string(), (site.dir / "random").string(), site.repo.string(), (site.dir / "which").string()})
+        for (const std::string& word :
+             {site.url, std::string("--"), std::string("sh"), (site.dir / "script").string(),
+              (site.dir / "random").string(), site.repo.string(), (site.dir / "which").string()})
             arguments.push_back(word);
         return site.nfreeze(arguments);
     };
@@ -823,7 +858,8 @@ TEST_CASE("a record that says it is continued, and is not, is damage that every 
         CHECK(!fs::exists(site.dest / "bad"));
         if (how.size() == 2) CHECK(fs::exists(site.dest / "good"));
         CHECK_EXIT(site.nfreeze({"prune", "--yes", site.url}), 5);
-        const Result second = run({"python3", fs::path(NFREEZE_TESTS_DIR) / "reader.py", "check", site.repo}, site.options);
+        const Result second =
+            run({"python3", fs::path(NFREEZE_TESTS_DIR) / "reader.py", "check", site.repo}, site.options);
         CHECK_EXIT(second, 1); // so it does to who reads the format elsewise
         CHECK_NAMES(second.err, "bad");
     }

@@ -14,8 +14,7 @@ void check_sentence(const Result& result, const Strings& named) {
     INFO(describe(result));
     CHECK(result.err.starts_with("nfreeze: "));
     for (const std::string& part : named) CHECK_NAMES(result.err, part);
-    for (const std::string jargon :
-         {"terminate called", "what():", "std::", "exception", "unexpected"})
+    for (const std::string jargon : {"terminate called", "what():", "std::", "exception", "unexpected"})
         CHECK_NOT_NAMED(result.err, jargon);
 }
 
@@ -52,13 +51,13 @@ TEST_CASE("command line: --version, --help, help and help VERB answer on standar
     CHECK_EXIT(help, 0);
     CHECK(help.err == "");
     CHECK(run({nfreeze, "help"}).out == help.out);
-    for (const std::string word : {"init", "backup", "restore", "snapshots", "ls", "help",
-                                   "NFREEZE_REPOSITORY", "NFREEZE_PASSWORD"})
+    for (const std::string word :
+         {"init", "backup", "restore", "snapshots", "ls", "help", "NFREEZE_REPOSITORY", "NFREEZE_PASSWORD"})
         CHECK_NAMES(help.out, word);
     for (const std::string code : {"0 ", "1 ", "2 ", "3 ", "4 ", "5 ", "6 ", "130 "})
         CHECK_NAMES(help.out, code);
-    for (const std::string verb : {"init", "backup", "restore", "snapshots", "ls", "cat", "diff", "check",
-                                   "forget", "key"}) {
+    for (const std::string verb :
+         {"init", "backup", "restore", "snapshots", "ls", "cat", "diff", "check", "forget", "key"}) {
         const Result of_verb = run({nfreeze, "help", verb});
         CHECK_EXIT(of_verb, 0);
         for (const std::string option :
@@ -69,8 +68,7 @@ TEST_CASE("command line: --version, --help, help and help VERB answer on standar
     }
     for (const std::string option : {"--checksum", "--ignore-inode", "--ignore-ctime"})
         CHECK_NAMES(run({nfreeze, "help", "backup"}).out, option);
-    for (const std::string option :
-         {"--snapshot", "--source", "--overwrite", "--delete", "--dry-run"})
+    for (const std::string option : {"--snapshot", "--source", "--overwrite", "--delete", "--dry-run"})
         CHECK_NAMES(run({nfreeze, "help", "restore"}).out, option);
 }
 
@@ -87,9 +85,8 @@ TEST_CASE("command line: what is not understood is wrong usage, exit code 2, and
     wrong({"help", "frobnicate"}, {"frobnicate"});
     wrong({"backup", "--frobnicate", site.src, site.url}, {"frobnicate", "help backup"});
     wrong({"backup", "-Z", site.src, site.url}, {"Z", "help backup"});
-    wrong({"backup", "--overwrite", site.src, site.url},
-          {"overwrite"});                           // an option of another verb
-    wrong({"restore", "--snapshot"}, {"snapshot"}); // without its value
+    wrong({"backup", "--overwrite", site.src, site.url}, {"overwrite"}); // an option of another verb
+    wrong({"restore", "--snapshot"}, {"snapshot"});                      // without its value
     wrong({"backup"}, {"help backup"});
     wrong({"backup", site.url}, {"REPO"});
     wrong({"check", site.url, "more"}, {"help check"});
@@ -129,8 +126,7 @@ TEST_CASE("command line: [::1]:path is an IPv6 address and a path") {
     Site site(Site::Kind::local);
     site.options.offline = true;
     site.options.cwd = site.dir.path();
-    for (const std::string address :
-         {"[::1]:path", "somebody@[::1]:path", "sftp://[::1]:2222/path"}) {
+    for (const std::string address : {"[::1]:path", "somebody@[::1]:path", "sftp://[::1]:2222/path"}) {
         const Result result = site.nfreeze({"init", address});
         CHECK_EXIT(result, 6);
         check_sentence(result, {"::1"});
@@ -156,8 +152,7 @@ TEST_CASE("command line: user@host:path and sftp:// name the same repository, fr
     for (const Strings& arguments :
          {Strings{"snapshots", "-p", port, login + ":" + absolute},
           Strings{"snapshots", "sftp://" + login + ":" + port + "/" + absolute},
-          Strings{"snapshots", "-p", port, login + ":./backups//mine/"},
-          Strings{"snapshots", absolute}}) {
+          Strings{"snapshots", "-p", port, login + ":./backups//mine/"}, Strings{"snapshots", absolute}}) {
         const Result result = site.nfreeze(arguments);
         CHECK_EXIT(result, 0);
         CHECK_NAMES(result.out, id);
@@ -168,9 +163,8 @@ TEST_CASE("command line: NFREEZE_REPOSITORY fills a missing REPO") {
     Site site(Site::Kind::local);
     write_file(site.src / "file", "x");
     site.options.env["NFREEZE_REPOSITORY"] = site.url;
-    for (const Strings& arguments :
-         {Strings{"init"}, Strings{"backup", site.src}, Strings{"snapshots"}, Strings{"ls"},
-          Strings{"restore", site.dest}}) {
+    for (const Strings& arguments : {Strings{"init"}, Strings{"backup", site.src}, Strings{"snapshots"},
+                                     Strings{"ls"}, Strings{"restore", site.dest}}) {
         const Result result = site.nfreeze(arguments);
         CHECK_EXIT(result, 0);
     }
@@ -213,20 +207,18 @@ TEST_CASE("command line: the passphrase from a file, a command or the environmen
     Site site(Site::Kind::local);
     write_file(site.dir / "password", std::string(passphrase) + "\nsecond line\n");
     const RunOptions bare = without_passphrase(site);
-    const Result init =
-        site.nfreeze({"init", "--password-file", site.dir / "password", site.url}, bare);
+    const Result init = site.nfreeze({"init", "--password-file", site.dir / "password", site.url}, bare);
     REQUIRE_EXIT(init, 0);
-    const Result piped =
-        site.nfreeze({"snapshots", "--password-command",
-                      "echo 'correct xorse' battery staple | sed s/x/h/", site.url},
-                     bare);
+    const Result piped = site.nfreeze(
+        {"snapshots", "--password-command", "echo 'correct xorse' battery staple | sed s/x/h/", site.url},
+        bare);
     CHECK_EXIT(piped, 0);
     const Result other =
         site.nfreeze({"snapshots", "--password-command", "echo battery staple", site.url}, bare);
     CHECK_EXIT(other, 4);
-    const Result right = site.nfreeze({"snapshots", "--password-command",
-                                       "cat '" + (site.dir / "password").string() + "'", site.url},
-                                      bare);
+    const Result right = site.nfreeze(
+        {"snapshots", "--password-command", "cat '" + (site.dir / "password").string() + "'", site.url},
+        bare);
     CHECK_EXIT(right, 0);
     const Result environment = site.nfreeze({"snapshots", site.url});
     CHECK_EXIT(environment, 0);
@@ -273,12 +265,10 @@ TEST_CASE("command line: an empty passphrase is refused wherever it comes from")
 TEST_CASE("command line: a password file that cannot be read, a command that fails") {
     Site site(Site::Kind::local);
     const RunOptions bare = without_passphrase(site);
-    const Result file =
-        site.nfreeze({"init", "--password-file", site.dir / "missing", site.url}, bare);
+    const Result file = site.nfreeze({"init", "--password-file", site.dir / "missing", site.url}, bare);
     CHECK_EXIT(file, 1);
     check_sentence(file, {(site.dir / "missing").string(), "No such file"});
-    const Result directory =
-        site.nfreeze({"init", "--password-file", site.dir.path(), site.url}, bare);
+    const Result directory = site.nfreeze({"init", "--password-file", site.dir.path(), site.url}, bare);
     CHECK_EXIT(directory, 1);
     check_sentence(directory, {site.dir.path().string()});
     const Result command =
@@ -293,13 +283,13 @@ TEST_CASE("command line: at a terminal the passphrase is asked for twice at init
           "never shown") {
     Site site(Site::Kind::local);
     const std::string typed = "typed by hand";
-    const Result init = site.nfreeze(
-        {"init", site.url}, asking_for_passphrase(site, {{"assphrase", typed}, {"again", typed}}));
+    const Result init = site.nfreeze({"init", site.url},
+                                     asking_for_passphrase(site, {{"assphrase", typed}, {"again", typed}}));
     REQUIRE_EXIT(init, 0);
     CHECK_NOT_NAMED(init.out, typed);
     write_file(site.src / "file", "x");
-    const Result backup = site.nfreeze({"backup", site.src, site.url},
-                                       asking_for_passphrase(site, {{"assphrase", typed}}));
+    const Result backup =
+        site.nfreeze({"backup", site.src, site.url}, asking_for_passphrase(site, {{"assphrase", typed}}));
     CHECK_EXIT(backup, 0);
     CHECK_NOT_NAMED(backup.out, typed);
     const Result wrong = site.nfreeze({"backup", site.src, site.url},
@@ -307,9 +297,9 @@ TEST_CASE("command line: at a terminal the passphrase is asked for twice at init
     CHECK_EXIT(wrong, 4);
 
     Site other(Site::Kind::local);
-    const Result differ = other.nfreeze(
-        {"init", other.url},
-        asking_for_passphrase(other, {{"assphrase", typed}, {"again", "something else"}}));
+    const Result differ =
+        other.nfreeze({"init", other.url},
+                      asking_for_passphrase(other, {{"assphrase", typed}, {"again", "something else"}}));
     CHECK_EXIT(differ, 1);
     CHECK_NAMES(differ.out, "differ");
     CHECK(!fs::exists(other.repo));
@@ -362,13 +352,11 @@ TEST_CASE("command line: at a terminal, backup offers to make a repository where
           "empty or new") {
     Site site;
     write_file(site.src / "file", "x");
-    const Result no =
-        site.nfreeze({"backup", site.src, site.url}, at_terminal(site, {{"yes/no", "no"}}));
+    const Result no = site.nfreeze({"backup", site.src, site.url}, at_terminal(site, {{"yes/no", "no"}}));
     CHECK_EXIT(no, 1);
     CHECK_NAMES(no.out, "nfreeze init");
     CHECK(!fs::exists(site.repo));
-    const Result yes =
-        site.nfreeze({"backup", site.src, site.url}, at_terminal(site, {{"yes/no", "yes"}}));
+    const Result yes = site.nfreeze({"backup", site.src, site.url}, at_terminal(site, {{"yes/no", "yes"}}));
     CHECK_EXIT(yes, 0);
     site.restore_or_fail();
     CHECK(read_file(site.dest / "file") == "x");
@@ -383,8 +371,8 @@ TEST_CASE("command line: at a terminal, backup offers to make a repository where
     Site photos(Site::Kind::local);
     write_file(photos.repo / "holiday.jpg", "a folder of photos");
     write_file(photos.src / "file", "x");
-    const Result refused = photos.nfreeze({"backup", photos.src, photos.url},
-                                          at_terminal(photos, {{"yes/no", "yes"}}));
+    const Result refused =
+        photos.nfreeze({"backup", photos.src, photos.url}, at_terminal(photos, {{"yes/no", "yes"}}));
     CHECK_EXIT(refused, 1);
     CHECK_NOT_NAMED(refused.out, "yes/no");
     CHECK(files_below(photos.repo).size() == 1);

@@ -121,7 +121,8 @@ std::uint64_t index_bytes_of_one(int backups) {
     return bytes_below(site.repo / "index");
 }
 
-// While they are at it each may have merged the same; once one is alone, what it finds many times it writes once.
+// While they are at it each may have merged the same; once one is alone, what it finds many times it writes
+// once.
 void check_size(const Site& site, bool settled) {
     const Said now = said(site);
     CAPTURE(now.bytes);

@@ -31,8 +31,7 @@ void check_nothing_wrong(const fs::path& src, const fs::path& dest) {
         const fs::path original = src / fs::relative(file, dest);
         CHECK_MESSAGE(fs::exists(original), file.string() << " was never in the source");
         if (fs::exists(original))
-            CHECK_MESSAGE(read_file(file) == read_file(original), file.string()
-                                                                      << " has wrong bytes");
+            CHECK_MESSAGE(read_file(file) == read_file(original), file.string() << " has wrong bytes");
     }
 }
 
@@ -86,8 +85,7 @@ TEST_CASE("damage: a byte flipped in, or a truncation of, any object gives the r
     for (const fs::path& object : objects) {
         const std::string whole = read_file(object);
         const std::string name = fs::relative(object, site.repo);
-        for (const std::size_t at :
-             {std::size_t{0}, std::size_t{20}, whole.size() / 2, whole.size() - 1}) {
+        for (const std::size_t at : {std::size_t{0}, std::size_t{20}, whole.size() / 2, whole.size() - 1}) {
             tamper(object, flipped(whole, at));
             check_right_or_code_5(site, name + ": byte " + std::to_string(at) + " of " +
                                             std::to_string(whole.size()));
@@ -119,8 +117,7 @@ TEST_CASE("damage: an object deleted, or two of a kind swapped, gives the right 
         if (result.code == 0)
             // Withholding the newest segment shows an older state: no client without memory can
             // tell.
-            CHECK(
-                (compare(site.src, site.dest) == "" || object.parent_path().filename() == "index"));
+            CHECK((compare(site.src, site.dest) == "" || object.parent_path().filename() == "index"));
         fs::rename(hidden, object);
     }
     for (const std::string kind : {"packs", "index"}) {
@@ -250,14 +247,15 @@ TEST_CASE("damage: a segment that vanished is spoken of, and the next backup mak
 
 namespace {
 
-// Enough files with names that do not shrink that the list of them fills more than a frame (1 MiB), and that the
-// segment which names their pieces is too large to be merged into the next one, which therefore names it.
+// Enough files with names that do not shrink that the list of them fills more than a frame (1 MiB), and that
+// the segment which names their pieces is too large to be merged into the next one, which therefore names it.
 struct LargeSite : Site {
     Strings ids;
     LargeSite() : Site(Kind::local) {
         for (std::size_t i = 0; i < 4800; ++i) write_file(src / "many" / file_name(i), std::to_string(i));
         write_file(src / "zz/file", "first");
-        settle(); // what is young is listed anew by the next backup: here, but for zz/file, both share one list
+        settle(); // what is young is listed anew by the next backup: here, but for zz/file, both share one
+                  // list
         init_or_fail();
         ids.push_back(backup_or_fail().snapshot);
         write_file(src / "zz/file", "second");
@@ -265,7 +263,8 @@ struct LargeSite : Site {
     }
     static std::string file_name(std::size_t i) {
         std::string name = std::to_string(10'000 + i) + "-";
-        for (char c : random_bytes(115, i)) name += {"0123456789abcdef"[c >> 4 & 15], "0123456789abcdef"[c & 15]};
+        for (char c : random_bytes(115, i))
+            name += {"0123456789abcdef"[c >> 4 & 15], "0123456789abcdef"[c & 15]};
         return name;
     }
     // Every verb that reads ends with exit code 5. What it is to print all the same stands behind it.
@@ -283,7 +282,8 @@ struct LargeSite : Site {
 
 } // namespace
 
-TEST_CASE("damage: a part of the list of files is lost: every verb that looks there says so with exit code 5, and shows the rest") {
+TEST_CASE("damage: a part of the list of files is lost: every verb that looks there says so with exit code "
+          "5, and shows the rest") {
     const LargeSite site;
     const fs::path pack = largest_pack(site); // the list of files
     REQUIRE(fs::file_size(pack) > 600'000);
@@ -316,10 +316,13 @@ TEST_CASE("damage: a part of the list of files is lost: every verb that looks th
     CHECK(compare(site.src, site.dest) == "");
 }
 
-TEST_CASE("damage: a part of the index is lost or withheld: every verb shows what is left and ends with exit code 5") {
+TEST_CASE("damage: a part of the index is lost or withheld: every verb shows what is left and ends with exit "
+          "code 5") {
     const LargeSite site;
     const std::vector<fs::path> segments = objects_of(site, "index");
-    fs::rename(*std::max_element(segments.begin(), segments.end(), [](const fs::path& a, const fs::path& b) { return fs::file_size(a) < fs::file_size(b); }),
+    fs::rename(*std::max_element(
+                   segments.begin(), segments.end(),
+                   [](const fs::path& a, const fs::path& b) { return fs::file_size(a) < fs::file_size(b); }),
                site.dir / "hidden");
     const std::string kept = "zz/file", id = site.ids[1].substr(0, 8);
     site.check_all_say_so({{{"snapshots", site.url}, id},
@@ -343,8 +346,7 @@ TEST_CASE("damage: things that are no objects of ours do not disturb") {
     write_file(site.repo / "README.txt", "put here by the server's owner");
     write_file(site.repo / "lost+found/x", "");
     write_file(site.repo / "packs/.DS_Store", "junk");
-    write_file(site.repo / "packs" / std::string(64, 'a'),
-               "a torn upload of some run that was killed");
+    write_file(site.repo / "packs" / std::string(64, 'a'), "a torn upload of some run that was killed");
     write_file(site.repo / "index/.nfs0001", "junk");
     write_file(site.repo / "keys/notes", "junk");
     append_file(site.src / "file", "y");
@@ -365,10 +367,9 @@ TEST_CASE("damage: a newer format stops the run before it writes, exit code 1, a
             std::string bytes = read_file(object);
             bytes[7] = static_cast<char>(bytes[7] + 1);
             tamper(object, bytes);
-            const std::string old = object.filename(),
-                              prefix = kind == "index" ? old.substr(0, 9) : "";
-            fs::rename(object, object.parent_path() /
-                                   (prefix + must_run({"sha256sum", object}).substr(0, 64)));
+            const std::string old = object.filename(), prefix = kind == "index" ? old.substr(0, 9) : "";
+            fs::rename(object,
+                       object.parent_path() / (prefix + must_run({"sha256sum", object}).substr(0, 64)));
         }
         const std::string before = fingerprint(site.repo);
         for (const Result& result : {site.backup(), site.restore()}) {

@@ -33,14 +33,17 @@ class SmallDisk {
     }
     void see_through(pid_t pid) {
         pid_ = pid;
-        REQUIRE(wait_until([&] { return fs::exists(inside()) && stat_of(inside()).f_blocks != stat_of(path()).f_blocks; },
-                           milliseconds(10'000)));
+        REQUIRE(wait_until(
+            [&] { return fs::exists(inside()) && stat_of(inside()).f_blocks != stat_of(path()).f_blocks; },
+            milliseconds(10'000)));
     }
     // The same files, as the tests see them.
     [[nodiscard]] fs::path inside(const fs::path& name = {}) const {
         return fs::path("/proc/" + std::to_string(pid_) + "/root" + path().string()) / name;
     }
-    [[nodiscard]] std::uint64_t free() const { return stat_of(inside()).f_bavail * stat_of(inside()).f_frsize; }
+    [[nodiscard]] std::uint64_t free() const {
+        return stat_of(inside()).f_bavail * stat_of(inside()).f_frsize;
+    }
     // Leaves only so many bytes, or fewer by less than a page.
     void leave(std::uint64_t bytes) const {
         make_room();
@@ -50,7 +53,12 @@ class SmallDisk {
     void make_room() const { fs::remove(inside("filler")); }
     // A server may end a little after its client, with files still open.
     void remount(const std::string& options) const {
-        const Strings mount{"nsenter", "--mount=/proc/" + std::to_string(pid_) + "/ns/mnt", "mount", "-o", "remount," + options, path()};
+        const Strings mount{"nsenter",
+                            "--mount=/proc/" + std::to_string(pid_) + "/ns/mnt",
+                            "mount",
+                            "-o",
+                            "remount," + options,
+                            path()};
         REQUIRE(wait_until([&] { return support::run(mount).code == 0; }, milliseconds(10'000)));
     }
     Result run(const Strings& arguments, const RunOptions& options) const {
@@ -102,8 +110,10 @@ struct Crowded {
     // `torn`: a segment may have been left cut where nothing can be removed. Until the next backup has
     // noted that, nobody knows what it held.
     void check_code(const Result& result, bool torn) const {
-        if (!torn || result.code != 5) CHECK_EXIT(result, 0);
-        else CHECK_NAMES(result.err, "the next backup notes it");
+        if (!torn || result.code != 5)
+            CHECK_EXIT(result, 0);
+        else
+            CHECK_NAMES(result.err, "the next backup notes it");
     }
     void check_whole() const {
         const Result check = nfreeze({"check", "--read-data", site->url});
@@ -131,8 +141,10 @@ void check_full(const Result& result) {
 
 TEST_SUITE_BEGIN("disks");
 
-TEST_CASE("disks: the server's is full, whichever object is being written: what was there is whole, and with room the next run completes") {
-    if (!can_have_small_disks()) return skipped("a small disk of its own: needs root, mount namespaces and nsenter");
+TEST_CASE("disks: the server's is full, whichever object is being written: what was there is whole, and with "
+          "room the next run completes") {
+    if (!can_have_small_disks())
+        return skipped("a small disk of its own: needs root, mount namespaces and nsenter");
     for (const std::string kind : {"local", "sftp", "append-only"}) {
         CAPTURE(kind);
         const Crowded c(kind, "size=64m");
@@ -159,7 +171,8 @@ TEST_CASE("disks: the server's is full, whichever object is being written: what 
             const Result full = c.backup();
             check_full(full);
             CHECK_NAMES(full.err, "KiB are free");
-            c.check_restores(c.site->dir / "first", kind == "append-only" && bytes >= grown - 16 * KiB); // on a full disk
+            c.check_restores(c.site->dir / "first",
+                             kind == "append-only" && bytes >= grown - 16 * KiB); // on a full disk
             c.disk.make_room();
             const Result again = c.backup();
             REQUIRE_EXIT(again, 0);
@@ -170,7 +183,8 @@ TEST_CASE("disks: the server's is full, whichever object is being written: what 
 }
 
 TEST_CASE("disks: forget and prune on a full one say so and lose nothing, and with room they complete") {
-    if (!can_have_small_disks()) return skipped("a small disk of its own: needs root, mount namespaces and nsenter");
+    if (!can_have_small_disks())
+        return skipped("a small disk of its own: needs root, mount namespaces and nsenter");
     for (const std::string kind : {"local", "sftp"}) {
         CAPTURE(kind);
         const Crowded c(kind, "size=32m");
@@ -189,7 +203,9 @@ TEST_CASE("disks: forget and prune on a full one say so and lose nothing, and wi
         c.must(forget);
         copy_tree(c.disk.inside("repo"), c.site->dir / "before");
         const std::uint64_t free = c.disk.free();
-        for (const std::uint64_t bytes : {0 * KiB, 64 * KiB, 3 * MiB + 64 * KiB}) { // nothing, a part of what is copied, all but the segment
+        for (const std::uint64_t bytes :
+             {0 * KiB, 64 * KiB,
+              3 * MiB + 64 * KiB}) { // nothing, a part of what is copied, all but the segment
             CAPTURE(bytes);
             remove_tree(c.disk.inside("repo"));
             copy_tree(c.site->dir / "before", c.disk.inside("repo"));
@@ -206,7 +222,8 @@ TEST_CASE("disks: forget and prune on a full one say so and lose nothing, and wi
     }
 }
 
-TEST_CASE("disks: a quota is reached on the server, where there is room for others: what was there is whole, and with a larger one the next run completes") {
+TEST_CASE("disks: a quota is reached on the server, where there is room for others: what was there is whole, "
+          "and with a larger one the next run completes") {
     const auto program = sftp_server();
     if (!program) return skipped("a quota: there is no sftp-server but sshd's own");
     const TempDir place;
@@ -224,8 +241,9 @@ TEST_CASE("disks: a quota is reached on the server, where there is room for othe
     SUBCASE("and the server tells of that") {}
     SUBCASE("and the server tells nothing") { tells = false; }
     Sshd::Options options;
-    options.config = {"Subsystem sftp env LD_PRELOAD=" NFREEZE_QUOTA " NFREEZE_TEST_QUOTA=" + (place / "quota").string() + " " +
-                      program->string() + (tells ? "" : " -P statvfs,fstatvfs")};
+    options.config = {
+        "Subsystem sftp env LD_PRELOAD=" NFREEZE_QUOTA " NFREEZE_TEST_QUOTA=" + (place / "quota").string() +
+        " " + program->string() + (tells ? "" : " -P statvfs,fstatvfs")};
     Sshd server(options);
     const Site site(server);
     constexpr std::int64_t plenty = 1 << 30;
@@ -258,7 +276,8 @@ TEST_CASE("disks: a quota is reached on the server, where there is room for othe
         CHECK(compare(site.dir / "first", site.dest) == "");
         const std::uint64_t kept = bytes_below(site.repo / "packs") - bytes_below(site.dir / "before/packs");
         if (bytes == 10 * MiB) CHECK(kept < 5 * MiB); // the small pack at most, and no half of the large one
-        const bool listed = bytes < grown - 1; // there was room for a segment, at least where a pack found none
+        const bool listed =
+            bytes < grown - 1; // there was room for a segment, at least where a pack found none
         allow(plenty);
         const std::uint64_t sent = site.backup_or_fail().uploaded;
         if (listed) CHECK(sent < std::uint64_t(grown) - kept + 16 * KiB); // it goes on from there
@@ -271,7 +290,8 @@ TEST_CASE("disks: a quota is reached on the server, where there is room for othe
 }
 
 TEST_CASE("disks: init on a full one says so, and works when there is room") {
-    if (!can_have_small_disks()) return skipped("a small disk of its own: needs root, mount namespaces and nsenter");
+    if (!can_have_small_disks())
+        return skipped("a small disk of its own: needs root, mount namespaces and nsenter");
     for (const std::string kind : {"local", "sftp"})
         for (const std::uint64_t bytes : {0 * KiB, 4 * KiB, 8 * KiB}) {
             CAPTURE(kind);
@@ -292,7 +312,8 @@ TEST_CASE("disks: init on a full one says so, and works when there is room") {
 }
 
 TEST_CASE("disks: no inodes are left on the server, which is no lack of space") {
-    if (!can_have_small_disks()) return skipped("a small disk of its own: needs root, mount namespaces and nsenter");
+    if (!can_have_small_disks())
+        return skipped("a small disk of its own: needs root, mount namespaces and nsenter");
     for (const std::string kind : {"local", "sftp"}) {
         CAPTURE(kind);
         const Crowded c(kind, "size=32m,nr_inodes=100");
@@ -321,7 +342,8 @@ TEST_CASE("disks: no inodes are left on the server, which is no lack of space") 
 }
 
 TEST_CASE("disks: a read-only one can be read, and a backup to it says why it cannot") {
-    if (!can_have_small_disks()) return skipped("a small disk of its own: needs root, mount namespaces and nsenter");
+    if (!can_have_small_disks())
+        return skipped("a small disk of its own: needs root, mount namespaces and nsenter");
     for (const std::string kind : {"local", "sftp"}) {
         CAPTURE(kind);
         const Crowded c(kind, "size=32m");
@@ -367,11 +389,14 @@ TEST_CASE("disks: a server that offers reading only can be read") {
     CHECK(fingerprint(site.repo) == before);
 }
 
-TEST_CASE("disks: a restore to a full or read-only one keeps what is complete, leaves nothing half, and goes on when there is room") {
-    if (!can_have_small_disks()) return skipped("a small disk of its own: needs root, mount namespaces and nsenter");
+TEST_CASE("disks: a restore to a full or read-only one keeps what is complete, leaves nothing half, and goes "
+          "on when there is room") {
+    if (!can_have_small_disks())
+        return skipped("a small disk of its own: needs root, mount namespaces and nsenter");
     Site site(Site::Kind::local);
     for (std::uint64_t i = 0; i < 6; ++i) write_random_file(site.src / ("large" + std::to_string(i)), MiB, i);
-    for (int i = 0; i < 50; ++i) write_file(site.src / "small" / std::to_string(i), "content " + std::to_string(i));
+    for (int i = 0; i < 50; ++i)
+        write_file(site.src / "small" / std::to_string(i), "content " + std::to_string(i));
     site.init_or_fail();
     site.backup_or_fail();
     SmallDisk disk("size=4m");
@@ -386,7 +411,8 @@ TEST_CASE("disks: a restore to a full or read-only one keeps what is complete, l
     const Result full = disk.run({"restore", site.url, dest}, site.options);
     CHECK_EXIT(full, 1);
     CHECK_NAMES(full.err, "No space left on device; make room, and run it again\n");
-    CHECK(std::ranges::count(full.err, '\n') == 1); // not one for each file that finds no room, nor were they fetched
+    CHECK(std::ranges::count(full.err, '\n') ==
+          1); // not one for each file that finds no room, nor were they fetched
     std::size_t large = 0;
     for (const fs::path& file : files_below(copied())) {
         CHECK_MESSAGE(read_file(file) == read_file(site.src / fs::relative(file, site.dest)), file.string());
@@ -461,19 +487,28 @@ class RcloneServer {
         options.env = std::move(env);
         options.env["HOME"] = dir_.path();
         options.env["XDG_CACHE_HOME"] = dir_ / "cache";
-        Strings argv{"rclone", "serve", "sftp", remote, "--addr", "127.0.0.1:" + std::to_string(port_), "--key",
-                     host_key("ed25519"), "--authorized-keys", dir_ / "authorized_keys"};
+        Strings argv{"rclone",
+                     "serve",
+                     "sftp",
+                     remote,
+                     "--addr",
+                     "127.0.0.1:" + std::to_string(port_),
+                     "--key",
+                     host_key("ed25519"),
+                     "--authorized-keys",
+                     dir_ / "authorized_keys"};
         argv.insert(argv.end(), flags.begin(), flags.end());
         child_ = std::make_unique<Child>(argv, options);
-        REQUIRE(wait_until([&] { return contains(read_file(dir_ / "log"), "listening") || !child_->running(); },
-                           milliseconds(20'000)));
+        REQUIRE(
+            wait_until([&] { return contains(read_file(dir_ / "log"), "listening") || !child_->running(); },
+                       milliseconds(20'000)));
         REQUIRE_MESSAGE(child_->running(), read_file(dir_ / "log"));
     }
     void kill() const { child_->kill(SIGKILL); }
     // The client's repository is "repo" among the files, by this server.
     void serve(Site& site, const fs::path& files) const {
-        append_file(site.home / ".ssh/known_hosts",
-                    "[127.0.0.1]:" + std::to_string(port_) + " " + public_key_line(host_key("ed25519")) + "\n");
+        append_file(site.home / ".ssh/known_hosts", "[127.0.0.1]:" + std::to_string(port_) + " " +
+                                                        public_key_line(host_key("ed25519")) + "\n");
         site.repo = files / "repo";
         site.url = "sftp://somebody@127.0.0.1:" + std::to_string(port_) + "/repo";
     }
@@ -548,7 +583,8 @@ TEST_CASE("servers: OpenSSH's, as a program of its own, and behind a changed roo
         site.repo = root / "backups/repo";
         fs::create_directory(root / "backups");
         give_to(root / "backups", server.uid());
-        site.url = "sftp://" + server.user() + "@127.0.0.1:" + std::to_string(server.port()) + "//backups/repo";
+        site.url =
+            "sftp://" + server.user() + "@127.0.0.1:" + std::to_string(server.port()) + "//backups/repo";
         check_life_of_a_repository(site);
     }
 }
@@ -569,30 +605,37 @@ namespace {
 // An FTP server and, in front of it, rclone as README.md says.
 class FtpSpace {
   public:
-    explicit FtpSpace(const SmallDisk* disk = nullptr) : files(disk ? disk->path() : own_.path()), port_(free_port()) {
+    explicit FtpSpace(const SmallDisk* disk = nullptr)
+        : files(disk ? disk->path() : own_.path()), port_(free_port()) {
         options_.timeout = std::chrono::hours(1);
         if (disk) options_.mounts = {disk->mount()};
         start_ftp();
     }
     void start_ftp() {
-        ftp = std::make_unique<Child>(Strings{"python3", "-m", "pyftpdlib", "-i", "127.0.0.1", "-p", std::to_string(port_),
-                                              "-w", "-d", files, "-u", "me", "-P", "sesame"},
+        ftp = std::make_unique<Child>(Strings{"python3", "-m", "pyftpdlib", "-i", "127.0.0.1", "-p",
+                                              std::to_string(port_), "-w", "-d", files, "-u", "me", "-P",
+                                              "sesame"},
                                       options_);
-        REQUIRE(wait_until([&] { return run({"rclone", "lsd", "space:"}, remote()).code == 0 || !ftp->running(); },
-                           milliseconds(20'000)));
+        REQUIRE(wait_until(
+            [&] {
+                return run({"rclone", "lsd", "space:"}, remote()).code == 0 || !ftp->running();
+            },
+            milliseconds(20'000)));
         REQUIRE_MESSAGE(ftp->running(), ftp->errors_so_far());
     }
     [[nodiscard]] RunOptions remote() const {
         static const std::string password = lines_of(must_run({"rclone", "obscure", "sesame"})).at(0);
         RunOptions options;
-        options.env = {{"RCLONE_CONFIG_SPACE_TYPE", "ftp"},   {"RCLONE_CONFIG_SPACE_HOST", "127.0.0.1"},
-                       {"RCLONE_CONFIG_SPACE_USER", "me"},    {"RCLONE_CONFIG_SPACE_PORT", std::to_string(port_)},
-                       {"RCLONE_CONFIG_SPACE_PASS", password},
-                       {"RCLONE_CONFIG_SPACE_SHUT_TIMEOUT", "1s"}, {"RCLONE_CONFIG_SPACE_CLOSE_TIMEOUT", "1s"}};
+        options.env = {
+            {"RCLONE_CONFIG_SPACE_TYPE", "ftp"},        {"RCLONE_CONFIG_SPACE_HOST", "127.0.0.1"},
+            {"RCLONE_CONFIG_SPACE_USER", "me"},         {"RCLONE_CONFIG_SPACE_PORT", std::to_string(port_)},
+            {"RCLONE_CONFIG_SPACE_PASS", password},     {"RCLONE_CONFIG_SPACE_SHUT_TIMEOUT", "1s"},
+            {"RCLONE_CONFIG_SPACE_CLOSE_TIMEOUT", "1s"}};
         return options;
     }
     // With a cache of its own, so that what is read comes from the FTP server.
-    [[nodiscard]] std::unique_ptr<RcloneServer> rclone(Strings flags = {}, const std::string& write_back = "0s") const {
+    [[nodiscard]] std::unique_ptr<RcloneServer> rclone(Strings flags = {},
+                                                       const std::string& write_back = "0s") const {
         const Strings cache{"--vfs-cache-mode", "full", "--vfs-write-back", write_back};
         flags.insert(flags.end(), cache.begin(), cache.end());
         return std::make_unique<RcloneServer>("space:", flags, remote().env);
@@ -641,20 +684,28 @@ TEST_CASE("destinations: FTP behind rclone serves a repository's whole life") {
 
 TEST_CASE("destinations: S3 behind rclone serves a repository's whole life") {
     const fs::path s3rver = fs::path(nfreeze_binary()).parent_path() / "s3/node_modules/.bin/s3rver";
-    if (!have_program("rclone") || !fs::exists(s3rver)) return skipped("S3: needs rclone and s3rver, which `make s3` gets");
+    if (!have_program("rclone") || !fs::exists(s3rver))
+        return skipped("S3: needs rclone and s3rver, which `make s3` gets");
     TempDir files;
     const std::string port = std::to_string(free_port());
     RunOptions options;
     options.timeout = std::chrono::hours(1);
-    Child s3({s3rver, "--directory", files.path(), "--address", "127.0.0.1", "--port", port, "--silent", "--configure-bucket", "backups"}, options);
+    Child s3({s3rver, "--directory", files.path(), "--address", "127.0.0.1", "--port", port, "--silent",
+              "--configure-bucket", "backups"},
+             options);
     options.env = {{"RCLONE_CONFIG_SPACE_TYPE", "s3"},
                    {"RCLONE_CONFIG_SPACE_PROVIDER", "Other"},
                    {"RCLONE_CONFIG_SPACE_ACCESS_KEY_ID", "S3RVER"},
                    {"RCLONE_CONFIG_SPACE_SECRET_ACCESS_KEY", "S3RVER"},
                    {"RCLONE_CONFIG_SPACE_ENDPOINT", "http://127.0.0.1:" + port}};
-    REQUIRE(wait_until([&] { return run({"rclone", "lsd", "space:backups"}, options).code == 0 || !s3.running(); }, milliseconds(20'000)));
+    REQUIRE(wait_until(
+        [&] {
+            return run({"rclone", "lsd", "space:backups"}, options).code == 0 || !s3.running();
+        },
+        milliseconds(20'000)));
     REQUIRE_MESSAGE(s3.running(), s3.errors_so_far());
-    const RcloneServer server("space:backups", {"--vfs-cache-mode", "full", "--vfs-write-back", "0s"}, options.env);
+    const RcloneServer server("space:backups", {"--vfs-cache-mode", "full", "--vfs-write-back", "0s"},
+                              options.env);
     Site site;
     server.serve(site, files / "backups");
     check_life_of_a_repository(site);
@@ -692,7 +743,8 @@ TEST_CASE("destinations: rclone or FTP that is killed during an upload leaves a 
     write_random_file(site.src / "large", 8 * MiB, 1);
     REQUIRE_EXIT(site.init(), 0);
     {
-        Child backup({nfreeze_binary(), "backup", "--retry-for", "1", "--timeout", "4", site.src, site.url}, site.options);
+        Child backup({nfreeze_binary(), "backup", "--retry-for", "1", "--timeout", "4", site.src, site.url},
+                     site.options);
         const auto sending = [&] {
             for (const fs::path& pack : files_below(space.files / "repo/packs"))
                 if (fs::file_size(pack) > 256 * KiB) return true;

@@ -17,8 +17,7 @@ void check_error(const Result& result, int code, const Strings& named) {
     INFO(describe(result));
     CHECK(result.err.starts_with("nfreeze: "));
     for (const std::string& part : named) CHECK_NAMES(result.err, part);
-    for (const std::string jargon :
-         {"terminate called", "what():", "std::", "exception", "unexpected"})
+    for (const std::string jargon : {"terminate called", "what():", "std::", "exception", "unexpected"})
         CHECK_NOT_NAMED(result.err, jargon);
 }
 
@@ -57,8 +56,7 @@ TEST_CASE("errors: a place that is not a repository") {
 }
 
 TEST_CASE("errors: no space on the server") {
-    if (!can_mount())
-        return skipped("a server whose disk is full: needs root and mount namespaces");
+    if (!can_mount()) return skipped("a server whose disk is full: needs root and mount namespaces");
     // The server alone sees a small file system at its end of the repository's path.
     TempDir place;
     Sshd::Options options;
@@ -110,8 +108,8 @@ TEST_CASE("errors: no permission, and no space, in a local repository") {
         small.mounts = {{"", site.dir / "small", "size=8m,mode=0755"}};
         // One process for both verbs: the small file system is gone with it.
         const Result result =
-            run({"sh", "-c", "\"$1\" init \"$3\" > /dev/null && exec \"$1\" backup \"$2\" \"$3\"",
-                 "sh", nfreeze_binary(), site.src, site.dir / "small/repo"},
+            run({"sh", "-c", "\"$1\" init \"$3\" > /dev/null && exec \"$1\" backup \"$2\" \"$3\"", "sh",
+                 nfreeze_binary(), site.src, site.dir / "small/repo"},
                 small);
         check_error(result, 1, {"small/repo", "No space left"});
     } else {

@@ -1,5 +1,7 @@
-// File systems and kernels as they are at times: listings that have a name twice, names that nobody finds, clocks and
-// holes that lie, automounts and dead mounts, file systems that refuse or change what they are given.
+// File systems and kernels as they are at times: listings that have a name twice, names that nobody finds,
+// clocks and holes that lie, automounts and dead mounts, file systems that refuse or change what they are
+// given.
+#include <fcntl.h>
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -8,7 +10,6 @@
 #include <sys/un.h>
 #include <sys/xattr.h>
 #include <unistd.h>
-#include <fcntl.h>
 
 #include <algorithm>
 #include <atomic>
@@ -122,14 +123,16 @@ TEST_CASE("file systems: programs that rotate files beside backups cost none of 
     std::unique_ptr<LoopDisk> disk;
     SUBCASE("tmpfs") { memory = std::make_unique<Mounted>("tmpfs", "tmpfs", "size=64m", site.src); }
     SUBCASE("XFS") {
-        if (!all_file_systems() || !have_program("mkfs.xfs")) return skipped("XFS: `make filesystems` tries it");
+        if (!all_file_systems() || !have_program("mkfs.xfs"))
+            return skipped("XFS: `make filesystems` tries it");
         disk = std::make_unique<LoopDisk>(Strings{"mkfs.xfs", "-q", "-f"}, "400M");
         site.src = disk->path();
     }
     constexpr int staying = 4000, logs = 50; // XFS has one of them twice in one of a hundred listings
     for (int i = 0; i < staying; ++i) {
         write_file(site.src / ("stays-" + std::to_string(i)), std::to_string(i));
-        if (i % (staying / logs) == 0) write_file(site.src / ("log." + std::to_string(i / (staying / logs))), "");
+        if (i % (staying / logs) == 0)
+            write_file(site.src / ("log." + std::to_string(i / (staying / logs))), "");
     }
     site.init_or_fail();
     std::atomic<bool> stop = false;
@@ -139,7 +142,8 @@ TEST_CASE("file systems: programs that rotate files beside backups cost none of 
             const fs::path name = site.src / ("log." + std::to_string(random.below(logs)));
             unlink(name.c_str());
             close(open(name.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0644));
-            if (i % 8 == 0) rename(name.c_str(), (site.src / ("log." + std::to_string(random.below(logs)))).c_str());
+            if (i % 8 == 0)
+                rename(name.c_str(), (site.src / ("log." + std::to_string(random.below(logs)))).c_str());
         }
     });
     const int rounds = all_file_systems() ? 100 : 4;
@@ -223,7 +227,8 @@ TEST_CASE("file systems: names that no file can have are named, exit code 3, and
     WithOdd site;
     for (const std::string name : {"sub//deeper", "sub/deeper", "./sub", "", "sub/"}) {
         CAPTURE(name);
-        const Result backup = with_kernel(site.options, {"called,odd," + name}, {"backup", "--allow-shrink", site.src, site.url});
+        const Result backup = with_kernel(site.options, {"called,odd," + name},
+                                          {"backup", "--allow-shrink", site.src, site.url});
         CHECK_EXIT(backup, 3);
         if (!name.empty()) CHECK_NAMES(backup.err, name);
         CHECK(summary_of(backup).incomplete);
@@ -243,7 +248,8 @@ TEST_CASE("file systems: times at the end of all time harm nothing") {
     }
 }
 
-TEST_CASE("file systems: a name that the listing keeps and nobody finds is named, exit code 3; one that went is not") {
+TEST_CASE("file systems: a name that the listing keeps and nobody finds is named, exit code 3; one that went "
+          "is not") {
     if (!may_preload()) return;
     Site site(Site::Kind::local);
     write_file(site.src / "a", "a");
@@ -253,7 +259,8 @@ TEST_CASE("file systems: a name that the listing keeps and nobody finds is named
     site.init_or_fail();
     const auto try_rules = [&](const Strings& rules, const std::string& name) {
         CAPTURE(rules[0]);
-        const Result backup = with_kernel(site.options, rules, {"backup", "--allow-shrink", site.src, site.url});
+        const Result backup =
+            with_kernel(site.options, rules, {"backup", "--allow-shrink", site.src, site.url});
         CHECK_EXIT(backup, 3);
         CHECK_NAMES(backup.err, name);
         CHECK(summary_of(backup).incomplete);
@@ -267,10 +274,12 @@ TEST_CASE("file systems: a name that the listing keeps and nobody finds is named
     try_rules({"look,lost,2"}, "lost");
     try_rules({"open,lost directory,2"}, "sub/lost directory");
     try_rules({"look,lost directory,2"}, "sub/lost directory");
-    for (const std::string path : {"'lost'", "'sub/lost directory'"}) { // in the moment before they are opened
+    for (const std::string path :
+         {"'lost'", "'sub/lost directory'"}) { // in the moment before they are opened
         fs::path gone = site.src / path.substr(1, path.size() - 2);
-        const Result backup = with_kernel(site.options, {"run," + gone.filename().string() + ",rm -r '" + gone.string() + "'"},
-                                          {"backup", "--allow-shrink", "--checksum", site.src, site.url});
+        const Result backup =
+            with_kernel(site.options, {"run," + gone.filename().string() + ",rm -r '" + gone.string() + "'"},
+                        {"backup", "--allow-shrink", "--checksum", site.src, site.url});
         CHECK_EXIT(backup, 0);
         CHECK_NOT_NAMED(backup.err, "lost");
         CHECK(!fs::exists(gone));
@@ -279,7 +288,8 @@ TEST_CASE("file systems: a name that the listing keeps and nobody finds is named
 
 TEST_CASE("file systems: each line of --files-from that stored nothing is named, exit code 3") {
     Site site(Site::Kind::local);
-    for (const char* name : {"kept", "sub/kept too", "real/inside", "object.o", "left out/inside", "sub/up", "cached/CACHEDIR.TAG"})
+    for (const char* name : {"kept", "sub/kept too", "real/inside", "object.o", "left out/inside", "sub/up",
+                             "cached/CACHEDIR.TAG"})
         write_file(site.src / name, name);
     write_file(site.src / "cached/CACHEDIR.TAG", "Signature: 8a477f597d28d172789f06886806bc55");
     write_file(site.src / "cached/thing", "x");
@@ -292,18 +302,21 @@ TEST_CASE("file systems: each line of --files-from that stored nothing is named,
         std::string list;
         for (const std::string& line : lines) list += line + "\n";
         write_file(site.dir / "list", list);
-        return site.backup({"--files-from", site.dir / "list", "--exclude", "*.o", "--exclude", "/left out", "--exclude-caches",
-                            "--exclude-larger-than", "10000", "--allow-shrink"});
+        return site.backup({"--files-from", site.dir / "list", "--exclude", "*.o", "--exclude", "/left out",
+                            "--exclude-caches", "--exclude-larger-than", "10000", "--allow-shrink"});
     };
     const Strings good{"kept", "./sub/kept too", "empty", "link"};
-    const Strings bad{"link/inside", "sub/../sub/up", "../" + site.src.filename().string() + "/kept", "object.o", "left out/inside",
-                      "missing", "sub/missing", "socket", "large", "cached/thing", "kept/below a file"};
+    const Strings bad{"link/inside",  "sub/../sub/up",    "../" + site.src.filename().string() + "/kept",
+                      "object.o",     "left out/inside",  "missing",
+                      "sub/missing",  "socket",           "large",
+                      "cached/thing", "kept/below a file"};
     Strings all = good;
     all.insert(all.end(), bad.begin(), bad.end());
     const Result backup = backup_of(all);
     CHECK_EXIT(backup, 3);
     for (const std::string& line : bad) CHECK_NAMES(backup.err, "'" + line + "'");
-    for (const std::string name : {"'kept'", "kept too", "empty", "'link'"}) CHECK_NOT_NAMED(backup.err, name);
+    for (const std::string name : {"'kept'", "kept too", "empty", "'link'"})
+        CHECK_NOT_NAMED(backup.err, name);
     CHECK(summary_of(backup).incomplete);
     site.restore_or_fail();
     for (const std::string name : {"kept", "sub/kept too"}) CHECK(read_file(site.dest / name) == name);
@@ -318,7 +331,8 @@ TEST_CASE("file systems: each line of --files-from that stored nothing is named,
     CHECK_EXIT(backup_of(good), 0);
 }
 
-TEST_CASE("file systems: each SRC is tried; one that is missing, closed or emptied keeps none of the others from being stored") {
+TEST_CASE("file systems: each SRC is tried; one that is missing, closed or emptied keeps none of the others "
+          "from being stored") {
     Site site(Site::Kind::local);
     for (const char* name : {"one", "two", "emptied", "closed"}) write_file(site.dir / name / "file", name);
     site.init_or_fail();
@@ -357,7 +371,8 @@ TEST_CASE("file systems: each SRC is tried; one that is missing, closed or empti
 
 // ---- What is not what it seems ---------------------------------------------------------------
 
-TEST_CASE("backup: a file that was written less than a minute before it was read is read again by the next backup") {
+TEST_CASE("backup: a file that was written less than a minute before it was read is read again by the next "
+          "backup") {
     Cautious site;
     write_file(site.src / "young", "just now");
     settle();
@@ -367,7 +382,8 @@ TEST_CASE("backup: a file that was written less than a minute before it was read
     CHECK(second.unchanged == 1);
 }
 
-TEST_CASE("backup: what is written to a mapped page that was dirty already is not missed, although no time tells of it") {
+TEST_CASE("backup: what is written to a mapped page that was dirty already is not missed, although no time "
+          "tells of it") {
     Cautious site;
     constexpr std::size_t size = 8192;
     write_file(site.src / "mapped", std::string(size, 'a'));
@@ -380,7 +396,8 @@ TEST_CASE("backup: what is written to a mapped page that was dirty already is no
     site.backup_or_fail();
     page[1] = 'c';
     const struct stat after = look(site.src / "mapped");
-    const bool silent = before.st_ctim.tv_sec == after.st_ctim.tv_sec && before.st_ctim.tv_nsec == after.st_ctim.tv_nsec;
+    const bool silent =
+        before.st_ctim.tv_sec == after.st_ctim.tv_sec && before.st_ctim.tv_nsec == after.st_ctim.tv_nsec;
     site.backup_or_fail();
     munmap(page, size);
     close(fd);
@@ -389,7 +406,8 @@ TEST_CASE("backup: what is written to a mapped page that was dirty already is no
     CHECK(read_file(site.dest / "mapped").substr(0, 3) == "bca");
 }
 
-TEST_CASE("backup: a file system that shows holes where it has not written yet what a file holds is asked again") {
+TEST_CASE(
+    "backup: a file system that shows holes where it has not written yet what a file holds is asked again") {
     if (!may_preload()) return;
     Cautious site;
     write_random_file(site.src / "young", MiB, 1);
@@ -416,7 +434,8 @@ TEST_CASE("file systems: of more holes than are kept the largest are, and the re
         const int fd = open(file.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
         const std::string block(1024, 'x');
         for (off_t i = 0; i < equal; ++i) REQUIRE(pwrite(fd, block.data(), 1024, i * step) == 1024);
-        REQUIRE(pwrite(fd, block.data(), 1024, equal * step + largest) == 1024); // behind one that is by far the largest
+        REQUIRE(pwrite(fd, block.data(), 1024, equal * step + largest) ==
+                1024); // behind one that is by far the largest
         close(fd);
     }
     const auto blocks = look(file).st_blocks;
@@ -442,7 +461,8 @@ TEST_CASE("file systems: a file of many small pieces between holes takes no long
     };
     make("whole", piece);
     make("sparse", 2 * piece);
-    if (look(site.src / "sparse/file").st_blocks * 512 > pieces * piece * 3 / 2) return skipped("holes: the file system has none so small");
+    if (look(site.src / "sparse/file").st_blocks * 512 > pieces * piece * 3 / 2)
+        return skipped("holes: the file system has none so small");
     site.init_or_fail();
     const auto seconds = [&](const char* name) {
         const Result result = site.nfreeze({"backup", site.src / name, site.url});
@@ -457,7 +477,8 @@ TEST_CASE("file systems: a further name of a hard link is read neither by a back
     Trusting site;
     write_random_file(site.src / "a/first", 6 * MiB, 1);
     fs::create_directory(site.src / "b");
-    for (const char* name : {"a/second", "b/third", "b/fourth"}) fs::create_hard_link(site.src / "a/first", site.src / name);
+    for (const char* name : {"a/second", "b/third", "b/fourth"})
+        fs::create_hard_link(site.src / "a/first", site.src / name);
     site.init_or_fail();
     const auto names_read = [](Watch& watch) {
         std::set<std::string> names;
@@ -503,19 +524,21 @@ TEST_CASE("file systems: the names of a file that changes during a backup tell a
     site.init_or_fail();
     SUBCASE("a file that is new") {}
     SUBCASE("a file that was stored before") { site.backup_or_fail(); }
-    for (const std::string change : {"printf ' and after' >> y", "printf other > z", "chmod 600 y", "setfattr -n user.new -v x y", "ln y x",
-                                     "rm z; cp a z", "mv z zz"}) {
+    for (const std::string change : {"printf ' and after' >> y", "printf other > z", "chmod 600 y",
+                                     "setfattr -n user.new -v x y", "ln y x", "rm z; cp a z", "mv z zz"}) {
         if (!all_file_systems() && !change.starts_with("printf ' ") && change[0] != 'c') continue;
         CAPTURE(change);
         write_file(site.src / "m", change); // so that it is opened
         const std::string before = read_file(site.src / "a");
-        const Result backup = with_kernel(site.options, {"run,m,cd " + site.src.string() + " && " + change}, {"backup", site.src, site.url});
+        const Result backup = with_kernel(site.options, {"run,m,cd " + site.src.string() + " && " + change},
+                                          {"backup", site.src, site.url});
         CHECK_EXIT(backup, 0);
         remove_tree(site.dest);
         site.restore_or_fail();
         Strings names; // of one file, as the disk has it now
         for (const char* name : {"a", "y", "z"})
-            if (fs::exists(site.src / name) && look(site.src / name).st_ino == look(site.src / "a").st_ino) names.emplace_back(name);
+            if (fs::exists(site.src / name) && look(site.src / name).st_ino == look(site.src / "a").st_ino)
+                names.emplace_back(name);
         for (const std::string& name : names) {
             REQUIRE(fs::exists(site.dest / name));
             CHECK_MESSAGE(look(site.dest / "a").st_ino == look(site.dest / name).st_ino, name);
@@ -525,7 +548,8 @@ TEST_CASE("file systems: the names of a file that changes during a backup tell a
         Strings list{"ls", "-l", site.url};
         list.insert(list.end(), names.begin(), names.end());
         std::set<std::string> records; // without their names
-        for (const std::string& line : lines_of(site.nfreeze(list).out)) records.insert(line.substr(0, line.size() - 1));
+        for (const std::string& line : lines_of(site.nfreeze(list).out))
+            records.insert(line.substr(0, line.size() - 1));
         CHECK(records.size() == 1);
         CHECK(fs::hard_link_count(site.dest / "untouched") == 2);
     }
@@ -536,7 +560,8 @@ TEST_CASE("file systems: the names of a file that changes during a backup tell a
 
 // ---- Attributes ------------------------------------------------------------------------------
 
-TEST_CASE("file systems: an attribute that cannot be read once leaves the others, exit code 3, and the next backup has it") {
+TEST_CASE("file systems: an attribute that cannot be read once leaves the others, exit code 3, and the next "
+          "backup has it") {
     if (!may_preload()) return;
     Trusting site;
     write_file(site.src / "file", "content");
@@ -545,7 +570,8 @@ TEST_CASE("file systems: an attribute that cannot be read once leaves the others
     write_file(site.src / "other", "no attributes");
     for (const char* name : {"file", "directory"})
         for (const char* attribute : {"user.a", "user.b", "user.c"})
-            if (!set_attribute(site.src / name, attribute, std::string(attribute) + " of " + name)) return skipped("attributes: the file system takes none");
+            if (!set_attribute(site.src / name, attribute, std::string(attribute) + " of " + name))
+                return skipped("attributes: the file system takes none");
     if (is_root()) REQUIRE(set_attribute(site.src / "link", "trusted.b", "of link"));
     site.init_or_fail();
     const std::string error = std::to_string(EIO);
@@ -557,7 +583,8 @@ TEST_CASE("file systems: an attribute that cannot be read once leaves the others
         rules = {"list,file," + error, "list,directory," + error};
         list = true;
     }
-    for (const char* name : {"file", "directory"}) chmod((site.src / name).c_str(), 0755); // so that they are read again
+    for (const char* name : {"file", "directory"})
+        chmod((site.src / name).c_str(), 0755); // so that they are read again
     if (is_root()) REQUIRE(lchown((site.src / "link").c_str(), 1, 1) == 0);
     const Result failed = with_kernel(site.options, rules, {"backup", site.src, site.url});
     CHECK_EXIT(failed, 3);
@@ -570,21 +597,24 @@ TEST_CASE("file systems: an attribute that cannot be read once leaves the others
     CHECK(read_file(site.dest / "file") == "content");
     if (!list)
         for (const std::string name : {"file", "directory"})
-            for (const std::string kept : {"user.a", "user.c"}) CHECK(attribute(site.dest / name, kept) == kept + " of " + name);
+            for (const std::string kept : {"user.a", "user.c"})
+                CHECK(attribute(site.dest / name, kept) == kept + " of " + name);
     const Summary next = site.backup_or_fail(); // nothing on the disk has changed
     CHECK(!next.incomplete);
     check_restores(site);
     CHECK(attribute(site.dest / "file", "user.b") == "user.b of file");
 }
 
-TEST_CASE("file systems: what an ordinary user may not read of a file's attributes, the next backup by root has") {
+TEST_CASE(
+    "file systems: what an ordinary user may not read of a file's attributes, the next backup by root has") {
     if (!is_root()) return skipped("attributes that only root sees: not root");
     Trusting site;
     write_file(site.src / "file", "content");
     write_file(site.src / "directory/inside", "inside");
     fs::create_symlink("file", site.src / "link");
     for (const char* name : {"file", "directory", "link"})
-        if (!set_attribute(site.src / name, "trusted.secret", name)) return skipped("trusted attributes: the file system takes none");
+        if (!set_attribute(site.src / name, "trusted.secret", name))
+            return skipped("trusted attributes: the file system takes none");
     site.init_or_fail();
     give_to(site.repo.parent_path() / site.repo.filename(), account_uid);
     RunOptions theirs = site.options;
@@ -593,16 +623,19 @@ TEST_CASE("file systems: what an ordinary user may not read of a file's attribut
     CHECK((by_user.code == 0 || by_user.code == 3));
     site.backup_or_fail();
     check_restores(site);
-    for (const std::string name : {"file", "directory", "link"}) CHECK(attribute(site.dest / name, "trusted.secret") == name);
+    for (const std::string name : {"file", "directory", "link"})
+        CHECK(attribute(site.dest / name, "trusted.secret") == name);
     const Summary again = site.backup_or_fail();
     CHECK(again.read == 0);
 }
 
-TEST_CASE("file systems: --copy-links takes the attributes of what a link leads to, with --ignore-ctime too") {
+TEST_CASE(
+    "file systems: --copy-links takes the attributes of what a link leads to, with --ignore-ctime too") {
     Trusting site;
     write_file(site.src / "target", "content");
     fs::create_symlink("target", site.src / "link");
-    if (!set_attribute(site.src / "target", "user.of", "the target")) return skipped("attributes: the file system takes none");
+    if (!set_attribute(site.src / "target", "user.of", "the target"))
+        return skipped("attributes: the file system takes none");
     if (is_root()) REQUIRE(set_attribute(site.src / "link", "trusted.of", "the link"));
     site.init_or_fail();
     for (const std::string run : {"first", "second"}) {
@@ -661,7 +694,8 @@ TEST_CASE("file systems: an automount is what is mounted there, as SRC and in it
     }
 }
 
-TEST_CASE("file systems: with --one-file-system what is mounted in SRC may be there or not; without it, its absence is refused") {
+TEST_CASE("file systems: with --one-file-system what is mounted in SRC may be there or not; without it, its "
+          "absence is refused") {
     if (!may_mount()) return;
     Site site(Site::Kind::local);
     write_file(site.src / "beside", "beside");
@@ -689,13 +723,15 @@ TEST_CASE("file systems: with --one-file-system what is mounted in SRC may be th
     }
 }
 
-TEST_CASE("file systems: what a pattern leaves out, or --one-file-system ends at, is not looked at: a dead mount is no trouble there") {
+TEST_CASE("file systems: what a pattern leaves out, or --one-file-system ends at, is not looked at: a dead "
+          "mount is no trouble there") {
     if (!may_fuse()) return;
     Site site(Site::Kind::local);
     write_file(site.src / "beside", "beside");
     write_file(site.src / "sub/beside", "beside");
     OddFilesystem dead({}, site.src / "sub/dead");
-    OddFilesystem refusing({"refuse:getattr:closed*=EACCES", "refuse:getattr:broken*=EIO"}, site.src / "refusing");
+    OddFilesystem refusing({"refuse:getattr:closed*=EACCES", "refuse:getattr:broken*=EIO"},
+                           site.src / "refusing");
     OddFilesystem untyped({"untyped", "refuse:getattr:closed*=EACCES"}, site.src / "untyped");
     write_file(untyped.behind() / "closed.dat", "x");
     write_file(refusing.behind() / "closed.dat", "x");
@@ -733,13 +769,15 @@ TEST_CASE("file systems: those of the kernel are left out by themselves, and ref
     site.init_or_fail();
     std::vector<std::unique_ptr<Mounted>> mounts;
     Strings types;
-    for (const std::string type : {"proc", "sysfs", "devpts", "cgroup2", "debugfs", "tracefs", "securityfs", "configfs", "pstore",
-                                   "bpf", "mqueue", "binfmt_misc", "fusectl", "efivarfs", "selinuxfs", "smackfs", "rpc_pipefs"}) {
+    for (const std::string type :
+         {"proc", "sysfs", "devpts", "cgroup2", "debugfs", "tracefs", "securityfs", "configfs", "pstore",
+          "bpf", "mqueue", "binfmt_misc", "fusectl", "efivarfs", "selinuxfs", "smackfs", "rpc_pipefs"}) {
         if (!contains(read_file("/proc/filesystems"), "\t" + type + "\n")) continue;
         try {
             mounts.push_back(std::make_unique<Mounted>(type, type, "", site.src / "system" / type));
             types.push_back(type);
-        } catch (const std::exception&) {} // not in this namespace, or not twice
+        } catch (const std::exception&) {
+        } // not in this namespace, or not twice
     }
     REQUIRE(std::ranges::count(types, "proc") + std::ranges::count(types, "sysfs") == 2);
     RunOptions hurried = site.options;
@@ -754,7 +792,8 @@ TEST_CASE("file systems: those of the kernel are left out by themselves, and ref
         Strings wanted{"file", "system"};
         for (const std::string& type : types) wanted.push_back("system/" + type);
         Strings listed;
-        for (const std::string& line : lines_of(list.out)) listed.push_back(line.ends_with("/") ? line.substr(0, line.size() - 1) : line);
+        for (const std::string& line : lines_of(list.out))
+            listed.push_back(line.ends_with("/") ? line.substr(0, line.size() - 1) : line);
         std::ranges::sort(wanted);
         std::ranges::sort(listed);
         CHECK_MESSAGE(listed == wanted, list.out.substr(0, 2000));
@@ -787,7 +826,8 @@ TEST_CASE("backup: it does not change when files and directories were last read,
     };
     age();
     static_cast<void>(read_file(site.src / "large"));
-    if (look(site.src / "large").st_atim.tv_sec == 1'000'000'000) return skipped("times of reading: they are not kept here (noatime)");
+    if (look(site.src / "large").st_atim.tv_sec == 1'000'000'000)
+        return skipped("times of reading: they are not kept here (noatime)");
     site.init_or_fail();
     age();
     for (const Strings& flags : {Strings{}, Strings{"--checksum"}, Strings{"--exclude-caches"}}) {
@@ -868,14 +908,17 @@ TEST_CASE("restore: a file in place under a write lease is waited for, not taken
 
 // ---- Restoring to file systems that refuse or change -------------------------------------------
 
-TEST_CASE("file systems: what the one restored to refuses is named and counted, exit code 3, and loses nothing else") {
+TEST_CASE("file systems: what the one restored to refuses is named and counted, exit code 3, and loses "
+          "nothing else") {
     if (!may_fuse()) return;
     Site site(Site::Kind::local);
-    for (const char* name : {"plain", "with attributes", "with acl", "owned", "what?", "one", "sub/plain"}) write_file(site.src / name, name);
+    for (const char* name : {"plain", "with attributes", "with acl", "owned", "what?", "one", "sub/plain"})
+        write_file(site.src / name, name);
     fs::create_symlink("plain", site.src / "link");
     REQUIRE(mkfifo((site.src / "pipe").c_str(), 0600) == 0);
     fs::create_hard_link(site.src / "one", site.src / "other");
-    for (const char* name : {"user.a", "user.b", "user.c"}) REQUIRE(set_attribute(site.src / "with attributes", name, name));
+    for (const char* name : {"user.a", "user.b", "user.c"})
+        REQUIRE(set_attribute(site.src / "with attributes", name, name));
     must_run({"setfacl", "-m", "u:1:r", site.src / "with acl"});
     REQUIRE(chown((site.src / "owned").c_str(), account_uid, account_uid) == 0);
     chmod((site.src / "sub/plain").c_str(), 0640);
@@ -884,8 +927,8 @@ TEST_CASE("file systems: what the one restored to refuses is named and counted, 
     site.backup_or_fail();
     Strings switches, named, there{"plain", "sub/plain"};
     SUBCASE("as FAT does") {
-        switches = {"refuse:symlink=EPERM", "refuse:mknod=EPERM", "refuse:setxattr:*=EOPNOTSUPP", "refuse:chown=EPERM", "refuse:link=EPERM",
-                    "refuse:name:*[?]*=EINVAL"};
+        switches = {"refuse:symlink=EPERM", "refuse:mknod=EPERM", "refuse:setxattr:*=EOPNOTSUPP",
+                    "refuse:chown=EPERM",   "refuse:link=EPERM",  "refuse:name:*[?]*=EINVAL"};
         named = {"link", "pipe", "with attributes", "with acl", "owned", "what?"};
         there = {"plain", "sub/plain", "with attributes", "with acl", "owned", "one", "other"};
     }
@@ -933,7 +976,8 @@ TEST_CASE("file systems: what the one restored to refuses is named and counted, 
         CHECK(attribute(site.dest / "with attributes", "user.a") == "user.a");
         CHECK(attribute(site.dest / "with attributes", "user.c") == "user.c");
     }
-    if (switches[0] != "refuse:utimens=EPERM") CHECK(mtime_of(site.dest / "sub/plain").tv_sec == 1'000'000'000);
+    if (switches[0] != "refuse:utimens=EPERM")
+        CHECK(mtime_of(site.dest / "sub/plain").tv_sec == 1'000'000'000);
     if (switches[0] != "refuse:chmod=EPERM") CHECK((look(site.dest / "sub/plain").st_mode & 07777) == 0640);
     CHECK(files_below(odd.behind()).size() <= files_below(site.src).size()); // nothing is left beside
     if (switches[0] != "refuse:link=EPERM") { // files of their own are put together with --overwrite only
@@ -980,7 +1024,8 @@ TEST_CASE("file systems: one that says only at the close that it could not write
     }
 }
 
-TEST_CASE("file systems: names that differ in case only are named where they are one file, and none takes the other's place") {
+TEST_CASE("file systems: names that differ in case only are named where they are one file, and none takes "
+          "the other's place") {
     if (!may_fuse()) return;
     Site site(Site::Kind::local);
     write_file(site.src / "README", "in capitals");
@@ -1022,7 +1067,9 @@ TEST_CASE("file systems: --delete takes nothing that was restored, where names a
     Site site(Site::Kind::local);
     write_file(site.src / "Song.MP3", "music");
     write_file(site.src / "with a dot.", "dot");
-    write_file(site.src / "caf\xc3\xa9/Stra\xc3\x9f" "e", "street");
+    write_file(site.src / "caf\xc3\xa9/Stra\xc3\x9f"
+                          "e",
+               "street");
     write_file(site.src / "plain", "plain");
     site.init_or_fail();
     site.backup_or_fail();
@@ -1040,7 +1087,8 @@ TEST_CASE("file systems: --delete takes nothing that was restored, where names a
     for (int run = 0; run < 3; ++run) {
         CAPTURE(run);
         if (run > 0) write_file(site.dest / "extra", "extra"); // beside more than that
-        const Result restore = site.restore({"--delete", "--allow-shrink"}); // at first all that is there goes
+        const Result restore =
+            site.restore({"--delete", "--allow-shrink"}); // at first all that is there goes
         CHECK_EXIT(restore, 0);
         std::multiset<std::string> contents;
         for (const fs::path& file : files_below(odd.behind() / "dest")) contents.insert(read_file(file));
@@ -1067,7 +1115,8 @@ TEST_CASE("file systems: 6,000 directories with files are restored with 256 desc
     CHECK(read_file(site.dest / "17/file") == "17");
 }
 
-TEST_CASE("file systems: 600 levels of directories want as many descriptors, and with 256 nothing is stored or half restored in silence") {
+TEST_CASE("file systems: 600 levels of directories want as many descriptors, and with 256 nothing is stored "
+          "or half restored in silence") {
     Site site(Site::Kind::local);
     fs::path deep = "d";
     for (int i = 1; i < 600; ++i) deep /= "d";
@@ -1094,8 +1143,9 @@ TEST_CASE("file systems: too few descriptors end a run with 1 and are no damage"
     int failed = 0, worked = 0;
     for (int limit = 4; limit <= 44; limit += all_file_systems() ? 1 : 4) {
         CAPTURE(limit);
-        for (const Strings& arguments : {Strings{"restore", site.url, site.dest}, Strings{"check", "--read-data", site.url},
-                                         Strings{"backup", "-n", "--checksum", site.src, site.url}}) {
+        for (const Strings& arguments :
+             {Strings{"restore", site.url, site.dest}, Strings{"check", "--read-data", site.url},
+              Strings{"backup", "-n", "--checksum", site.src, site.url}}) {
             remove_tree(site.dest);
             const Result result = with_limit(site.options, "-n " + std::to_string(limit), arguments);
             CHECK_MESSAGE((result.code == 0 || result.code == 1), describe(result));
@@ -1103,7 +1153,8 @@ TEST_CASE("file systems: too few descriptors end a run with 1 and are no damage"
             ++(result.code == 0 ? worked : failed);
             if (result.code != 0) CHECK(result.err != "");
             for (const fs::path& file : files_below(site.dest))
-                if (file.filename().string()[0] != '.') CHECK(read_file(file) == read_file(site.src / fs::relative(file, site.dest)));
+                if (file.filename().string()[0] != '.')
+                    CHECK(read_file(file) == read_file(site.src / fs::relative(file, site.dest)));
         }
     }
     CHECK(failed > 0);
@@ -1115,14 +1166,16 @@ TEST_CASE("file systems: too little memory ends a run, which does not hang, and 
     Site site(Site::Kind::local);
     for (int i = 0; i < 24; ++i) { // more than is read ahead, of what compresses well
         std::string text;
-        for (int line = 0; text.size() < 4 * MiB; ++line) text += std::to_string(i) + " has a line " + std::to_string(line) + "\n";
+        for (int line = 0; text.size() < 4 * MiB; ++line)
+            text += std::to_string(i) + " has a line " + std::to_string(line) + "\n";
         write_file(site.src / ("large" + std::to_string(i)), text);
     }
     make_random_tree(site.src / "small", 1, 40, 100'000);
     site.init_or_fail();
     site.backup_or_fail();
     site.options.timeout = milliseconds(20'000);
-    const std::vector<Strings> verbs{{"restore", site.url, site.dest}, {"backup", "--checksum", "-n", site.src, site.url},
+    const std::vector<Strings> verbs{{"restore", site.url, site.dest},
+                                     {"backup", "--checksum", "-n", site.src, site.url},
                                      {"check", "--read-data", site.url}};
     const auto ends = [&](const auto& run, const Strings& arguments) {
         remove_tree(site.dest);
@@ -1140,7 +1193,11 @@ TEST_CASE("file systems: too little memory ends a run, which does not hang, and 
             for (const Strings& arguments : verbs) {
                 if (mib % 20 == 10 && arguments[0] != "restore" && !all_file_systems()) continue;
                 CAPTURE(mib);
-                ends([&](const Strings& a) { return with_limit(site.options, "-v " + std::to_string(mib * 1024), a); }, arguments);
+                ends(
+                    [&](const Strings& a) {
+                        return with_limit(site.options, "-v " + std::to_string(mib * 1024), a);
+                    },
+                    arguments);
             }
     }
     SUBCASE("an allocation that fails, and those behind it") {
@@ -1154,7 +1211,11 @@ TEST_CASE("file systems: too little memory ends a run, which does not hang, and 
                     if (arguments[0] != "restore" && nth != 10 && !all_file_systems()) continue;
                     CAPTURE(nth);
                     CAPTURE(times);
-                    ends([&](const Strings& a) { return with_kernel(site.options, {"memory," + std::to_string(nth) + times}, a); }, arguments);
+                    ends(
+                        [&](const Strings& a) {
+                            return with_kernel(site.options, {"memory," + std::to_string(nth) + times}, a);
+                        },
+                        arguments);
                 }
     }
 }
@@ -1191,20 +1252,26 @@ TEST_CASE("file systems: XFS, btrfs, ext4 and tmpfs give back what they held") {
     SUBCASE("ext4 with small blocks") { kind = "ext4"; }
     SUBCASE("tmpfs") { kind = "tmpfs"; }
     SUBCASE("an overlay") { kind = "overlay"; }
-    if (kind != "tmpfs" && !have_program("mkfs." + kind) && kind != "overlay") return skipped("there is no mkfs." + kind);
+    if (kind != "tmpfs" && !have_program("mkfs." + kind) && kind != "overlay")
+        return skipped("there is no mkfs." + kind);
     if (!contains(read_file("/proc/filesystems"), kind + "\n")) return skipped("this kernel has no " + kind);
-    const std::map<std::string, Strings> mkfs{{"xfs", {"mkfs.xfs", "-q", "-f"}}, {"btrfs", {"mkfs.btrfs", "-q"}},
+    const std::map<std::string, Strings> mkfs{{"xfs", {"mkfs.xfs", "-q", "-f"}},
+                                              {"btrfs", {"mkfs.btrfs", "-q"}},
                                               {"ext4", {"mkfs.ext4", "-q", "-b", "1024", "-I", "256"}}};
     std::unique_ptr<LoopDisk> disk;
     std::unique_ptr<Mounted> mounted;
     std::unique_ptr<TempDir> layers;
-    if (mkfs.contains(kind)) disk = std::make_unique<LoopDisk>(mkfs.at(kind), "600M");
-    else if (kind == "tmpfs") mounted = std::make_unique<Mounted>("tmpfs", "tmpfs", "size=600m");
+    if (mkfs.contains(kind))
+        disk = std::make_unique<LoopDisk>(mkfs.at(kind), "600M");
+    else if (kind == "tmpfs")
+        mounted = std::make_unique<Mounted>("tmpfs", "tmpfs", "size=600m");
     else {
         layers = std::make_unique<TempDir>();
         for (const char* name : {"lower", "upper", "work"}) fs::create_directory(*layers / name);
-        mounted = std::make_unique<Mounted>("overlay", "overlay", "lowerdir=" + (*layers / "lower").string() + ",upperdir=" +
-                                            (*layers / "upper").string() + ",workdir=" + (*layers / "work").string());
+        mounted = std::make_unique<Mounted>("overlay", "overlay",
+                                            "lowerdir=" + (*layers / "lower").string() +
+                                                ",upperdir=" + (*layers / "upper").string() +
+                                                ",workdir=" + (*layers / "work").string());
     }
     const fs::path at = disk ? disk->path() : mounted->path();
     Trusting site;
@@ -1234,7 +1301,9 @@ TEST_CASE("file systems: FAT, exFAT and NTFS keep what they can, and the rest is
     Strings mkfs, mount;
     SUBCASE("exFAT") {
         mkfs = {"mkfs.exfat"};
-        mount = {"sh", "-c", "disk=$(losetup -f --show \"$0\") && mount.exfat-fuse \"$disk\" \"$1\"; code=$?; losetup -d \"$disk\"; exit $code"};
+        mount = {"sh", "-c",
+                 "disk=$(losetup -f --show \"$0\") && mount.exfat-fuse \"$disk\" \"$1\"; code=$?; losetup -d "
+                 "\"$disk\"; exit $code"};
     }
     SUBCASE("NTFS") {
         mkfs = {"mkfs.ntfs", "-q", "-F"};
@@ -1248,7 +1317,8 @@ TEST_CASE("file systems: FAT, exFAT and NTFS keep what they can, and the rest is
         if (!have_program(program)) return skipped("there is no " + program);
     const LoopDisk disk(mkfs, "64M", mount);
     Site site(Site::Kind::local);
-    for (const char* name : {"plain", "README", "readme", "sub/file", "what?", "caf\xc3\xa9"}) write_file(site.src / name, name);
+    for (const char* name : {"plain", "README", "readme", "sub/file", "what?", "caf\xc3\xa9"})
+        write_file(site.src / name, name);
     write_random_file(site.src / "sub/large", 3 * MiB, 1);
     fs::create_symlink("plain", site.src / "link");
     set_mtime(site.src / "plain", 1'600'000'000, 0);
@@ -1258,11 +1328,13 @@ TEST_CASE("file systems: FAT, exFAT and NTFS keep what they can, and the rest is
     const Result restore = site.restore({"--json"});
     CHECK((restore.code == 0 || restore.code == 3));
     const auto holds = [&](const std::string& name) {
-        return contains(restore.err, "'" + name + "'") || (fs::exists(site.dest / name) && read_file(site.dest / name) == read_file(site.src / name));
+        return contains(restore.err, "'" + name + "'") ||
+               (fs::exists(site.dest / name) && read_file(site.dest / name) == read_file(site.src / name));
     };
     for (const std::string name : {"plain", "sub/file", "sub/large"})
         CHECK_MESSAGE(read_file(site.dest / name) == read_file(site.src / name), name);
-    for (const std::string name : {"README", "readme", "what?", "caf\xc3\xa9"}) CHECK_MESSAGE(holds(name), name << " is neither there nor named: " << describe(restore));
+    for (const std::string name : {"README", "readme", "what?", "caf\xc3\xa9"})
+        CHECK_MESSAGE(holds(name), name << " is neither there nor named: " << describe(restore));
     CHECK((fs::is_symlink(site.dest / "link") || contains(restore.err, "'link'")));
     const std::size_t files = files_below(site.dest).size();
     const Result again = site.restore({"--delete"});

@@ -1,7 +1,7 @@
-// Servers that attack below SFTP: packets, key exchanges and answers that no server sends, most of them before
-// the login, which is to say by anybody on the way. tests/servers/evil_ssh.py plays them. Each crashed, hung or
-// misled libssh2 as Debian has it; third_party/libssh2-patches says which patch each is about. Some faults show
-// only where libssh2 runs under AddressSanitizer (`make asan`).
+// Servers that attack below SFTP: packets, key exchanges and answers that no server sends, most of them
+// before the login, which is to say by anybody on the way. tests/servers/evil_ssh.py plays them. Each
+// crashed, hung or misled libssh2 as Debian has it; third_party/libssh2-patches says which patch each is
+// about. Some faults show only where libssh2 runs under AddressSanitizer (`make asan`).
 #include <sys/stat.h>
 
 #include <sstream>
@@ -104,8 +104,9 @@ TEST_CASE("hostile: the server that attacks does well as long as it does not") {
     check_served(Evil("none"));
 }
 
-TEST_CASE("hostile: packets with more padding than packet, of lengths that no packet has, with a wrong tag, or "
-          "that end within what they say are refused before the login") {
+TEST_CASE(
+    "hostile: packets with more padding than packet, of lengths that no packet has, with a wrong tag, or "
+    "that end within what they say are refused before the login") {
     check_attacks({"etm-padding", "service"});
     check_attacks({"chacha-1", "chacha-2", "chacha-3", "chacha-5", "chacha-7", "flip-chacha"});
     check_attacks({"ctr-1", "ctr-13", "ctr-29", "flip-ctr"});
@@ -122,8 +123,9 @@ TEST_CASE("hostile: with new keys comes no other cipher or MAC, and with the sam
     if (have_attacker()) check_served(Evil("rekey-same"));
 }
 
-TEST_CASE("hostile: the host's own key without its signature, in an exchange of new keys, does not make anybody "
-          "the host") {
+TEST_CASE(
+    "hostile: the host's own key without its signature, in an exchange of new keys, does not make anybody "
+    "the host") {
     if (!have_attacker()) return;
     const Evil evil("stolen");
     check_ended(evil.backup());
@@ -139,8 +141,9 @@ TEST_CASE("hostile: another cipher for each direction is as good as the same for
     }
 }
 
-TEST_CASE("hostile: signature algorithms that the server repeats, leaves out or makes up do no harm to an RSA "
-          "key") {
+TEST_CASE(
+    "hostile: signature algorithms that the server repeats, leaves out or makes up do no harm to an RSA "
+    "key") {
     if (!have_attacker()) return;
     for (const std::string attack : {"sig-algs-two", "sig-algs"}) {
         CAPTURE(attack);
@@ -157,8 +160,9 @@ TEST_CASE("hostile: asyncssh, which repeats signature algorithms, takes an RSA k
     check_served(Served({"asyncssh_server.py"}, "rsa"));
 }
 
-TEST_CASE("hostile: words for stderr while nothing can be sent are forgotten, whether the server goes on, waits "
-          "or ends") {
+TEST_CASE(
+    "hostile: words for stderr while nothing can be sent are forgotten, whether the server goes on, waits "
+    "or ends") {
     if (!have_attacker()) return;
     for (const std::string attack : {"stderr", "stderr-stalls"}) {
         CAPTURE(attack);
@@ -200,8 +204,9 @@ TEST_SUITE_END();
 
 TEST_SUITE_BEGIN("install");
 
-TEST_CASE("install: patches to a library stop the build where they do not fit, and the fetched source stays as "
-          "it is") {
+TEST_CASE(
+    "install: patches to a library stop the build where they do not fit, and the fetched source stays as "
+    "it is") {
     if (!have_program("patch")) return skipped("patches to a library: need patch");
     const TempDir dir;
     const std::string tool = std::string(NFREEZE_TESTS_DIR) + "/../third_party/patch-libssh2.sh";

@@ -45,7 +45,8 @@ Strings options_of(const std::string& verb) {
 // The source of the page as a reader sees it: without fonts, with plain hyphens.
 std::string manual_page() {
     const std::string page = must_run({source_dir / "packaging/man.sh", nfreeze_binary()});
-    return std::regex_replace(std::regex_replace(page, std::regex(R"(\\f[BIR])"), ""), std::regex(R"(\\-)"), "-");
+    return std::regex_replace(std::regex_replace(page, std::regex(R"(\\f[BIR])"), ""), std::regex(R"(\\-)"),
+                              "-");
 }
 
 // The part of the page under a heading, up to the next of its kind.
@@ -53,7 +54,8 @@ std::string section(const std::string& page, const std::string& heading) {
     const std::string kind = heading.substr(0, 4);
     const auto begin = page.find("\n" + heading);
     REQUIRE_MESSAGE(begin != page.npos, heading << " is not in the page");
-    return page.substr(begin, std::min(page.find("\n" + kind, begin + 1), page.find("\n.SH ", begin + 1)) - begin);
+    return page.substr(begin,
+                       std::min(page.find("\n" + kind, begin + 1), page.find("\n.SH ", begin + 1)) - begin);
 }
 
 // What nfreeze would be started with if somebody typed this in bash, pressed the tabulator and then return.
@@ -127,8 +129,8 @@ TEST_CASE("manual page: it names all exit codes and every variable that the prog
     const std::string page = manual_page();
     for (const std::string code : {"0", "1", "2", "3", "4", "5", "6", "130"})
         CHECK_NAMES(section(page, ".SH EXIT STATUS"), ".TP\n" + code + "\n");
-    const Strings variables =
-        all_matches(read_file(source_dir / "nfreeze.cpp"), R"re((?:getenv|environment)\("(NFREEZE_[A-Z_]+)"\))re");
+    const Strings variables = all_matches(read_file(source_dir / "nfreeze.cpp"),
+                                          R"re((?:getenv|environment)\("(NFREEZE_[A-Z_]+)"\))re");
     CHECK(variables.size() >= 5);
     for (const std::string& variable : variables) CHECK_NAMES(section(page, ".SH ENVIRONMENT"), variable);
 }
@@ -168,10 +170,13 @@ TEST_CASE("completion: it knows every option of every verb") {
     for (const std::string& verb : verbs()) {
         CAPTURE(verb);
         const std::string proposed =
-            must_run({"bash", "-c", "source \"$1\"; COMP_WORDS=(nfreeze \"$2\" --) COMP_CWORD=2; _nfreeze 2>/dev/null; "
-                      "printf '%s\\n' \"${COMPREPLY[@]}\"", "bash", dir / "completion", verb});
+            must_run({"bash", "-c",
+                      "source \"$1\"; COMP_WORDS=(nfreeze \"$2\" --) COMP_CWORD=2; _nfreeze 2>/dev/null; "
+                      "printf '%s\\n' \"${COMPREPLY[@]}\"",
+                      "bash", dir / "completion", verb});
         const Strings lines = lines_of(proposed), wanted = options_of(verb);
-        CHECK(std::set<std::string>(lines.begin(), lines.end()) == std::set<std::string>(wanted.begin(), wanted.end()));
+        CHECK(std::set<std::string>(lines.begin(), lines.end()) ==
+              std::set<std::string>(wanted.begin(), wanted.end()));
     }
 }
 
@@ -192,14 +197,16 @@ TEST_CASE("make install: program, manual page and completion, below DESTDIR and 
     const TempDir dir;
     make({"install", "DESTDIR=" + (dir / "a stage").string(), "PREFIX=/opt/nfreeze"});
     const fs::path prefix = dir / "a stage/opt/nfreeze";
-    const std::vector<fs::path> wanted{prefix / "bin/nfreeze", prefix / "share/bash-completion/completions/nfreeze",
+    const std::vector<fs::path> wanted{prefix / "bin/nfreeze",
+                                       prefix / "share/bash-completion/completions/nfreeze",
                                        prefix / "share/man/man1/nfreeze.1.gz"};
     CHECK(files_below(dir.path()) == wanted);
     CHECK(read_file(wanted[0]) == read_file(nfreeze_binary()));
     CHECK(fs::status(wanted[0]).permissions() == fs::perms(0755));
     CHECK(fs::status(wanted[1]).permissions() == fs::perms(0644));
     CHECK(read_file(wanted[1]) == must_run({source_dir / "packaging/completion.sh", nfreeze_binary()}));
-    CHECK(must_run({"gzip", "-dc", wanted[2]}) == must_run({source_dir / "packaging/man.sh", nfreeze_binary()}));
+    CHECK(must_run({"gzip", "-dc", wanted[2]}) ==
+          must_run({source_dir / "packaging/man.sh", nfreeze_binary()}));
 }
 
 // Two builds in two directories are to be the same; `make reproducible` does both and compares.
@@ -209,13 +216,15 @@ TEST_CASE("make: the program does not know where it was built") {
 }
 
 TEST_CASE("make deb: installed in a bare Debian 12, the program runs, and is gone when it is removed") {
-    if (!slow_tests()) return skipped("the Debian package in a chroot: takes minutes; NFREEZE_TEST_SLOW=1 runs it");
+    if (!slow_tests())
+        return skipped("the Debian package in a chroot: takes minutes; NFREEZE_TEST_SLOW=1 runs it");
     if (!is_what_make_builds()) return;
     if (!is_root()) return skipped("the Debian package in a chroot: not root");
     if (!contains(read_file(source_dir / "build/CMakeCache.txt"), "\nSTATIC:BOOL=1\n"))
         return skipped("the Debian package in a chroot: this is a build with STATIC=0");
     if (std::getenv("NFREEZE_TEST_CHROOT") == nullptr && !have_program("debootstrap"))
-        return skipped("the Debian package in a chroot: needs debootstrap, or a tar file in NFREEZE_TEST_CHROOT");
+        return skipped(
+            "the Debian package in a chroot: needs debootstrap, or a tar file in NFREEZE_TEST_CHROOT");
     const Strings lines = lines_of(make({"-s", "deb"}));
     REQUIRE(!lines.empty());
     RunOptions options;

@@ -64,11 +64,9 @@ bool handles(pid_t pid, int signal) {
 
 TEST_SUITE_BEGIN("interruptions");
 
-TEST_CASE(
-    "interruptions: killed at 20 random moments, each time a backup and a full restore work") {
+TEST_CASE("interruptions: killed at 20 random moments, each time a backup and a full restore work") {
     const char* given = std::getenv("NFREEZE_TEST_SEED");
-    const std::uint64_t seed =
-        given != nullptr ? std::strtoull(given, nullptr, 10) : std::random_device{}();
+    const std::uint64_t seed = given != nullptr ? std::strtoull(given, nullptr, 10) : std::random_device{}();
     MESSAGE("the random moments come from NFREEZE_TEST_SEED=" << seed);
     Random random(seed);
     Sshd& server = shared_sshd();
@@ -95,8 +93,7 @@ TEST_CASE(
             remove_tree(site.dest);
             const Result as_it_is = site.restore();
             REQUIRE_EXIT(as_it_is, 0);
-            CHECK((compare(site.dir / "last", site.dest) == "" ||
-                   compare(site.src, site.dest) == ""));
+            CHECK((compare(site.dir / "last", site.dest) == "" || compare(site.src, site.dest) == ""));
         }
         site.backup_or_fail();
         remove_tree(site.dest);
@@ -120,8 +117,7 @@ TEST_CASE("interruptions: after kill -9 the next run sends again at most what we
     std::vector<fs::path> complete = packs_by_age(slow.site);
     complete.resize(3);
     const std::uint64_t safe = bytes_of(complete);
-    std::this_thread::sleep_for(
-        milliseconds(2800)); // a checkpoint has followed, behind what was queued
+    std::this_thread::sleep_for(milliseconds(2800)); // a checkpoint has followed, behind what was queued
     REQUIRE(victim.running());
     victim.kill(SIGKILL);
     CHECK(victim.wait().signal == SIGKILL);
@@ -129,7 +125,8 @@ TEST_CASE("interruptions: after kill -9 the next run sends again at most what we
     const Summary again = slow.site.backup_or_fail();
     CHECK(safe > 40 * MiB);
     CHECK(again.fresh_bytes <= 176 * MiB + 2 * MiB - safe);
-    CHECK(again.uploaded <= again.fresh_bytes + 3 * MiB); // each of a dozen packs at most is filled up to whole 256 KiB
+    CHECK(again.uploaded <=
+          again.fresh_bytes + 3 * MiB); // each of a dozen packs at most is filled up to whole 256 KiB
     slow.site.restore_or_fail();
     CHECK(compare(slow.site.src, slow.site.dest) == "");
 }
@@ -138,8 +135,7 @@ TEST_CASE("interruptions: SIGINT and SIGTERM write a checkpoint first, exit code
     for (const int signal : {SIGINT, SIGTERM}) {
         CAPTURE(signal);
         Slow slow(128, 32 * MiB); // more than is ever in flight, or the run could still end well
-        slow.site.options.env["NFREEZE_CHECKPOINT_SECONDS"] =
-            "1000"; // so that none comes by itself
+        slow.site.options.env["NFREEZE_CHECKPOINT_SECONDS"] = "1000"; // so that none comes by itself
         Child backup(slow.backup_arguments(), slow.site.options);
         REQUIRE(slow.wait_for_packs(3));
         std::vector<fs::path> complete = packs_by_age(slow.site);
@@ -162,8 +158,7 @@ TEST_CASE("interruptions: SIGINT and SIGTERM write a checkpoint first, exit code
     }
 }
 
-TEST_CASE(
-    "interruptions: a signal that comes early, or while a restore runs, is exit code 130 as well") {
+TEST_CASE("interruptions: a signal that comes early, or while a restore runs, is exit code 130 as well") {
     Site site;
     write_random_file(site.src / "large", 4 * MiB, 1);
     site.init_or_fail();
@@ -171,8 +166,7 @@ TEST_CASE(
     Proxy proxy(shared_sshd().port());
     append_file(site.home / ".ssh/known_hosts", shared_sshd().known_hosts_lines(proxy.port()));
     proxy.downstream_rate = 512 * 1024;
-    Child restore({nfreeze_binary(), "restore", site.remote(proxy.port()), site.dest},
-                  site.options);
+    Child restore({nfreeze_binary(), "restore", site.remote(proxy.port()), site.dest}, site.options);
     REQUIRE(wait_until([&] { return proxy.downstream > 300'000; }, milliseconds(20'000)));
     REQUIRE(restore.running());
     restore.kill(SIGINT);

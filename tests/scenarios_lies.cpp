@@ -1,5 +1,6 @@
 // A server that keeps what it was given and lies about it while it is asked: a real sshd, behind which
-// tests/lying_server.py speaks SFTP. In the tests' own store a call answers or throws; here lies come in packets.
+// tests/lying_server.py speaks SFTP. In the tests' own store a call answers or throws; here lies come in
+// packets.
 #include <algorithm>
 #include <utility>
 
@@ -20,7 +21,8 @@ struct Liar {
         write_file(site.src / "a", random_bytes(200'000, 1));
         write_file(site.src / "d/b", "some text\n");
         tell("");
-        const std::string url = std::exchange(site.url, site.repo.string()); // what is written goes by no server
+        const std::string url =
+            std::exchange(site.url, site.repo.string()); // what is written goes by no server
         site.init_or_fail();
         site.backup_or_fail();
         site.url = url;
@@ -29,7 +31,8 @@ struct Liar {
     }
     static Sshd::Options options(const TempDir& dir) {
         Sshd::Options options;
-        options.config = {std::string("Subsystem sftp python3 ") + NFREEZE_TESTS_DIR + "/lying_server.py " + (dir / "lie").string()};
+        options.config = {std::string("Subsystem sftp python3 ") + NFREEZE_TESTS_DIR + "/lying_server.py " +
+                          (dir / "lie").string()};
         return options;
     }
     void tell(const std::string& lie) const { write_file(dir / "lie", lie); }
@@ -41,7 +44,8 @@ struct Liar {
 
 constexpr int kDamaged = 5, kNetwork = 6;
 
-// Whatever is answered, nothing wrong is restored, nothing is written on the server, and no raw bytes of it are printed.
+// Whatever is answered, nothing wrong is restored, nothing is written on the server, and no raw bytes of it
+// are printed.
 struct Lie {
     std::string name;
     std::vector<int> codes;
@@ -60,8 +64,10 @@ void check_lies(const std::vector<Lie>& lies) {
         CHECK_MESSAGE(std::ranges::count(lie.codes, result.code) == 1, describe(result));
         CHECK_NAMES(result.err, lie.words);
         CHECK(result.peak_kib < 300 * 1024);
-        if (result.code == 0) CHECK(compare(site.src, site.dest) == "");
-        else CHECK(files_below(site.dest).empty());
+        if (result.code == 0)
+            CHECK(compare(site.src, site.dest) == "");
+        else
+            CHECK(files_below(site.dest).empty());
         CHECK(std::ranges::none_of(result.err, [](char c) { return c == '\x1b' || c == '\x07'; }));
     }
     CHECK(fingerprint(site.repo) == before);
@@ -71,7 +77,8 @@ void check_lies(const std::vector<Lie>& lies) {
 
 TEST_SUITE_BEGIN("servers");
 
-TEST_CASE("lies: whatever a server answers, what is restored is right, or an exit code says that it is not there") {
+TEST_CASE(
+    "lies: whatever a server answers, what is restored is right, or an exit code says that it is not there") {
     check_lies({{"", {0}, ""},
                 {"names", {0}, ""},
                 {"short", {kDamaged}, "is shorter than it was"},
@@ -85,7 +92,8 @@ TEST_CASE("lies: whatever a server answers, what is restored is right, or an exi
 }
 
 TEST_CASE("lies: names without end are listened to up to a limit") {
-    check_lies({{"endless-names", {kDamaged}, "holds more than"}, {"endless-dots", {kDamaged}, "holds more than"}});
+    check_lies(
+        {{"endless-names", {kDamaged}, "holds more than"}, {"endless-dots", {kDamaged}, "holds more than"}});
 }
 
 TEST_CASE("lies: names without end are listened to in bounded memory, however long they are") {
@@ -102,8 +110,11 @@ TEST_CASE("lies: that it cannot make durable may come as the answer for several 
 }
 
 TEST_CASE("lies: an answer that makes no sense counts as a lost connection") {
-    // More content than was asked for; a length beyond the packet; nothing, where the end is said in other words.
-    check_lies({{"longer-than-asked", {kNetwork}, ""}, {"wrong-length", {kNetwork}, ""}, {"empty-data", {kDamaged, kNetwork}, ""}});
+    // More content than was asked for; a length beyond the packet; nothing, where the end is said in other
+    // words.
+    check_lies({{"longer-than-asked", {kNetwork}, ""},
+                {"wrong-length", {kNetwork}, ""},
+                {"empty-data", {kDamaged, kNetwork}, ""}});
 }
 
 TEST_CASE("lies: a wrong size in a listing costs repair nothing, and nothing is recorded as gone") {
@@ -142,14 +153,11 @@ TEST_CASE("lies: objects of others under right names are passed over, and counte
         Strings what;
         std::string count;
     };
-    std::vector<Planted> all{{{"noise", "keys", "16", "193"}, "16"},
-                             {{"keys", "version", "2", "1"}, ""},
-                             {{"noise", "index", "1001", "500"}, "1001"},
-                             {{"noise", "packs", "1001", "2000"}, ""},
-                             {{"keys", "cost", "40", "1"}, ""},
-                             {{"keys", "cost", "15", "16"}, ""},
-                             {{"noise", "keys", "40", "100"}, "40"},
-                             {{"noise", "index", "1", "500"}, ""}};
+    std::vector<Planted> all{
+        {{"noise", "keys", "16", "193"}, "16"},      {{"keys", "version", "2", "1"}, ""},
+        {{"noise", "index", "1001", "500"}, "1001"}, {{"noise", "packs", "1001", "2000"}, ""},
+        {{"keys", "cost", "40", "1"}, ""},           {{"keys", "cost", "15", "16"}, ""},
+        {{"noise", "keys", "40", "100"}, "40"},      {{"noise", "index", "1", "500"}, ""}};
     if (!slow_tests()) all.resize(5);
     for (const Planted& planted : all) {
         CAPTURE(joined(planted.what));

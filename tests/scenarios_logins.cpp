@@ -361,7 +361,8 @@ TEST_CASE(
         REQUIRE(stat((site.dest / "file").c_str(), &st) == 0);
         CHECK(st.st_uid == 54400);
         CHECK(st.st_gid == 54401);
-    } else skipped("a restore where the name has another number: needs mount namespaces");
+    } else
+        skipped("a restore where the name has another number: needs mount namespaces");
     // The way back: a name that only getent knows here, by another number.
     write_script(dir / "other/getent", "case \"$1 $2\" in 'passwd " + ghost + "') echo '" + ghost +
                                            ":*:54402:54402::/:/bin/sh' ;; 'group ghosts') "
@@ -561,7 +562,8 @@ TEST_CASE("refused: a login shell that prints, a subsystem that ends, and none a
     check_says(look("/bin/true"), {"SFTP"});
     check_says(look("/bin/false"), {"SFTP"});
     check_says(look("/no/such/program"), {"SFTP"});
-    check_says(look("echo This account is not available >&2; exit 1"), {"SFTP", "shell"}); // sshd passes no words on
+    check_says(look("echo This account is not available >&2; exit 1"),
+               {"SFTP", "shell"}); // sshd passes no words on
     check_says(look("kill -9 $$"), {"SFTP"});
     const Door none({"Subsystem other /bin/true"}, false);
     check_says(none.look(), {"SFTP"});

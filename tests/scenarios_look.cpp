@@ -142,17 +142,24 @@ class JsonReader {
                 ++at_;
                 const std::string_view escapes = "\"\\/bfnrt", meant = "\"\\/\b\f\n\r\t";
                 const std::size_t which = escapes.find(next());
-                if (next() == '\0' || which == std::string_view::npos) wrong("an escape that JSON does not have"); // \u is not used
+                if (next() == '\0' || which == std::string_view::npos)
+                    wrong("an escape that JSON does not have"); // \u is not used
                 out += meant[which];
                 ++at_;
                 continue;
             }
-            std::size_t length = c < 0x80 ? 1 : c >= 0xc2 && c < 0xe0 ? 2 : c >= 0xe0 && c < 0xf0 ? 3 : c >= 0xf0 && c < 0xf5 ? 4 : 0;
+            std::size_t length = c < 0x80                ? 1
+                                 : c >= 0xc2 && c < 0xe0 ? 2
+                                 : c >= 0xe0 && c < 0xf0 ? 3
+                                 : c >= 0xf0 && c < 0xf5 ? 4
+                                                         : 0;
             if (length == 0 || at_ + length > line_.size()) wrong("no UTF-8");
             for (std::size_t i = 1; i < length; ++i)
                 if ((line_[at_ + i] & 0xc0) != 0x80) wrong("no UTF-8");
             const auto second = static_cast<unsigned char>(length > 1 ? line_[at_ + 1] : 0);
-            if ((c == 0xe0 && second < 0xa0) || (c == 0xed && second >= 0xa0) || (c == 0xf0 && second < 0x90) || (c == 0xf4 && second >= 0x90)) wrong("no UTF-8");
+            if ((c == 0xe0 && second < 0xa0) || (c == 0xed && second >= 0xa0) ||
+                (c == 0xf0 && second < 0x90) || (c == 0xf4 && second >= 0x90))
+                wrong("no UTF-8");
             out.append(line_, at_, length);
             at_ += length;
         }
@@ -201,16 +208,20 @@ std::string now_as_typed(int seconds_ago = 0) {
 TEST_SUITE_BEGIN("look");
 
 TEST_CASE("json: the reader of these tests takes JSON and nothing else") {
-    for (const char* good : {R"({})", R"({"a":1,"b":[],"c":[true,"x"],"d":{"e":-0.5e-7}})", R"({"a":"\"\\ü€😀"})", R"( {"a" : null } )"})
+    for (const char* good : {R"({})", R"({"a":1,"b":[],"c":[true,"x"],"d":{"e":-0.5e-7}})",
+                             R"({"a":"\"\\ü€😀"})", R"( {"a" : null } )"})
         CHECK_NOTHROW(JsonReader::read(good));
-    for (const char* bad : {"", "{", R"({"a":1,})", R"({"a":01})", R"({a:1})", R"({"a":.5})", R"({"a":1} x)", R"({"a":1,"a":2})", "{\"a\":\"\n\"}", "{\"a\":\"\x01\"}",
-                            R"({"a":"\x41"})", "{\"a\":\"\xff\"}", "{\"a\":\"\xc0\xaf\"}", "{\"a\":\"\xed\xa0\x80\"}", R"({"a":"x)", R"({"a":nan})", R"({"a":1.})", R"(['a'])", R"({"a":tru})"})
+    for (const char* bad : {"", "{", R"({"a":1,})", R"({"a":01})", R"({a:1})", R"({"a":.5})", R"({"a":1} x)",
+                            R"({"a":1,"a":2})", "{\"a\":\"\n\"}", "{\"a\":\"\x01\"}", R"({"a":"\x41"})",
+                            "{\"a\":\"\xff\"}", "{\"a\":\"\xc0\xaf\"}", "{\"a\":\"\xed\xa0\x80\"}",
+                            R"({"a":"x)", R"({"a":nan})", R"({"a":1.})", R"(['a'])", R"({"a":tru})"})
         CHECK_THROWS_MESSAGE(JsonReader::read(bad), bad);
 }
 
 TEST_CASE("ls: patterns choose what is listed, at any depth") {
     const Site site(Site::Kind::local);
-    for (const char* file : {"a.txt", "b.md", "d/c.txt", "d/e/f.txt", "d/e/g", "bar/x", "zed", "d2/c.txt"}) write_file(site.src / file, "content");
+    for (const char* file : {"a.txt", "b.md", "d/c.txt", "d/e/f.txt", "d/e/g", "bar/x", "zed", "d2/c.txt"})
+        write_file(site.src / file, "content");
     site.init_or_fail();
     site.backup_or_fail();
     CHECK(listed(site, {"*.txt"}) == Names{"a.txt", "d/c.txt", "d/e/f.txt", "d2/c.txt"});
@@ -219,7 +230,8 @@ TEST_CASE("ls: patterns choose what is listed, at any depth") {
     CHECK(listed(site, {"d/**/*.txt"}) == Names{"d/c.txt", "d/e/f.txt"});
     CHECK(listed(site, {"[ab]*"}) == Names{"a.txt", "b.md", "bar"});
     CHECK(listed(site, {"?ed", "*.md"}) == Names{"b.md", "zed"});
-    CHECK(listed(site, {"*.md", "zed", "bar"}) == Names{"b.md", "bar", "bar/x", "zed"}); // patterns beside paths
+    CHECK(listed(site, {"*.md", "zed", "bar"}) ==
+          Names{"b.md", "bar", "bar/x", "zed"}); // patterns beside paths
     CHECK(listed(site, {"*.txt"}, {"-R"}) == listed(site, {"*.txt"}));
     const Result details = site.nfreeze({"ls", "-l", site.url, "d*/*.txt"});
     CHECK_EXIT(details, 0);
@@ -230,9 +242,11 @@ TEST_CASE("ls: patterns choose what is listed, at any depth") {
     CHECK_NAMES(missing.err, "'not there'");
 }
 
-TEST_CASE("ls: a pattern with a slash in front matches at the top only, one with a slash at its end directories only") {
+TEST_CASE("ls: a pattern with a slash in front matches at the top only, one with a slash at its end "
+          "directories only") {
     const Site site(Site::Kind::local);
-    for (const char* file : {"a.txt", "d/c.txt", "cache/x", "d/cached"}) write_file(site.src / file, "content");
+    for (const char* file : {"a.txt", "d/c.txt", "cache/x", "d/cached"})
+        write_file(site.src / file, "content");
     site.init_or_fail();
     site.backup_or_fail();
     CHECK(listed(site, {"/*.txt"}) == Names{"a.txt"});
@@ -275,8 +289,8 @@ TEST_CASE("ls: a file whose name looks like a pattern is found by its name, as l
 
 namespace {
 
-// A file through several snapshots: two contents, a change of its mode only, no file, the first content again; and beside
-// it others in a directory.
+// A file through several snapshots: two contents, a change of its mode only, no file, the first content
+// again; and beside it others in a directory.
 struct Versions : Site {
     std::vector<Json> snapshots; // the oldest first
     const std::string one = random_bytes(300'000, 1), two = random_bytes(2'000, 2);
@@ -337,13 +351,16 @@ TEST_CASE("versions: ls --all names each content that a file ever had, with the 
         for (const auto& v : found) all.push_back(v["path"].text);
         return all;
     };
-    CHECK(paths(objects(site.nfreeze({"ls", "--all", "--json", site.url, "*.txt"}))) == Strings{"letters/deep/other.txt", "letters/new.txt"});
-    CHECK(paths(objects(site.nfreeze({"ls", "--all", "--json", site.url, "letters"}))) ==
-          Strings{"letters/deep/other.txt", "letters/file", "letters/file", "letters/file", "letters/new.txt"});
+    CHECK(paths(objects(site.nfreeze({"ls", "--all", "--json", site.url, "*.txt"}))) ==
+          Strings{"letters/deep/other.txt", "letters/new.txt"});
+    CHECK(
+        paths(objects(site.nfreeze({"ls", "--all", "--json", site.url, "letters"}))) ==
+        Strings{"letters/deep/other.txt", "letters/file", "letters/file", "letters/file", "letters/new.txt"});
     CHECK(paths(objects(site.nfreeze({"ls", "--all", "--json", site.url}))).size() == 6);
 }
 
-TEST_CASE("versions: restore --all-versions gets every content there ever was, in directories named after the time") {
+TEST_CASE("versions: restore --all-versions gets every content there ever was, in directories named after "
+          "the time") {
     const Versions site;
     const auto restore = [&](const Strings& flags, const std::string& path) {
         remove_tree(site.dest);
@@ -357,17 +374,22 @@ TEST_CASE("versions: restore --all-versions gets every content there ever was, i
         return names;
     };
     REQUIRE_EXIT(restore({}, "letters/file"), 0);
-    CHECK(restored() == Names{site.directory(0) + "/letters/file", site.directory(1) + "/letters/file", site.directory(4) + "/letters/file"});
+    CHECK(restored() == Names{site.directory(0) + "/letters/file", site.directory(1) + "/letters/file",
+                              site.directory(4) + "/letters/file"});
     CHECK(read_file(site.dest / site.directory(0) / "letters/file") == site.one);
     CHECK(read_file(site.dest / site.directory(1) / "letters/file") == site.two);
     CHECK(read_file(site.dest / site.directory(4) / "letters/file") == site.one);
-    const Result again = site.nfreeze({"restore", "--all-versions", site.url, site.dest.string(), "letters/file"});
+    const Result again =
+        site.nfreeze({"restore", "--all-versions", site.url, site.dest.string(), "letters/file"});
     CHECK_EXIT(again, 0); // all is there
     REQUIRE_EXIT(restore({}, "letters"), 0);
-    CHECK(restored() == Names{site.directory(0) + "/letters/file", site.directory(0) + "/letters/deep/other.txt", site.directory(1) + "/letters/file",
-                              site.directory(3) + "/letters/new.txt", site.directory(4) + "/letters/file"});
+    CHECK(restored() == Names{site.directory(0) + "/letters/file",
+                              site.directory(0) + "/letters/deep/other.txt",
+                              site.directory(1) + "/letters/file", site.directory(3) + "/letters/new.txt",
+                              site.directory(4) + "/letters/file"});
     REQUIRE_EXIT(restore({}, "*.txt"), 0);
-    CHECK(restored() == Names{site.directory(0) + "/letters/deep/other.txt", site.directory(3) + "/letters/new.txt"});
+    CHECK(restored() ==
+          Names{site.directory(0) + "/letters/deep/other.txt", site.directory(3) + "/letters/new.txt"});
     REQUIRE_EXIT(restore({"-n"}, "letters/file"), 0);
     CHECK(!fs::exists(site.dest));
     const Result never = restore({}, "never/there");
@@ -378,7 +400,8 @@ TEST_CASE("versions: restore --all-versions gets every content there ever was, i
 
 TEST_CASE("diff --dir: what is new, gone, and changed, by content, whatever size and time say") {
     const Site site(Site::Kind::local);
-    for (const char* file : {"same", "gone", "dir/content", "mode", "dir/touched", "longer"}) write_file(site.src / file, "content");
+    for (const char* file : {"same", "gone", "dir/content", "mode", "dir/touched", "longer"})
+        write_file(site.src / file, "content");
     write_file(site.src / "large", random_bytes(2 * MiB, 1));
     fs::create_symlink("same", site.src / "link");
     site.init_or_fail();
@@ -415,8 +438,10 @@ TEST_CASE("diff --dir: what is new, gone, and changed, by content, whatever size
     const Result result = diff();
     CHECK_EXIT(result, 0);
     Strings lines = lines_of(result.out);
-    std::erase_if(lines, [](const std::string& line) { return line == "U ." || line == "U dir"; }); // their mtime
-    CHECK(lines == Strings{"M dir/content", "U dir/touched", "- gone", "M large", "M link", "M longer", "U mode", "+ new"});
+    std::erase_if(lines,
+                  [](const std::string& line) { return line == "U ." || line == "U dir"; }); // their mtime
+    CHECK(lines == Strings{"M dir/content", "U dir/touched", "- gone", "M large", "M link", "M longer",
+                           "U mode", "+ new"});
     CHECK(fingerprint(site.repo) == repository);
     const auto json = objects(diff({"--json"}));
     CHECK(json.size() == lines_of(result.out).size());
@@ -428,7 +453,9 @@ TEST_CASE("diff --dir: what is new, gone, and changed, by content, whatever size
 
 TEST_CASE("diff --dir: it says of directories and of types what diff says of two snapshots") {
     const Site site(Site::Kind::local);
-    for (const char* file : {"file to directory", "file to link", "directory to file/x", "directory/x", "mode/x"}) write_file(site.src / file, "content");
+    for (const char* file :
+         {"file to directory", "file to link", "directory to file/x", "directory/x", "mode/x"})
+        write_file(site.src / file, "content");
     site.init_or_fail();
     const std::string id = site.backup_or_fail().snapshot;
     fs::remove(site.src / "file to directory");
@@ -515,7 +542,8 @@ TEST_CASE("du: what directories hold, the largest first, sums up") {
         std::vector<std::string> rows;
         for (const auto& o : objects(result)) {
             CHECK(o.names() == Strings{"path", "files", "bytes"});
-            rows.push_back(o["path"].text + " " + std::to_string(int(o["files"].value)) + " " + std::to_string(int(o["bytes"].value)));
+            rows.push_back(o["path"].text + " " + std::to_string(int(o["files"].value)) + " " +
+                           std::to_string(int(o["bytes"].value)));
         }
         return rows;
     };
@@ -530,7 +558,8 @@ TEST_CASE("du: what directories hold, the largest first, sums up") {
     CHECK_NAMES(lines[0], "49 KiB");
     CHECK(lines[0].ends_with("b/"));
     CHECK(lines[3].ends_with("empty"));
-    CHECK(std::count(lines[0].begin(), lines[0].end(), '#') > std::count(lines[1].begin(), lines[1].end(), '#'));
+    CHECK(std::count(lines[0].begin(), lines[0].end(), '#') >
+          std::count(lines[1].begin(), lines[1].end(), '#'));
     std::this_thread::sleep_for(milliseconds(1'100));
     const std::string then = now_as_typed();
     write_file(site.src / "a/deep/new", std::string(10, 'x'));
@@ -574,8 +603,10 @@ TEST_CASE("du --unique: what only one snapshot needs counts there, and nowhere e
         const double bytes = row["bytes"].value;
         const bool second = row["snapshot"].text == ids[1]["id"].text;
         CAPTURE(row["snapshot"].text);
-        if (second) CHECK((bytes > 3.0 * MiB && bytes < 3.3 * MiB));
-        else CHECK(bytes < 60'000); // the part of the list of files where the names differ
+        if (second)
+            CHECK((bytes > 3.0 * MiB && bytes < 3.3 * MiB));
+        else
+            CHECK(bytes < 60'000); // the part of the list of files where the names differ
     }
     CHECK(rows[0]["snapshot"].text == ids[1]["id"].text); // the largest first
     const Result words = site.nfreeze({"du", "--unique", site.url});
@@ -594,8 +625,19 @@ TEST_CASE("du --unique: what only one snapshot needs counts there, and nowhere e
 
 namespace {
 
-const Strings awkward_names{"quote\"d", "back\\slash", "\\x41 literally", "new\nline", "tab\tbell\x07 delete\x7f", "bad \xff\xfe utf-8", "overlong \xc0\xaf",
-                            "surrogate \xed\xa0\x80", "c1 \xc2\x85", "\xc3\xbc \xe2\x82\xac \xf0\x9f\x98\x80", "{\"a\":1}", "' $(x) `", "trailing\\"};
+const Strings awkward_names{"quote\"d",
+                            "back\\slash",
+                            "\\x41 literally",
+                            "new\nline",
+                            "tab\tbell\x07 delete\x7f",
+                            "bad \xff\xfe utf-8",
+                            "overlong \xc0\xaf",
+                            "surrogate \xed\xa0\x80",
+                            "c1 \xc2\x85",
+                            "\xc3\xbc \xe2\x82\xac \xf0\x9f\x98\x80",
+                            "{\"a\":1}",
+                            "' $(x) `",
+                            "trailing\\"};
 
 // One line for a set of field names.
 std::string fields(const std::vector<Json>& all, std::size_t i) {
@@ -604,14 +646,18 @@ std::string fields(const std::vector<Json>& all, std::size_t i) {
     for (const auto& name : all[i].names()) names += (names.empty() ? "" : " ") + name;
     return names;
 }
-const char* const backup_fields = "snapshot source incomplete new changed unchanged gone unreadable bytes_read bytes_new bytes_uploaded seconds";
-const char* const snapshot_fields = "id time host user source tags incomplete files directories others bytes new_files changed_files new_bytes version";
+const char* const backup_fields = "snapshot source incomplete new changed unchanged gone unreadable "
+                                  "bytes_read bytes_new bytes_uploaded seconds";
+const char* const snapshot_fields = "id time host user source tags incomplete files directories others bytes "
+                                    "new_files changed_files new_bytes version";
 const char* const restore_fields =
     "snapshot dest restored bytes in_place kept deleted failed missing incomplete deletion_refused "
     "owners_not_set devices_left_out attributes_not_set";
 const char* const check_fields = "snapshots packs packs_read bytes_read errors";
-const char* const repair_fields = "packs_read packs_adopted snapshots_adopted packs_damaged packs_unreadable chunks_saved chunks_lost errors_left";
-const char* const prune_fields = "packs bytes bytes_needed packs_to_condemn bytes_to_condemn bytes_to_copy bytes_young bytes_condemned bytes_due";
+const char* const repair_fields = "packs_read packs_adopted snapshots_adopted packs_damaged packs_unreadable "
+                                  "chunks_saved chunks_lost errors_left";
+const char* const prune_fields = "packs bytes bytes_needed packs_to_condemn bytes_to_condemn bytes_to_copy "
+                                 "bytes_young bytes_condemned bytes_due";
 
 struct AwkwardSite : Site {
     AwkwardSite() : Site(Kind::local) {
@@ -632,7 +678,8 @@ struct AwkwardSite : Site {
 
 TEST_CASE("json: every line is an object with the fields that are promised, whatever the names are") {
     const AwkwardSite site;
-    const Result backup = site.nfreeze({"backup", "--json", "-v", "--tag", "t\"a\\g", "--tag", "x", "--host", "h\"o\\st\x01", "--verify", site.src.string(), site.url});
+    const Result backup = site.nfreeze({"backup", "--json", "-v", "--tag", "t\"a\\g", "--tag", "x", "--host",
+                                        "h\"o\\st\x01", "--verify", site.src.string(), site.url});
     REQUIRE_EXIT(backup, 0);
     auto all = objects(backup);
     REQUIRE(all.size() == awkward_names.size() + 4); // ., the link; the sum and what was verified
@@ -663,9 +710,12 @@ TEST_CASE("json: every line is an object with the fields that are promised, what
     Names contents, wanted;
     for (std::size_t i = 0; i < all.size(); ++i) {
         CHECK(fields(all, i) == "path type mode uid gid user group size mtime target");
-        if (all[i]["type"].text == "symlink") CHECK(all[i]["target"].text == "to \"quoted\"\\ \\xfe");
-        else CHECK(all[i]["mode"].text == "644");
-        if (all[i]["type"].text == "file") contents.insert(site.nfreeze({"cat", site.url, all[i]["path"].text}).out);
+        if (all[i]["type"].text == "symlink")
+            CHECK(all[i]["target"].text == "to \"quoted\"\\ \\xfe");
+        else
+            CHECK(all[i]["mode"].text == "644");
+        if (all[i]["type"].text == "file")
+            contents.insert(site.nfreeze({"cat", site.url, all[i]["path"].text}).out);
     }
     for (const auto& name : awkward_names) wanted.insert("content of " + name);
     CHECK(contents == wanted);
@@ -677,13 +727,15 @@ TEST_CASE("json: every line is an object with the fields that are promised, what
     const std::string id = sum["snapshot"].text;
     write_file(site.src / "new \"\\\n\xff", "x");
     fs::remove(site.src / awkward_names[0]);
-    const Result dry = site.nfreeze({"backup", "--json", "-n", "--host", "h\"o\\st\x01", site.src.string(), site.url});
+    const Result dry =
+        site.nfreeze({"backup", "--json", "-n", "--host", "h\"o\\st\x01", site.src.string(), site.url});
     all = objects(dry);
     REQUIRE(all.size() == 1);
     CHECK(fields(all, 0) == backup_fields);
     CHECK(all[0]["snapshot"].text == "");
     const auto disk = objects(site.json("diff", {"--dir", site.src.string()}, {id}));
-    REQUIRE(site.nfreeze({"backup", "--json", "--host", "h\"o\\st\x01", site.src.string(), site.url}).code == 0);
+    REQUIRE(site.nfreeze({"backup", "--json", "--host", "h\"o\\st\x01", site.src.string(), site.url}).code ==
+            0);
     all = objects(site.json("diff", {}, {id}));
     REQUIRE(all.size() >= 2);
     for (std::size_t i = 0; i < all.size(); ++i) CHECK(fields(all, i) == "change path");
@@ -767,13 +819,20 @@ TEST_CASE("json: no words come between the objects, whatever else is asked for")
     site.backup_or_fail();
     write_file(site.dir / "new", "another\n");
     const fs::path packs = site.repo / "packs";
-    const std::vector<std::pair<std::string, Strings>> runs{
-        {"restore", {"--all-versions"}}, {"restore", {"-n"}}, {"restore", {"-v"}}, {"check", {"--read-data"}}, {"check", {"--read-data=files:5"}}, {"check", {"--append-only"}}};
+    const std::vector<std::pair<std::string, Strings>> runs{{"restore", {"--all-versions"}},
+                                                            {"restore", {"-n"}},
+                                                            {"restore", {"-v"}},
+                                                            {"check", {"--read-data"}},
+                                                            {"check", {"--read-data=files:5"}},
+                                                            {"check", {"--append-only"}}};
     for (const auto& [verb, options] : runs) {
         const Strings& flags = options;
         CAPTURE(flags[0]);
         remove_tree(site.dest);
-        const Result result = site.json(verb, flags, verb == "check" ? Strings{} : flags[0] == "--all-versions" ? Strings{site.dest.string(), "file"} : Strings{site.dest.string()});
+        const Result result = site.json(verb, flags,
+                                        verb == "check"                ? Strings{}
+                                        : flags[0] == "--all-versions" ? Strings{site.dest.string(), "file"}
+                                                                       : Strings{site.dest.string()});
         CHECK(objects(result).size() > 0);
     }
     write_file(site.dest / "more", "x");
@@ -781,7 +840,8 @@ TEST_CASE("json: no words come between the objects, whatever else is asked for")
     objects(site.json("restore", {"--delete", "-v"}, {site.dest.string()}));
     REQUIRE_EXIT(site.json("forget", {"--yes"}, {first}), 0);
     objects(site.json("forget", {"--undo"}, {first}));
-    objects(site.nfreeze({"key", "add", "--json", "--new-password-file", (site.dir / "new").string(), site.url}));
+    objects(
+        site.nfreeze({"key", "add", "--json", "--new-password-file", (site.dir / "new").string(), site.url}));
 }
 
 TEST_CASE("versions: a name that is not there is named however it is written") {

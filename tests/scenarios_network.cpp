@@ -63,8 +63,10 @@ struct Large {
     [[nodiscard]] Strings arguments(bool backup, const Strings& flags = {}) const {
         Strings all{nfreeze_binary(), backup ? "backup" : "restore"};
         all.insert(all.end(), flags.begin(), flags.end());
-        if (backup) all.insert(all.end(), {site.src, site.url});
-        else all.insert(all.end(), {site.url, site.dest});
+        if (backup)
+            all.insert(all.end(), {site.src, site.url});
+        else
+            all.insert(all.end(), {site.url, site.dest});
         return all;
     }
     // Until a run just started has moved so much; it still runs then.
@@ -76,7 +78,8 @@ struct Large {
     // What stands in DEST is complete and right, and none of it is what was being written.
     void check_nothing_half() const {
         for (const fs::path& file : files_below(site.dest))
-            CHECK_MESSAGE(read_file(file) == read_file(site.src / fs::relative(file, site.dest)), file.string());
+            CHECK_MESSAGE(read_file(file) == read_file(site.src / fs::relative(file, site.dest)),
+                          file.string());
     }
     void check_repository() const {
         const Result check = site.nfreeze({"check", "--read-data", site.repo});
@@ -119,7 +122,8 @@ TEST_CASE("networks: a backup and a restore survive a cut at any byte of the con
         const std::int64_t down = line->proxy.downstream;
         for (int i = 0; i < offsets; ++i) {
             if ((i % 5 == 4) != (line == &guarded)) continue;
-            const std::int64_t after = up * (2 * i + 1) / (2 * offsets), after_down = down * (2 * i + 1) / (2 * offsets);
+            const std::int64_t after = up * (2 * i + 1) / (2 * offsets),
+                               after_down = down * (2 * i + 1) / (2 * offsets);
             CAPTURE(after);
             CAPTURE(after_down);
             line->rewind();
@@ -141,7 +145,8 @@ TEST_CASE("networks: a backup and a restore survive a cut at any byte of the con
     CHECK_MESSAGE(cuts >= 2 * offsets - 4, "nearly all cuts must lie within a run: " << cuts);
 }
 
-TEST_CASE("networks: a connection that ends on one side only, or on which nothing passes any more, is replaced") {
+TEST_CASE(
+    "networks: a connection that ends on one side only, or on which nothing passes any more, is replaced") {
     Line line(shared_sshd());
     line.rewind();
     line.calm();
@@ -152,11 +157,13 @@ TEST_CASE("networks: a connection that ends on one side only, or on which nothin
     const std::int64_t down = line.proxy.downstream;
     for (const auto fault : {Proxy::Fault::half_up, Proxy::Fault::half_down, Proxy::Fault::stalled}) {
         const int offsets = slow_tests() ? 40 : fault == Proxy::Fault::stalled ? 3 : 5;
-        const Strings flags = fault == Proxy::Fault::stalled ? Strings{"--timeout", "1"} : Strings{"--timeout", "8"};
+        const Strings flags =
+            fault == Proxy::Fault::stalled ? Strings{"--timeout", "1"} : Strings{"--timeout", "8"};
         line.proxy.fault = fault;
         int cuts = 0;
         for (int i = 0; i < offsets; ++i) {
-            const std::int64_t after = up * (2 * i + 1) / (2 * offsets), after_down = down * (2 * i + 1) / (2 * offsets);
+            const std::int64_t after = up * (2 * i + 1) / (2 * offsets),
+                               after_down = down * (2 * i + 1) / (2 * offsets);
             CAPTURE(static_cast<int>(fault));
             CAPTURE(after);
             CAPTURE(after_down);
@@ -240,13 +247,15 @@ TEST_CASE("networks: a time without a server: the run goes on when it is back") 
         const Result result = child.wait();
         CHECK_EXIT(result, 0);
         CHECK_NAMES(result.err, "trying again");
-        CHECK(lines_of(result.err).size() <= 2); // once, not for each connection and each time that it is tried
+        CHECK(lines_of(result.err).size() <=
+              2); // once, not for each connection and each time that it is tried
     }
     CHECK(compare(large.site.src, large.site.dest) == "");
     large.check_repository();
 }
 
-TEST_CASE("networks: a server that stays away longer than --retry-for, or says nothing for so long, is exit code 6, "
+TEST_CASE("networks: a server that stays away longer than --retry-for, or says nothing for so long, is exit "
+          "code 6, "
           "and what was there is whole") {
     for (const bool mute : {false, true}) {
         CAPTURE(mute);
@@ -306,8 +315,11 @@ TEST_CASE("networks: a run on which nothing moves for five seconds says what it 
     large.proxy.stalled = true;
     Site other(Site::Kind::local);
     other.init_or_fail();
-    Child stream({nfreeze_binary(), "backup", "--progress", "--stdin-name", "x", "--stdin-from-command", other.url, "--", "sh", "-c", "sleep 7; echo x"}, other.options);
-    CHECK(wait_until([&] { return contains(restore.errors_so_far(), "restoring, waiting for the server ("); }, milliseconds(20'000)));
+    Child stream({nfreeze_binary(), "backup", "--progress", "--stdin-name", "x", "--stdin-from-command",
+                  other.url, "--", "sh", "-c", "sleep 7; echo x"},
+                 other.options);
+    CHECK(wait_until([&] { return contains(restore.errors_so_far(), "restoring, waiting for the server ("); },
+                     milliseconds(20'000)));
     large.proxy.stalled = false;
     CHECK_EXIT(restore.wait(), 0);
     const Result result = stream.wait();
@@ -320,11 +332,15 @@ TEST_CASE("networks: connections that end while a backup waits for its input cos
     large.site.options.env["NFREEZE_CHECKPOINT_SECONDS"] = "3600";
     large.proxy.idle_ms = 2500; // a busy disk may take a second to make a pack durable
     const std::string input = "head -c 24M /dev/urandom; sleep 5; head -c 24M /dev/urandom";
-    CHECK_EXIT(large.site.nfreeze({"backup", "--connections", "1", "--stdin-name", "x", "--stdin-from-command", large.site.url, "--", "sh", "-c", input}), 0);
+    CHECK_EXIT(large.site.nfreeze({"backup", "--connections", "1", "--stdin-name", "x",
+                                   "--stdin-from-command", large.site.url, "--", "sh", "-c", input}),
+               0);
     CHECK(large.proxy.accepted > 1);
     // One whose fate nobody knew would have been sent again in two halves.
     const std::vector<fs::path> packs = files_below(large.site.repo / "packs");
-    CHECK(std::ranges::count_if(packs, [](const fs::path& pack) { return fs::file_size(pack) > 5 * MiB && fs::file_size(pack) < 13 * MiB; }) <= 1);
+    CHECK(std::ranges::count_if(packs, [](const fs::path& pack) {
+              return fs::file_size(pack) > 5 * MiB && fs::file_size(pack) < 13 * MiB;
+          }) <= 1);
     large.check_repository();
 }
 
@@ -373,9 +389,9 @@ TEST_CASE("networks: sshd with narrow limits") {
     if (idle_ms > 0 || config.size() + (config.empty() ? 0 : contains(config[0], "Timeout")) > 1) {
         // What is stored takes its time: the connections are idle meanwhile.
         const std::string file = large.site.src / "file0";
-        const Result slow = large.site.nfreeze({"backup", "--stdin-name", "dump", "--stdin-from-command", large.site.url,
-                                                "--", "sh", "-c", "cat \"$1\"; sleep 3.2; cat \"$2\"", "sh", file,
-                                                large.site.src / "file1"});
+        const Result slow = large.site.nfreeze(
+            {"backup", "--stdin-name", "dump", "--stdin-from-command", large.site.url, "--", "sh", "-c",
+             "cat \"$1\"; sleep 3.2; cat \"$2\"", "sh", file, large.site.src / "file1"});
         CHECK_EXIT(slow, 0);
         const Result dump = large.site.nfreeze({"cat", "--source", "dump", large.site.url, "dump"});
         CHECK_EXIT(dump, 0);
@@ -384,7 +400,8 @@ TEST_CASE("networks: sshd with narrow limits") {
     large.check_repository();
 }
 
-TEST_CASE("networks: a server that lets us in and never says a word: exit code 6 after --timeout; a signal is heard before") {
+TEST_CASE("networks: a server that lets us in and never says a word: exit code 6 after --timeout; a signal "
+          "is heard before") {
     Proxy proxy(shared_sshd().port());
     Site site(shared_sshd(), proxy.port());
     site.init_or_fail();
@@ -410,7 +427,8 @@ TEST_CASE("networks: forget, prune and check survive a cut, too") {
     line.site.backup_or_fail({"--allow-shrink"});
     remove_tree(line.site.dir / "before");
     copy_tree(line.site.repo, line.site.dir / "before");
-    for (const Strings& verb : {Strings{"forget", "--yes", "--keep-last", "1"}, {"prune", "--yes", "--now", "--max-unused", "0%"},
+    for (const Strings& verb : {Strings{"forget", "--yes", "--keep-last", "1"},
+                                {"prune", "--yes", "--now", "--max-unused", "0%"},
                                 {"check", "--read-data"}}) {
         Strings arguments = verb;
         arguments.push_back(line.site.url);
@@ -418,7 +436,8 @@ TEST_CASE("networks: forget, prune and check survive a cut, too") {
         const auto prepare = [&] {
             line.rewind();
             if (verb[0] == "prune") {
-                const Result forget = line.site.nfreeze({"forget", "--yes", "--keep-last", "1", line.site.repo});
+                const Result forget =
+                    line.site.nfreeze({"forget", "--yes", "--keep-last", "1", line.site.repo});
                 REQUIRE_EXIT(forget, 0);
             }
             line.calm();
@@ -458,7 +477,8 @@ TEST_CASE("networks: a connection that breaks while a key is derived from the pa
     CHECK_EXIT(list, 0);
 }
 
-TEST_CASE("networks: SIGINT and SIGTERM end a run within 5 s, whatever the server does; a second one at once") {
+TEST_CASE(
+    "networks: SIGINT and SIGTERM end a run within 5 s, whatever the server does; a second one at once") {
     Large large(72); // more than is sent within the time that transfers get to end
     large.site.backup_or_fail();
     write_random_file(large.site.src / "more", 40 * MiB, 99);
@@ -473,7 +493,8 @@ TEST_CASE("networks: SIGINT and SIGTERM end a run within 5 s, whatever the serve
             if (server == "mute") large.proxy.stalled = true;
             if (server == "away") large.proxy.away = true;
             if (server == "away") // it has noticed, and waits before it tries again
-                REQUIRE(wait_until([&] { return contains(child.errors_so_far(), "trying again"); }, milliseconds(20'000)));
+                REQUIRE(wait_until([&] { return contains(child.errors_so_far(), "trying again"); },
+                                   milliseconds(20'000)));
             REQUIRE(child.running());
             const auto asked = Clock::now();
             child.kill(backup ? SIGINT : SIGTERM);
@@ -538,7 +559,8 @@ TEST_CASE("networks: who reads no further ends what is printed, with a sentence 
     Large large(8);
     large.site.backup_or_fail();
     const auto into = [&](const Strings& arguments, const std::string& reader) {
-        Strings argv{"sh", "-c", "reader=$1; shift; { \"$@\"; echo code $? >&2; } | $reader", "sh", reader, nfreeze_binary()};
+        Strings argv{"sh", "-c",   "reader=$1; shift; { \"$@\"; echo code $? >&2; } | $reader",
+                     "sh", reader, nfreeze_binary()};
         argv.insert(argv.end(), arguments.begin(), arguments.end());
         return run(argv, large.site.options);
     };

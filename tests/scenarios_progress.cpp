@@ -210,7 +210,8 @@ TEST_CASE("progress: lines or objects once a second where they are asked for, el
     const Strings lines = lines_of(objects.out);
     REQUIRE(lines.size() >= 2);
     CHECK(lines[0].starts_with("{\"progress\":true,\"phase\":\""));
-    for (const char* key : {"\"files\":", "\"bytes\":", "\"bytes_expected\":", "\"bytes_new\":", "\"bytes_uploaded\":"})
+    for (const char* key :
+         {"\"files\":", "\"bytes\":", "\"bytes_expected\":", "\"bytes_new\":", "\"bytes_uploaded\":"})
         CHECK_NAMES(lines[0], key);
     CHECK(lines.back().starts_with("{\"snapshot\":"));
 }
@@ -262,21 +263,22 @@ TEST_CASE("progress: SIGUSR1 asks a run that says nothing") {
 
 TEST_CASE("secrets: a run can't be looked into, its arguments and what it starts hold no secret") {
     Limited site;
-    write_file(site.dir / "look.sh", "#!/bin/sh\nenv >>" + (site.dir / "seen").string() +
-                                         "\necho '" + std::string(passphrase) + "'\n");
+    write_file(site.dir / "look.sh", "#!/bin/sh\nenv >>" + (site.dir / "seen").string() + "\necho '" +
+                                         std::string(passphrase) + "'\n");
     chmod((site.dir / "look.sh").c_str(), 0755);
     site.options.env["NFREEZE_SSH_PASSWORD"] = "another secret";
     site.options.unset.push_back("NFREEZE_PASSWORD");
     site.options.env.erase("NFREEZE_PASSWORD");
     Strings words{nfreeze_binary()};
-    for (const std::string& word : site.limited_backup({"--password-command", site.dir / "look.sh"})) words.push_back(word);
+    for (const std::string& word : site.limited_backup({"--password-command", site.dir / "look.sh"}))
+        words.push_back(word);
     Child run(words, site.options);
     REQUIRE(wait_until([&] { return !files_below(site.repo / "packs").empty(); }, milliseconds(20'000)));
     const fs::path process = fs::path("/proc") / std::to_string(run.pid());
     const std::string status = read_file(process / "status");
     const std::size_t locked = status.find("VmLck:");
     REQUIRE(locked != std::string::npos);
-    if (slowness() == 1) // sanitizers lock nothing
+    if (slowness() == 1)                                   // sanitizers lock nothing
         CHECK(std::atoi(status.c_str() + locked + 6) > 0); // KiB that are never swapped out
     CHECK_NOT_NAMED(read_file(process / "cmdline"), passphrase);
     CHECK_EXIT(run.wait(), 0);
@@ -290,9 +292,15 @@ TEST_CASE("secrets: a run can't be looked into, its arguments and what it starts
     local.init_or_fail();
     give_to(local.dir.path(), account_uid);
     local.options.uid = account_uid;
-    const Child other({nfreeze_binary(), "snapshots", "--password-command", "sleep 5", local.url}, local.options);
+    const Child other({nfreeze_binary(), "snapshots", "--password-command", "sleep 5", local.url},
+                      local.options);
     struct stat st {};
-    CHECK(wait_until([&] { return stat(("/proc/" + std::to_string(other.pid()) + "/environ").c_str(), &st) == 0 && st.st_uid == 0; }, milliseconds(1000)));
+    CHECK(wait_until(
+        [&] {
+            return stat(("/proc/" + std::to_string(other.pid()) + "/environ").c_str(), &st) == 0 &&
+                   st.st_uid == 0;
+        },
+        milliseconds(1000)));
 }
 
 TEST_SUITE_END();

@@ -137,9 +137,22 @@ TEST_CASE("prune: a dry run, a refusal, a wrong value or a no changes nothing") 
     const Result nobody = site.nfreeze({"prune", site.url});
     CHECK_EXIT(nobody, 2);
     CHECK_NAMES(nobody.err, "--yes");
-    for (const Strings& wrong : {Strings{"--grace", "0"}, {"--grace", "0d"}, {"--grace", "3"}, {"--grace", "x"}, {"--grace", "-1d"}, {"--grace", ""},
-                                 {"--max-unused", "10"}, {"--max-unused", "101%"}, {"--max-unused", "x%"}, {"--max-unused", "-1%"}, {"--max-unused", "1.5%"},
-                                 {"--max-unused", "10%%"}, {"--max-unused", ""}, {"--max-repack", "x"}, {"--max-repack", "-1"}, {"--max-repack", "10%"}}) {
+    for (const Strings& wrong : {Strings{"--grace", "0"},
+                                 {"--grace", "0d"},
+                                 {"--grace", "3"},
+                                 {"--grace", "x"},
+                                 {"--grace", "-1d"},
+                                 {"--grace", ""},
+                                 {"--max-unused", "10"},
+                                 {"--max-unused", "101%"},
+                                 {"--max-unused", "x%"},
+                                 {"--max-unused", "-1%"},
+                                 {"--max-unused", "1.5%"},
+                                 {"--max-unused", "10%%"},
+                                 {"--max-unused", ""},
+                                 {"--max-repack", "x"},
+                                 {"--max-repack", "-1"},
+                                 {"--max-repack", "10%"}}) {
         INFO(wrong[0], " '", wrong[1], "'");
         const Result result = site.nfreeze({"prune", "--yes", wrong[0], wrong[1], site.url});
         CHECK_EXIT(result, 2);
@@ -239,7 +252,9 @@ TEST_CASE("prune: refuses while a part of the index is missing, and deletes noth
             if (const auto size = fs::file_size(pack); size > 7 * MiB / 2 && size < 5 * MiB) fs::remove(pack);
     }
     const std::string before = fingerprint(site.repo);
-    for (const Strings& how : {Strings{"prune", "--yes", site.url}, {"prune", "--yes", "--now", site.url}, {"prune", "-n", site.url}}) {
+    for (const Strings& how : {Strings{"prune", "--yes", site.url},
+                               {"prune", "--yes", "--now", site.url},
+                               {"prune", "-n", site.url}}) {
         const Result result = site.nfreeze(how);
         CHECK_EXIT(result, 5);
     }

@@ -145,7 +145,8 @@ TEST_CASE("reader: a byte flipped in any object is noticed, and a file that need
     for (const fs::path& object : files_below(site.dir / "whole")) {
         const fs::path name = fs::relative(object, site.dir / "whole");
         CAPTURE(name.string());
-        const std::uintmax_t at = std::min<std::uintmax_t>(fs::file_size(object) / 2, 100'000); // in the first frame, which "large" fills
+        const std::uintmax_t at = std::min<std::uintmax_t>(
+            fs::file_size(object) / 2, 100'000); // in the first frame, which "large" fills
         flip_byte(site.repo / name, at);
         const Result result = reader(site, {"check", site.repo});
         CHECK_EXIT(result, 1);

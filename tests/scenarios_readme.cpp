@@ -1,5 +1,5 @@
-// README.md is true: the commands of its first transcript are typed as they stand there, on a terminal, and what
-// comes must be what it shows.
+// README.md is true: the commands of its first transcript are typed as they stand there, on a terminal, and
+// what comes must be what it shows.
 #include <unistd.h>
 
 #include <regex>
@@ -42,19 +42,18 @@ std::string leveled(std::string text, const std::string& here) {
         text.replace(at, here.size(), home);
     char host[256] = "";
     gethostname(host, sizeof host - 1);
-    for (const auto& [pattern, by] :
-         {std::pair{std::string(" ") + host + "([ :])", " laptop$1"},
-          {"[^\n]*\r\x1b\\[K", ""}, // a line of progress that was taken away
-          {"\r", ""},
-          {"SHA256:[A-Za-z0-9+/]+", "PRINT"},
-          {"\\[127\\.0\\.0\\.1\\]:[0-9]+", "box.example.org"},
-          {"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9:]+", "TIME"},
-          {"\\b[0-9a-f]{8,64}\\b", "ID"},
-          {"[0-9.]+ ([KMG]iB|B)", "SIZE"},
-          {"time: [0-9.]+ s", "TIME"},
-          {"([d-][rwx-]{9}) +[^ ]+ +[^ ]+ ", "$1 OWNER "},
-          {" +", " "},
-          {" +\n", "\n"}})
+    for (const auto& [pattern, by] : {std::pair{std::string(" ") + host + "([ :])", " laptop$1"},
+                                      {"[^\n]*\r\x1b\\[K", ""}, // a line of progress that was taken away
+                                      {"\r", ""},
+                                      {"SHA256:[A-Za-z0-9+/]+", "PRINT"},
+                                      {"\\[127\\.0\\.0\\.1\\]:[0-9]+", "box.example.org"},
+                                      {"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9:]+", "TIME"},
+                                      {"\\b[0-9a-f]{8,64}\\b", "ID"},
+                                      {"[0-9.]+ ([KMG]iB|B)", "SIZE"},
+                                      {"time: [0-9.]+ s", "TIME"},
+                                      {"([d-][rwx-]{9}) +[^ ]+ +[^ ]+ ", "$1 OWNER "},
+                                      {" +", " "},
+                                      {" +\n", "\n"}})
         text = std::regex_replace(text, std::regex(pattern), by);
     return text;
 }
@@ -73,7 +72,9 @@ TEST_CASE("readme: the first five minutes are as README.md shows them") {
     write_random_file(work / "Documents/photos/beach.jpg", 3'000'000, 1);
     write_random_file(work / "Documents/photos/hills.jpg", 2'000'000, 2);
     fs::remove(site.home / ".ssh/known_hosts"); // nobody was there before
-    write_file(site.home / ".ssh/config", "Host box\n  HostName 127.0.0.1\n  Port " + std::to_string(server.port()) + "\n  User " + server.user() + "\n");
+    write_file(site.home / ".ssh/config", "Host box\n  HostName 127.0.0.1\n  Port " +
+                                              std::to_string(server.port()) + "\n  User " + server.user() +
+                                              "\n");
     RunOptions options = site.options;
     options.env.erase("NFREEZE_PASSWORD");
     options.env["PATH"] = (work / "bin").string() + ":" + getenv("PATH");
@@ -81,7 +82,8 @@ TEST_CASE("readme: the first five minutes are as README.md shows them") {
     options.cwd = work;
     options.pty = true;
 
-    const auto steps = steps_of(block_of(read_file(fs::path(NFREEZE_TESTS_DIR) / "../README.md"), "## The first five minutes"));
+    const auto steps = steps_of(
+        block_of(read_file(fs::path(NFREEZE_TESTS_DIR) / "../README.md"), "## The first five minutes"));
     CHECK(steps.size() > 8);
     for (const Step& step : steps) {
         CAPTURE(step.command);
@@ -89,7 +91,8 @@ TEST_CASE("readme: the first five minutes are as README.md shows them") {
         for (const std::string& line : lines_of(step.shown)) {
             if (contains(line, "(yes/no)? ")) options.dialog.push_back({"(yes/no)? ", "yes"});
             for (const char* question : {"Passphrase of the repository:", "The same again:"})
-                if (line.rfind(question, 0) == 0) options.dialog.push_back({std::string(question) + " ", passphrase});
+                if (line.rfind(question, 0) == 0)
+                    options.dialog.push_back({std::string(question) + " ", passphrase});
         }
         const Result result = run({"sh", "-c", step.command}, options);
         CHECK(result.code == 0);

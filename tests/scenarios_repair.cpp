@@ -46,7 +46,8 @@ Result repair(const Site& site) {
     return result;
 }
 
-// A restore of the newest snapshot of the source gives the source; that of another one, what the source was then.
+// A restore of the newest snapshot of the source gives the source; that of another one, what the source was
+// then.
 void check_restores(const Site& site) {
     remove_tree(site.dest);
     const Result result = site.restore({"--source", site.src.string()});
@@ -66,8 +67,9 @@ void check_sound(const Site& site) {
     CHECK_NAMES(result.out, "errors: 0");
 }
 
-// A repository of three snapshots, each with a copy of what the source was: `was[i]`. Made once, for what it holds
-// must be a few seconds old for the next backup to believe what it sees. `large` lies in three frames of one pack.
+// A repository of three snapshots, each with a copy of what the source was: `was[i]`. Made once, for what it
+// holds must be a few seconds old for the next backup to believe what it sees. `large` lies in three frames
+// of one pack.
 struct Base {
     Site site{Site::Kind::local};
     Strings ids;
@@ -78,7 +80,8 @@ struct Base {
         write_random_file(site.src / "dir/large", 9 * MiB, 1);
         fs::create_symlink("text", site.src / "link");
         const Strings later{"later0", "later1"};
-        for (const auto& name : later) write_file(site.src / name, random_bytes(5'000, name.back() == '0' ? 2 : 3));
+        for (const auto& name : later)
+            write_file(site.src / name, random_bytes(5'000, name.back() == '0' ? 2 : 3));
         settle();
         site.init_or_fail();
         const timespec time = mtime_of(site.src);
@@ -172,7 +175,8 @@ TEST_CASE("repair: an index that is gone is made anew from the packs, with the s
         const Result repaired = repair(site);
         CHECK_EXIT(repaired, 0);
         CHECK_NAMES(repaired.out, "with 3 snapshots");
-        CHECK_MESSAGE(site.nfreeze({"snapshots", "--json", site.url}).out == before.out, "each snapshot with all that is known of it");
+        CHECK_MESSAGE(site.nfreeze({"snapshots", "--json", site.url}).out == before.out,
+                      "each snapshot with all that is known of it");
         check_sound(site);
         for (std::size_t i = oldest; i < 3; ++i) check_restores(site, base().ids[i], base().was[i]);
         const Summary again = site.backup_or_fail();
@@ -207,8 +211,10 @@ TEST_CASE("repair: one segment that is gone or shorter") {
         for (const bool gone : {true, false}) {
             CAPTURE(victim.filename().string());
             CAPTURE(gone);
-            if (gone) fs::remove(victim);
-            else shorten(victim, fs::file_size(victim) / 2);
+            if (gone)
+                fs::remove(victim);
+            else
+                shorten(victim, fs::file_size(victim) / 2);
             const Result repaired = repair(site);
             CHECK_EXIT(repaired, 0);
             if (gone && victim == segments.back()) {
@@ -292,7 +298,8 @@ TEST_CASE(
     const std::string id = more.backup_or_fail().snapshot;
     std::size_t orphans = 0;
     for (const auto& pack : packs_of(more))
-        orphans += fs::copy_file(pack, site.repo / "packs" / pack.filename(), fs::copy_options::skip_existing);
+        orphans +=
+            fs::copy_file(pack, site.repo / "packs" / pack.filename(), fs::copy_options::skip_existing);
     REQUIRE(orphans > 0);
     const Result noticed = site.nfreeze({"check", site.url});
     CHECK_EXIT(noticed, 0);
@@ -412,23 +419,27 @@ TEST_CASE("repair: a byte flipped in the head of a pack while the index is lost 
     check_restores(site);
 }
 
-TEST_CASE("repair: the index lost and with it a snapshot, whose only copy is in a damaged pack, is not passed over in silence") {
+TEST_CASE("repair: the index lost and with it a snapshot, whose only copy is in a damaged pack, is not "
+          "passed over in silence") {
     Copy site;
     const auto before = packs_of(site);
     site.src = site.dir / "src";
     write_file(site.src / "last", "content");
     site.backup_or_fail();
     remove_tree(site.repo / "index");
-    for (const auto& pack : added(before, packs_of(site))) flip_byte(pack, 12); // the salt: nothing of it opens
+    for (const auto& pack : added(before, packs_of(site)))
+        flip_byte(pack, 12); // the salt: nothing of it opens
     const Result repaired = repair(site);
     CHECK_NAMES(repaired.out, "with 3 snapshots");
-    // Nobody can know how much was in those packs: a word that something is lost, and an exit code that says so.
+    // Nobody can know how much was in those packs: a word that something is lost, and an exit code that says
+    // so.
     CHECK_EXIT(repaired, 5);
     site.backup_or_fail();
     check_restores(site);
 }
 
-TEST_CASE("repair: a byte flipped anywhere in a small pack of a tree or of data is mended by repair and a backup") {
+TEST_CASE(
+    "repair: a byte flipped anywhere in a small pack of a tree or of data is mended by repair and a backup") {
     const Site site(Site::Kind::local);
     write_file(site.src / "text", "some text\n");
     write_file(site.src / "dir/random", random_bytes(2'000, 1));
@@ -499,7 +510,9 @@ Result import(const Site& site, const std::string& sheet, const std::string& fro
     options.env.erase("NFREEZE_PASSWORD");
     options.unset = {"NFREEZE_PASSWORD"};
     if (from == "-") options.input = sheet;
-    return site.nfreeze({"key", "import", "--new-password-file", (site.dir / "new").string(), site.url, from == "-" ? "-" : (site.dir / "sheet").string()}, options);
+    return site.nfreeze({"key", "import", "--new-password-file", (site.dir / "new").string(), site.url,
+                         from == "-" ? "-" : (site.dir / "sheet").string()},
+                        options);
 }
 RunOptions with_new(const Site& site) {
     RunOptions options = site.options;
@@ -509,7 +522,8 @@ RunOptions with_new(const Site& site) {
 
 } // namespace
 
-TEST_CASE("recovery sheet: it opens a repository whose keys are gone, from a file or typed, as printed or a little otherwise") {
+TEST_CASE("recovery sheet: it opens a repository whose keys are gone, from a file or typed, as printed or a "
+          "little otherwise") {
     const Site site(Site::Kind::local);
     write_file(site.src / "file", "content");
     site.init_or_fail();
@@ -562,8 +576,10 @@ TEST_CASE("recovery sheet: beside keys that are there it adds one; through a pip
         remove_tree(far.repo / "keys");
         write_file(far.dir / "sheet", sheet);
         write_file(far.dir / "new", "made from the sheet\n");
-        const Result result = run({"sh", "-c", "(cat \"$1\"; sleep 0.3) | \"$2\" key import --new-password-file \"$3\" \"$4\" -", "sh", (far.dir / "sheet").string(),
-                                   nfreeze_binary(), (far.dir / "new").string(), far.url}, far.options);
+        const Result result = run(
+            {"sh", "-c", "(cat \"$1\"; sleep 0.3) | \"$2\" key import --new-password-file \"$3\" \"$4\" -",
+             "sh", (far.dir / "sheet").string(), nfreeze_binary(), (far.dir / "new").string(), far.url},
+            far.options);
         CHECK_EXIT(result, 0);
         CHECK_EXIT(far.nfreeze({"snapshots", far.url}, with_new(far)), 0);
     }
@@ -649,8 +665,10 @@ TEST_CASE("recovery sheet: a digit too few or too many is named by its line, too
     const Strings lines = sheet_of(site);
     for (const bool more : {false, true}) {
         Strings typed = lines;
-        if (more) typed[2] += "0";
-        else typed[2].pop_back();
+        if (more)
+            typed[2] += "0";
+        else
+            typed[2].pop_back();
         const Result result = import(site, in_lines(typed));
         CHECK_EXIT(result, 1);
         CHECK_NAMES(result.err, "line 3 ");
@@ -671,7 +689,8 @@ TEST_CASE("recovery sheet: that of another repository opens nothing and changes 
         CHECK_NAMES(result.err, "not of this repository");
         CHECK(fingerprint(site.repo) == before);
     }
-    const Result nowhere = site.nfreeze({"key", "import", "--new-password-file", (site.dir / "new").string(), site.url, (site.dir / "no such file").string()});
+    const Result nowhere = site.nfreeze({"key", "import", "--new-password-file", (site.dir / "new").string(),
+                                         site.url, (site.dir / "no such file").string()});
     CHECK_EXIT(nowhere, 1);
     CHECK_EXIT(site.nfreeze({"key", "import", site.url}), 2);
     CHECK_EXIT(site.nfreeze({"key", "export", site.url, "word"}), 2);
@@ -684,7 +703,9 @@ TEST_CASE("recovery sheet: an empty passphrase is refused, and nobody without a 
     const std::string before = fingerprint(site.repo);
     write_file(site.dir / "sheet", in_lines(lines));
     write_file(site.dir / "empty", "\n");
-    CHECK_EXIT(site.nfreeze({"key", "import", "--new-password-file", (site.dir / "empty").string(), site.url, (site.dir / "sheet").string()}), 1);
+    CHECK_EXIT(site.nfreeze({"key", "import", "--new-password-file", (site.dir / "empty").string(), site.url,
+                             (site.dir / "sheet").string()}),
+               1);
     RunOptions wrong = site.options;
     wrong.env.insert_or_assign("NFREEZE_PASSWORD", "wrong");
     const Result result = site.nfreeze({"key", "export", site.url}, wrong);
@@ -711,7 +732,8 @@ TEST_SUITE_END();
 
 TEST_SUITE_BEGIN("append-only");
 
-TEST_CASE("append-only: check says whether a server lets objects be changed, and leaves none behind where it does") {
+TEST_CASE("append-only: check says whether a server lets objects be changed, and leaves none behind where it "
+          "does") {
     SUBCASE("a server that refuses to remove and to rename, but not to change modes, is none") {
         Sshd::Options options;
         options.ordinary_account = true;
@@ -737,7 +759,8 @@ TEST_CASE("append-only: check says whether a server lets objects be changed, and
         const auto packs = packs_of(site);
         const Result result = site.nfreeze({"check", "--append-only", site.url});
         CHECK_EXIT(result, 0);
-        for (const char* what : {"truncated", "renamed", "removed"}) CHECK_NAMES(result.out, std::string("refused: an object cannot be ") + what);
+        for (const char* what : {"truncated", "renamed", "removed"})
+            CHECK_NAMES(result.out, std::string("refused: an object cannot be ") + what);
         CHECK_NAMES(result.out, "append-only");
         CHECK(result.err == "");
         CHECK(fingerprint(site.repo / "index") + fingerprint(site.repo / "keys") == before);

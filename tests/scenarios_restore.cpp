@@ -162,7 +162,8 @@ TEST_CASE("restore: files in place with the right content are left alone, their 
     CHECK(!watch.saw("tool", IN_CLOSE_WRITE | IN_MOVED_TO | IN_CREATE));
 }
 
-TEST_CASE("restore: a file with holes that is in place is left alone, with holes or with the zeros they stand for, and nothing else is taken for it") {
+TEST_CASE("restore: a file with holes that is in place is left alone, with holes or with the zeros they "
+          "stand for, and nothing else is taken for it") {
     Site site(Site::Kind::local);
     fs::create_directories(site.src);
     make_sparse_file(site.src / "holes");
@@ -184,7 +185,8 @@ TEST_CASE("restore: a file with holes that is in place is left alone, with holes
     check(true);
     write_file(file, right); // no hole any more
     check(true);
-    for (const std::size_t at : {std::size_t(0), (std::size_t(3) << 20) - 1, (std::size_t(3) << 20) + 5, std::size_t(5) << 20, right.size() - 1}) {
+    for (const std::size_t at : {std::size_t(0), (std::size_t(3) << 20) - 1, (std::size_t(3) << 20) + 5,
+                                 std::size_t(5) << 20, right.size() - 1}) {
         CAPTURE(at);
         std::string other = right;
         other[at] = static_cast<char>(other[at] ^ 1);
@@ -197,7 +199,8 @@ TEST_CASE("restore: pipes and devices that are in place are left alone, others o
     Site site(Site::Kind::local);
     fs::create_directories(site.src);
     REQUIRE(mkfifo((site.src / "pipe").c_str(), 0600) == 0);
-    const bool devices = is_root() && mknod((site.src / "character").c_str(), S_IFCHR | 0600, makedev(1, 3)) == 0 &&
+    const bool devices = is_root() &&
+                         mknod((site.src / "character").c_str(), S_IFCHR | 0600, makedev(1, 3)) == 0 &&
                          mknod((site.src / "block").c_str(), S_IFBLK | 0600, makedev(250, 7)) == 0;
     if (!devices) skipped("devices: needs root");
     site.init_or_fail();
@@ -219,10 +222,12 @@ TEST_CASE("restore: pipes and devices that are in place are left alone, others o
     write_file(site.dest / "pipe", "a file");
     kept("pipe");
     if (!devices) return;
-    for (const char* name : {"character", "block"}) { // the same numbers as the other kind, or the same kind with another number
+    for (const char* name :
+         {"character", "block"}) { // the same numbers as the other kind, or the same kind with another number
         fs::remove(site.dest / name);
         const bool block = std::string(name) == "block";
-        REQUIRE(mknod((site.dest / name).c_str(), S_IFCHR | 0600, block ? makedev(250, 7) : makedev(1, 5)) == 0);
+        REQUIRE(mknod((site.dest / name).c_str(), S_IFCHR | 0600, block ? makedev(250, 7) : makedev(1, 5)) ==
+                0);
         kept(name);
     }
 }
@@ -274,7 +279,8 @@ TEST_CASE("restore: --delete removes what the snapshot does not have") {
     CHECK(files_below(site.src).size() == 5);
 }
 
-TEST_CASE("restore: --delete from a snapshot that is incomplete deletes nothing: it may lack what could not be read") {
+TEST_CASE("restore: --delete from a snapshot that is incomplete deletes nothing: it may lack what could not "
+          "be read") {
     Filled site;
     site.restore_or_fail();
     write_file(site.dest / "extra", "x");
@@ -321,8 +327,8 @@ TEST_CASE("restore: that a snapshot is incomplete is said, on stderr and in --js
 
 TEST_CASE("restore: patterns, as ls takes them") {
     Site site(Site::Kind::local);
-    for (const char* name : {"one.jpg", "photos/two.jpg", "photos/2025/three.jpg", "photos/2025/notes", "letters/a[1].txt", "letters/a1.txt",
-                             "letters/b.txt", "*.jpg"})
+    for (const char* name : {"one.jpg", "photos/two.jpg", "photos/2025/three.jpg", "photos/2025/notes",
+                             "letters/a[1].txt", "letters/a1.txt", "letters/b.txt", "*.jpg"})
         write_file(site.src / name, name);
     site.init_or_fail();
     site.backup_or_fail();
@@ -334,11 +340,14 @@ TEST_CASE("restore: patterns, as ls takes them") {
         for (const fs::path& file : files_below(site.dest)) found.push_back(fs::relative(file, site.dest));
         return found;
     };
-    const auto listed = [&](const std::string& name) { return lines_of(must_run({nfreeze_binary(), "ls", site.url, name}, site.options)); };
+    const auto listed = [&](const std::string& name) {
+        return lines_of(must_run({nfreeze_binary(), "ls", site.url, name}, site.options));
+    };
     CHECK(restored({"*.jpg"}) == Strings{"*.jpg", "one.jpg", "photos/2025/three.jpg", "photos/two.jpg"});
     CHECK(restored({"*.jpg"}) == listed("*.jpg"));
     CHECK(restored({"/*.jpg"}) == Strings{"*.jpg", "one.jpg"});
-    for (const std::string all : {"photos/*", "photo?", "photos/2*"}) { // a directory comes with what is in it
+    for (const std::string all :
+         {"photos/*", "photo?", "photos/2*"}) { // a directory comes with what is in it
         CAPTURE(all);
         Strings wanted{"photos/2025/notes", "photos/2025/three.jpg"};
         if (all != "photos/2*") wanted.emplace_back("photos/two.jpg");
@@ -418,9 +427,8 @@ TEST_CASE("restore: killed in the middle it leaves no half file under a name, an
     proxy.downstream_rate = 24 << 20;
     for (const int file : {2, 6}) {
         Child restore({nfreeze_binary(), "restore", site.url, site.dest}, site.options);
-        REQUIRE(wait_until(
-            [&] { return files_below(site.dest).size() > static_cast<std::size_t>(file); },
-            milliseconds(30'000)));
+        REQUIRE(wait_until([&] { return files_below(site.dest).size() > static_cast<std::size_t>(file); },
+                           milliseconds(30'000)));
         REQUIRE_MESSAGE(restore.running(), "it must be killed before it is done");
         restore.kill(SIGKILL);
         restore.wait();
@@ -440,7 +448,7 @@ TEST_CASE("restore: a symlink in DEST is never followed out of it") {
     write_file(outside / "letter", "somebody else's");
     write_file(outside / "target", "somebody else's");
     fs::create_directory(site.dest);
-    fs::create_symlink(outside, site.dest / "docs"); // where the snapshot has a directory
+    fs::create_symlink(outside, site.dest / "docs");              // where the snapshot has a directory
     fs::create_symlink(outside / "target", site.dest / "readme"); // where it has a file
     const std::string before = fingerprint(outside);
     const Result plain = site.restore();
@@ -467,19 +475,15 @@ TEST_CASE("restore: not being root is a line of the summary, not an error") {
     as_account.uid = account_uid;
     const Result result = site.nfreeze({"restore", site.url, site.dest}, as_account);
     CHECK_EXIT(result, 0);
-    CHECK_MESSAGE((contains(result.out, "owner") || contains(result.err, "owner")),
-                  describe(result));
-    CHECK_MESSAGE((contains(result.out, "device") || contains(result.err, "device")),
-                  describe(result));
-    CHECK(read_file(site.dest / "contents/random-5M") ==
-          read_file(site.src / "contents/random-5M"));
+    CHECK_MESSAGE((contains(result.out, "owner") || contains(result.err, "owner")), describe(result));
+    CHECK_MESSAGE((contains(result.out, "device") || contains(result.err, "device")), describe(result));
+    CHECK(read_file(site.dest / "contents/random-5M") == read_file(site.src / "contents/random-5M"));
     CHECK(!fs::exists(site.dest / "special/chardev"));
     struct stat st {};
     REQUIRE(lstat((site.dest / "special/foreign").c_str(), &st) == 0);
     CHECK(st.st_uid == account_uid);
     REQUIRE(lstat((site.dest / "modes/setuid").c_str(), &st) == 0);
-    CHECK_MESSAGE((st.st_mode & S_ISUID) == 0,
-                  "a setuid file of root must not become one of somebody else");
+    CHECK_MESSAGE((st.st_mode & S_ISUID) == 0, "a setuid file of root must not become one of somebody else");
 }
 
 TEST_CASE("restore: what cannot be written is named, the rest goes on, exit code 3") {
@@ -493,8 +497,7 @@ TEST_CASE("restore: what cannot be written is named, the rest goes on, exit code
     if (is_root()) give_to(site.dest / "docs", 0); // so that the account cannot open it by chmod
     chmod((site.dest / "docs").c_str(), 0555);
     const Result result = site.restore();
-    if (!is_root())
-        return skipped("a directory that its owner may not open again: needs root to make");
+    if (!is_root()) return skipped("a directory that its owner may not open again: needs root to make");
     CHECK_EXIT(result, 3);
     CHECK_NAMES(result.err, "docs");
     CHECK(read_file(site.dest / "readme") == "top level");
@@ -563,8 +566,8 @@ TEST_CASE("looking: ls lists the children of a directory, -R all below") {
     CHECK(ls({site.url, "docs"}) == Strings{"docs/letter", "docs/old"});
     CHECK(ls({site.url, "docs/letter"}) == Strings{"docs/letter"});
     const Strings all = ls({"-R", site.url});
-    for (const std::string name : {"docs", "docs/letter", "docs/old", "docs/old/notes", "link",
-                                   "music", "music/song", "readme", "tool"})
+    for (const std::string name : {"docs", "docs/letter", "docs/old", "docs/old/notes", "link", "music",
+                                   "music/song", "readme", "tool"})
         CHECK_MESSAGE(std::count(all.begin(), all.end(), name) == 1, name);
     const Result none = site.nfreeze({"ls", site.url, "nowhere"});
     CHECK(none.code != 0);
@@ -593,8 +596,7 @@ TEST_CASE("looking: ls -l is like ls -l, with aligned columns and local times") 
     for (const std::string& line : lines_of(list)) {
         CAPTURE(line);
         for (const std::string name : {"docs", "music", "readme", "tool"})
-            if (stripped(line).ends_with(" " + name) ||
-                stripped(line).ends_with(" " + name + "/")) {
+            if (stripped(line).ends_with(" " + name) || stripped(line).ends_with(" " + name + "/")) {
                 const std::size_t at = line.rfind(name);
                 if (name_column == std::string::npos) name_column = at;
                 CHECK(at == name_column);
@@ -604,8 +606,7 @@ TEST_CASE("looking: ls -l is like ls -l, with aligned columns and local times") 
     CHECK(name_column != std::string::npos);
 }
 
-TEST_CASE(
-    "looking: control bytes in names are escaped, so that a name cannot write to the terminal") {
+TEST_CASE("looking: control bytes in names are escaped, so that a name cannot write to the terminal") {
     Site site(Site::Kind::local);
     write_file(site.src / "bell\a and \x1b[31mred", "x");
     write_file(site.src / "two\nlines", "x");
@@ -620,8 +621,7 @@ TEST_CASE(
         });
     };
     CHECK(harmless(backup.out));
-    const Result list = site.nfreeze({"ls", site.url}),
-                 details = site.nfreeze({"ls", "-l", site.url});
+    const Result list = site.nfreeze({"ls", site.url}), details = site.nfreeze({"ls", "-l", site.url});
     for (const Result* result : {&list, &details}) {
         REQUIRE_EXIT(*result, 0);
         CHECK(lines_of(result->out).size() == 4);
@@ -645,8 +645,7 @@ TEST_CASE("looking: restore, ls and snapshots work on a server that only lets it
     Sshd server(read_only);
     append_file(site.home / ".ssh/known_hosts", server.known_hosts_lines());
     site.url = site.remote(server.port());
-    for (const Strings& arguments :
-         {Strings{"snapshots", site.url}, Strings{"ls", "-R", site.url}}) {
+    for (const Strings& arguments : {Strings{"snapshots", site.url}, Strings{"ls", "-R", site.url}}) {
         const Result result = site.nfreeze(arguments);
         CHECK_EXIT(result, 0);
     }
@@ -669,8 +668,7 @@ TEST_CASE("looking: restore, ls and snapshots do not write to the repository") {
         site.options.uid = account_uid;
     }
     const std::string before = fingerprint(site.repo);
-    for (const Strings& arguments :
-         {Strings{"snapshots", site.url}, Strings{"ls", "-R", site.url}}) {
+    for (const Strings& arguments : {Strings{"snapshots", site.url}, Strings{"ls", "-R", site.url}}) {
         const Result result = site.nfreeze(arguments);
         CHECK_EXIT(result, 0);
     }
@@ -697,7 +695,8 @@ TEST_CASE("restore: one file here that is two in the snapshot is taken apart") {
     CHECK(compare(site.src, site.dest) == "");
 }
 
-TEST_CASE("restore: two files here that are one in the snapshot are put together, but only with --overwrite") {
+TEST_CASE(
+    "restore: two files here that are one in the snapshot are put together, but only with --overwrite") {
     Site site(Site::Kind::local);
     for (const char* name : {"a", "b", "c"}) write_file(site.src / name, "same");
     for (const char* name : {"b", "c"}) must_run({"touch", "-r", site.src / "a", site.src / name});

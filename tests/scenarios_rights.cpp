@@ -1,5 +1,6 @@
-// What a restore deletes, whose files it takes over, what rights it gives; and a repository that lies where others
-// may write.
+// What a restore deletes, whose files it takes over, what rights it gives; and a repository that lies where
+// others may write.
+#include <fcntl.h>
 #include <grp.h>
 #include <sys/inotify.h>
 #include <sys/socket.h>
@@ -7,7 +8,6 @@
 #include <sys/sysmacros.h>
 #include <sys/un.h>
 #include <sys/xattr.h>
-#include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -42,7 +42,8 @@ void make_socket(const fs::path& path) {
 // A source of a few files, backed up once and restored once.
 struct Restored : Site {
     explicit Restored(bool restore = true) : Site(Kind::local) {
-        for (const char* name : {"a/one", "a/two", "b/three", "readme", "z/last"}) write_file(src / name, name);
+        for (const char* name : {"a/one", "a/two", "b/three", "readme", "z/last"})
+            write_file(src / name, name);
         init_or_fail();
         backup_or_fail();
         if (restore) restore_or_fail();
@@ -52,7 +53,9 @@ struct Restored : Site {
 // chattr +i for as long as it lives.
 class Immutable {
   public:
-    explicit Immutable(const fs::path& path) : path_(path), works_(run({"chattr", "+i", path}).code == 0) { forget_transcript(); }
+    explicit Immutable(const fs::path& path) : path_(path), works_(run({"chattr", "+i", path}).code == 0) {
+        forget_transcript();
+    }
     ~Immutable() {
         if (works_) must_run({"chattr", "-i", path_});
     }
@@ -99,7 +102,8 @@ TEST_CASE("rights: --delete takes nothing of what is mounted below DEST") {
     const Mounted deep("tmpfs", "tmpfs", "size=1m", site.dest / "extra/deep/mount");
     const Mounted bound("bind", site.dir / "elsewhere", "", site.dest / "bound");
     const Mounted below("bind", site.dir / "elsewhere", "", site.dest / "a/extra/bound");
-    for (const Mounted* mounted : {&known, &other, &deep}) write_file(*mounted / "sub/file", "on the other disk");
+    for (const Mounted* mounted : {&known, &other, &deep})
+        write_file(*mounted / "sub/file", "on the other disk");
     write_file(site.dest / "a/gone", "x");
     const Result restore = site.restore({"--delete"});
     CHECK((restore.code == 0 || restore.code == 3));
@@ -114,7 +118,9 @@ TEST_CASE("rights: --delete into / is refused, unless / is what was backed up") 
     TempDir root;
     Site site(Site::Kind::local);
     fs::copy_file(nfreeze_binary(), root / "nfreeze");
-    for (const char* name : {"home/me/letter", "home/me/notes", "etc/passwd", "etc/group", "usr/lib/x", "var/y"}) write_file(root / name, name);
+    for (const char* name :
+         {"home/me/letter", "home/me/notes", "etc/passwd", "etc/group", "usr/lib/x", "var/y"})
+        write_file(root / name, name);
     RunOptions inside = site.options;
     inside.chroot = root.path();
     inside.env["HOME"] = "/home/me";
@@ -128,7 +134,8 @@ TEST_CASE("rights: --delete into / is refused, unless / is what was backed up") 
     CHECK_EXIT(nfreeze({"backup", "/home/me", "/repo"}), 0);
     fs::create_directory(root / "tmp");
     const std::size_t files = files_below(root.path()).size();
-    for (const Strings& where : {Strings{"/"}, Strings{"//"}, Strings{"/."}, Strings{"/home/.."}, Strings{"."}, Strings{"..", "/home"}}) {
+    for (const Strings& where : {Strings{"/"}, Strings{"//"}, Strings{"/."}, Strings{"/home/.."},
+                                 Strings{"."}, Strings{"..", "/home"}}) {
         CAPTURE(where[0]);
         for (const Strings& flags : {Strings{}, Strings{"--allow-shrink"}, Strings{"--overwrite"}}) {
             Strings arguments{"restore", "--delete"};
@@ -187,7 +194,8 @@ TEST_CASE("rights: --delete that was interrupted has taken nothing") {
     Sshd& server = shared_sshd();
     Proxy proxy(server.port());
     Site site(server, proxy.port());
-    for (std::uint64_t i = 0; i < 30; ++i) write_random_file(site.src / ("dir" + std::to_string(i)) / "file", 3 << 20, i);
+    for (std::uint64_t i = 0; i < 30; ++i)
+        write_random_file(site.src / ("dir" + std::to_string(i)) / "file", 3 << 20, i);
     site.init_or_fail();
     site.backup_or_fail();
     write_file(site.dest / "dir0/extra", "x");
@@ -212,18 +220,21 @@ TEST_CASE("rights: --delete leaves sockets, which no snapshot can have") {
     write_file(site.dest / "extra/dir/file", "x");
     const Result restore = site.restore({"--delete"});
     CHECK((restore.code == 0 || restore.code == 3));
-    for (const char* name : {"socket", "a/socket", "extra/dir/socket"}) CHECK(fs::is_socket(site.dest / name));
+    for (const char* name : {"socket", "a/socket", "extra/dir/socket"})
+        CHECK(fs::is_socket(site.dest / name));
     CHECK(!fs::exists(site.dest / "extra/dir/file"));
     CHECK(files_below(site.dest).size() == 5);
 }
 
-TEST_CASE("rights: a name that cannot be deleted stops neither the others nor what its directory is to have") {
+TEST_CASE(
+    "rights: a name that cannot be deleted stops neither the others nor what its directory is to have") {
     Restored site;
     chmod((site.src / "a").c_str(), 0751);
     set_mtime(site.src / "a", 1'500'000'000, 3);
     if (is_root()) REQUIRE(chown((site.src / "a").c_str(), 12, 34) == 0);
     site.backup_or_fail();
-    for (const char* name : {"a/b-before", "a/held", "a/x-behind", "b/extra"}) write_file(site.dest / name, "x");
+    for (const char* name : {"a/b-before", "a/held", "a/x-behind", "b/extra"})
+        write_file(site.dest / name, "x");
     {
         const Immutable held(site.dest / "a/held");
         if (!held) return skipped("a file that cannot be removed: there is no chattr for it");
@@ -231,7 +242,8 @@ TEST_CASE("rights: a name that cannot be deleted stops neither the others nor wh
         CHECK_EXIT(restore, 3);
         CHECK_NAMES(restore.err, "a/held");
         CHECK_NAMES(restore.out, "deleted: 3");
-        for (const char* name : {"a/b-before", "a/x-behind", "b/extra"}) CHECK_MESSAGE(!fs::exists(site.dest / name), name);
+        for (const char* name : {"a/b-before", "a/x-behind", "b/extra"})
+            CHECK_MESSAGE(!fs::exists(site.dest / name), name);
         const struct stat wanted = look(site.src / "a"), dir = look(site.dest / "a");
         CHECK(dir.st_mode == wanted.st_mode);
         CHECK(dir.st_uid == wanted.st_uid);
@@ -242,7 +254,8 @@ TEST_CASE("rights: a name that cannot be deleted stops neither the others nor wh
     CHECK(compare(site.src, site.dest) == "");
 }
 
-TEST_CASE("rights: --delete that would take more than half of what DEST holds takes nothing, exit code 3, unless --allow-shrink") {
+TEST_CASE("rights: --delete that would take more than half of what DEST holds takes nothing, exit code 3, "
+          "unless --allow-shrink") {
     Restored site;
     int extra = 0;
     SUBCASE("many files") {
@@ -253,7 +266,8 @@ TEST_CASE("rights: --delete that would take more than half of what DEST holds ta
     }
     SUBCASE("a DEST of something else") {
         remove_tree(site.dest);
-        for (extra = 0; extra < 20; ++extra) write_file(site.dest / "other/things" / std::to_string(extra), "x");
+        for (extra = 0; extra < 20; ++extra)
+            write_file(site.dest / "other/things" / std::to_string(extra), "x");
     }
     const Result refused = site.restore({"--delete"});
     CHECK_EXIT(refused, 3);
@@ -268,7 +282,8 @@ TEST_CASE("rights: --delete that would take more than half of what DEST holds ta
     CHECK(compare(site.src, site.dest) == "");
 }
 
-TEST_CASE("rights: a directory in the way of a file goes with --overwrite --delete, and stays with either alone") {
+TEST_CASE(
+    "rights: a directory in the way of a file goes with --overwrite --delete, and stays with either alone") {
     Restored site;
     fs::remove(site.dest / "readme");
     write_file(site.dest / "readme/in the way", "x");
@@ -286,7 +301,8 @@ TEST_CASE("rights: a directory in the way of a file goes with --overwrite --dele
 
 // ---- Files that are there already ------------------------------------------------------------
 
-TEST_CASE("rights: root takes over nobody's file: what another put there is written anew before it is root's, or setuid") {
+TEST_CASE("rights: root takes over nobody's file: what another put there is written anew before it is "
+          "root's, or setuid") {
     if (!is_root()) return skipped("files of others: not root");
     Site site(Site::Kind::local);
     write_file(site.src / "bin/tool", "#!/bin/sh\nid\n");
@@ -299,12 +315,14 @@ TEST_CASE("rights: root takes over nobody's file: what another put there is writ
     give_to(site.dest, account_uid);
     for (const char* name : {"bin/tool", "config"}) {
         fs::permissions(site.dest / name, fs::perms(0755));
-        fs::create_hard_link(site.dest / name, site.dir / fs::path(name).filename()); // where it can be looked at afterwards
+        fs::create_hard_link(site.dest / name,
+                             site.dir / fs::path(name).filename()); // where it can be looked at afterwards
     }
     bool one_link = false;
     SUBCASE("with another link to it") {}
     SUBCASE("without") { one_link = true; }
-    const int tool = open((site.dest / "bin/tool").c_str(), O_RDWR | O_CLOEXEC), config = open((site.dest / "config").c_str(), O_RDWR | O_CLOEXEC);
+    const int tool = open((site.dest / "bin/tool").c_str(), O_RDWR | O_CLOEXEC),
+              config = open((site.dest / "config").c_str(), O_RDWR | O_CLOEXEC);
     if (one_link)
         for (const char* name : {"tool", "config"}) fs::remove(site.dir / name);
     const Result restore = site.restore();
@@ -357,14 +375,16 @@ TEST_CASE("rights: a file in place that has another name elsewhere keeps there w
     CHECK(compare(site.src, site.dest) == "");
 }
 
-TEST_CASE("rights: what is in place and right keeps its inode and its ctime, and the next backup reads nothing of it") {
+TEST_CASE("rights: what is in place and right keeps its inode and its ctime, and the next backup reads "
+          "nothing of it") {
     Site site(Site::Kind::local);
     const AwkwardTree tree(site.src);
     site.init_or_fail();
     site.backup_or_fail();
     site.restore_or_fail();
     const std::string before = fingerprint(site.dest);
-    for (const Strings& flags : {Strings{}, Strings{"--overwrite"}, Strings{"--delete"}, Strings{"--overwrite", "--delete"}}) {
+    for (const Strings& flags :
+         {Strings{}, Strings{"--overwrite"}, Strings{"--delete"}, Strings{"--overwrite", "--delete"}}) {
         CAPTURE(flags.size());
         const Result restore = site.restore(flags);
         CHECK_EXIT(restore, 0);
@@ -402,7 +422,8 @@ TEST_CASE("rights: what is in place and right need not be changed: it may be imm
 
 // ---- What is made, and with which rights -------------------------------------------------------
 
-TEST_CASE("rights: pipes, devices and links get their owner and mode where nobody can put another file in their place") {
+TEST_CASE("rights: pipes, devices and links get their owner and mode where nobody can put another file in "
+          "their place") {
     if (!is_root()) return skipped("files of others: not root");
     if (!may_preload()) return;
     Site site(Site::Kind::local);
@@ -424,17 +445,22 @@ TEST_CASE("rights: pipes, devices and links get their owner and mode where nobod
     std::thread swapping([&] { // as who owns the directory may
         for (int i = 0; !stop; ++i) {
             std::error_code gone;
-            for (fs::directory_iterator entry(site.dest, gone), end; !gone && entry != end; entry.increment(gone)) {
+            for (fs::directory_iterator entry(site.dest, gone), end; !gone && entry != end;
+                 entry.increment(gone)) {
                 const std::string name = entry->path().filename();
                 struct stat st {};
-                if (!name.starts_with(".nfreeze-") || lstat(entry->path().c_str(), &st) != 0 || st.st_ino == before.st_ino) continue;
-                if (rename(entry->path().c_str(), (site.dir / ("stolen" + std::to_string(++i))).c_str()) == 0 &&
+                if (!name.starts_with(".nfreeze-") || lstat(entry->path().c_str(), &st) != 0 ||
+                    st.st_ino == before.st_ino)
+                    continue;
+                if (rename(entry->path().c_str(), (site.dir / ("stolen" + std::to_string(++i))).c_str()) ==
+                        0 &&
                     link(victim.c_str(), entry->path().c_str()) == 0)
                     ++swapped;
             }
         }
     });
-    const Result restore = with_kernel(site.options, {"pause,mknodat,20", "pause,symlinkat,20"}, {"restore", site.url, site.dest});
+    const Result restore = with_kernel(site.options, {"pause,mknodat,20", "pause,symlinkat,20"},
+                                       {"restore", site.url, site.dest});
     stop = true;
     swapping.join();
     CHECK((restore.code == 0 || restore.code == 3));
@@ -445,7 +471,8 @@ TEST_CASE("rights: pipes, devices and links get their owner and mode where nobod
     CHECK(after.st_mtim.tv_sec == before.st_mtim.tv_sec);
 }
 
-TEST_CASE("rights: a pipe, device or link in place whose owner or mode differs is made anew, not taken over") {
+TEST_CASE(
+    "rights: a pipe, device or link in place whose owner or mode differs is made anew, not taken over") {
     if (!is_root()) return skipped("files of others: not root");
     Site site(Site::Kind::local);
     fs::create_directories(site.src);
@@ -462,7 +489,8 @@ TEST_CASE("rights: a pipe, device or link in place whose owner or mode differs i
     give_to(site.dest, account_uid);
     fs::create_directory(site.dir / "theirs");
     for (const char* name : {"pipe", "link", "null"})
-        REQUIRE(linkat(AT_FDCWD, (site.dest / name).c_str(), AT_FDCWD, (site.dir / "theirs" / name).c_str(), 0) == 0);
+        REQUIRE(linkat(AT_FDCWD, (site.dest / name).c_str(), AT_FDCWD, (site.dir / "theirs" / name).c_str(),
+                       0) == 0);
     const Result restore = site.restore();
     CHECK_EXIT(restore, 0);
     CHECK(compare(site.src, site.dest) == "");
@@ -492,9 +520,11 @@ TEST_CASE("rights: a program of an account that is unknown here is not setuid fo
     chmod((site.src / "root's").c_str(), 06755);
     chmod((site.src / "nobody's").c_str(), 06755);
     site.init_or_fail();
-    const RunOptions there = with_accounts(site, "root:x:0:0::/root:/bin/sh\nghost:x:7777:7777::/:/bin/sh\n", "root:x:0:\nghosts:x:7777:\n");
+    const RunOptions there = with_accounts(site, "root:x:0:0::/root:/bin/sh\nghost:x:7777:7777::/:/bin/sh\n",
+                                           "root:x:0:\nghosts:x:7777:\n");
     CHECK_EXIT(site.nfreeze({"backup", site.src, site.url}, there), 0);
-    const RunOptions here = with_accounts(site, "root:x:0:0::/root:/bin/sh\nme:x:7777:7777::/:/bin/sh\n", "root:x:0:\nus:x:7777:\n");
+    const RunOptions here = with_accounts(site, "root:x:0:0::/root:/bin/sh\nme:x:7777:7777::/:/bin/sh\n",
+                                          "root:x:0:\nus:x:7777:\n");
     for (int run = 0; run < 2; ++run) {
         CAPTURE(run);
         const Result restore = site.nfreeze({"restore", site.url, site.dest}, here);
@@ -507,7 +537,8 @@ TEST_CASE("rights: a program of an account that is unknown here is not setuid fo
         CHECK((look(site.dest / "root's").st_mode & 07777) == 06755);
         CHECK((look(site.dest / "nobody's").st_mode & 07777) == 06755);
     }
-    const RunOptions again = with_accounts(site, "root:x:0:0::/root:/bin/sh\nghost:x:4321:4321::/:/bin/sh\n", "root:x:0:\nghosts:x:4321:\n");
+    const RunOptions again = with_accounts(site, "root:x:0:0::/root:/bin/sh\nghost:x:4321:4321::/:/bin/sh\n",
+                                           "root:x:0:\nghosts:x:4321:\n");
     CHECK_EXIT(site.nfreeze({"restore", site.url, site.dest}, again), 0); // who is known by another number
     CHECK(look(site.dest / "theirs").st_uid == 4321);
     CHECK((look(site.dest / "theirs").st_mode & 07777) == 04755);
@@ -524,14 +555,18 @@ TEST_CASE("rights: access control lists go by name where owners do") {
     must_run({"setfacl", "-m", "u:games:rx,d:u:games:rwx,d:g:games:rx", site.src / "dir"});
     site.init_or_fail();
     site.backup_or_fail();
-    const RunOptions here = with_accounts(site, "root:x:0:0::/root:/bin/sh\ngames:x:4005:4060::/:/bin/sh\n", "root:x:0:\ngames:x:4060:\n");
+    const RunOptions here = with_accounts(site, "root:x:0:0::/root:/bin/sh\ngames:x:4005:4060::/:/bin/sh\n",
+                                          "root:x:0:\ngames:x:4060:\n");
     for (int run = 0; run < 2; ++run) {
         CAPTURE(run);
         CHECK_EXIT(site.nfreeze({"restore", site.url, site.dest}, here), 0);
-        const std::string file = must_run({"getfacl", "-cpn", site.dest / "dir/file"}), dir = must_run({"getfacl", "-cpn", site.dest / "dir"});
-        for (const char* line : {"user:4005:rw-", "group:4060:r--", "user:43210:r--"}) CHECK_NAMES(file, line);
+        const std::string file = must_run({"getfacl", "-cpn", site.dest / "dir/file"}),
+                          dir = must_run({"getfacl", "-cpn", site.dest / "dir"});
+        for (const char* line : {"user:4005:rw-", "group:4060:r--", "user:43210:r--"})
+            CHECK_NAMES(file, line);
         CHECK_NOT_NAMED(file, "user:5:");
-        for (const char* line : {"user:4005:r-x", "default:user:4005:rwx", "default:group:4060:r-x"}) CHECK_NAMES(dir, line);
+        for (const char* line : {"user:4005:r-x", "default:user:4005:rwx", "default:group:4060:r-x"})
+            CHECK_NAMES(dir, line);
         CHECK_NOT_NAMED(dir, "user:5:");
     }
     const std::string before = fingerprint(site.dest); // which is how it is to be
@@ -552,12 +587,14 @@ TEST_CASE("rights: capabilities that a program was given since do not survive --
     site.init_or_fail();
     site.backup_or_fail();
     site.restore_or_fail();
-    CHECK(attribute(site.dest / "with", "security.capability") == attribute(site.src / "with", "security.capability"));
+    CHECK(attribute(site.dest / "with", "security.capability") ==
+          attribute(site.src / "with", "security.capability"));
     REQUIRE(capability(site.dest / "without", 255));
     REQUIRE(capability(site.dest / "with", 255));
     CHECK_EXIT(site.restore({"--overwrite"}), 0);
     CHECK(attribute(site.dest / "without", "security.capability") == "(none)");
-    CHECK(attribute(site.dest / "with", "security.capability") == attribute(site.src / "with", "security.capability"));
+    CHECK(attribute(site.dest / "with", "security.capability") ==
+          attribute(site.src / "with", "security.capability"));
 }
 
 // ---- As an ordinary user ---------------------------------------------------------------------
@@ -565,7 +602,8 @@ TEST_CASE("rights: capabilities that a program was given since do not survive --
 TEST_CASE("rights: a directory that its owner may not write gets what it lacks, and is closed again") {
     if (!is_root()) return skipped("another account than root's: not root");
     Site site(Site::Kind::local);
-    for (const char* name : {"closed/one", "closed/two", "closed/deeper/three", "open/four"}) write_file(site.src / name, name);
+    for (const char* name : {"closed/one", "closed/two", "closed/deeper/three", "open/four"})
+        write_file(site.src / name, name);
     fs::create_symlink("one", site.src / "closed/link");
     chmod((site.src / "closed/deeper").c_str(), 0500);
     chmod((site.src / "closed").c_str(), 0555);
@@ -608,16 +646,16 @@ TEST_CASE("rights: what a killed restore had begun goes with the next one, and n
     Sshd& server = shared_sshd();
     Proxy proxy(server.port());
     Site site(server, proxy.port());
-    for (std::uint64_t i = 0; i < 8; ++i) write_random_file(site.src / "dir" / ("file" + std::to_string(i)), 3 << 20, i);
+    for (std::uint64_t i = 0; i < 8; ++i)
+        write_random_file(site.src / "dir" / ("file" + std::to_string(i)), 3 << 20, i);
     site.init_or_fail();
     site.backup_or_fail();
     proxy.downstream_rate = 16 << 20;
-    const auto leftovers = [&] {
-        return must_run({"find", site.dest, "-name", ".nfreeze-*"});
-    };
+    const auto leftovers = [&] { return must_run({"find", site.dest, "-name", ".nfreeze-*"}); };
     for (int tries = 0; tries < 10; ++tries) {
         Child restore({nfreeze_binary(), "restore", site.url, site.dest}, site.options);
-        REQUIRE(wait_until([&] { return fs::exists(site.dest) && (leftovers() != "" || !restore.running()); }, milliseconds(30'000)));
+        REQUIRE(wait_until([&] { return fs::exists(site.dest) && (leftovers() != "" || !restore.running()); },
+                           milliseconds(30'000)));
         restore.kill(SIGKILL);
         restore.wait();
         if (leftovers() != "") break;
@@ -633,10 +671,15 @@ TEST_CASE("rights: what a killed restore had begun goes with the next one, and n
     CHECK(compare(site.src, site.dest) == "");
 }
 
-TEST_CASE("rights: only names that a restore makes are taken for what one left, and not while it is being written") {
+TEST_CASE("rights: only names that a restore makes are taken for what one left, and not while it is being "
+          "written") {
     Restored site;
     const Strings begun{".nfreeze-0123456789abcdef", "a/.nfreeze-fedcba9876543210"};
-    const Strings mine{".nfreeze-0123", ".nfreeze-0123456789abcdef0", ".nfreeze-0123456789ABCDEF", "nfreeze-0123456789abcdef", ".nfreeze-notes",
+    const Strings mine{".nfreeze-0123",
+                       ".nfreeze-0123456789abcdef0",
+                       ".nfreeze-0123456789ABCDEF",
+                       "nfreeze-0123456789abcdef",
+                       ".nfreeze-notes",
                        ".nfreeze-0123456789abcdeg"};
     for (const Strings* names : {&begun, &mine})
         for (const std::string& name : *names) {
@@ -656,7 +699,8 @@ TEST_CASE("rights: two restores to one place beside each other take nothing from
     Sshd& server = shared_sshd();
     Proxy proxy(server.port());
     Site site(server, proxy.port());
-    for (std::uint64_t i = 0; i < 6; ++i) write_random_file(site.src / "dir" / ("file" + std::to_string(i)), 2 << 20, i);
+    for (std::uint64_t i = 0; i < 6; ++i)
+        write_random_file(site.src / "dir" / ("file" + std::to_string(i)), 2 << 20, i);
     site.init_or_fail();
     site.backup_or_fail();
     proxy.downstream_rate = 12 << 20;
@@ -671,13 +715,16 @@ TEST_CASE("rights: two restores to one place beside each other take nothing from
 
 // ---- A repository where others may write -------------------------------------------------------
 
-TEST_CASE("rights: in a local repository no link stands in for keys, index, packs or an object, and none is followed") {
+TEST_CASE("rights: in a local repository no link stands in for keys, index, packs or an object, and none is "
+          "followed") {
     Restored site;
     const auto each_verb_fails = [&](const Strings& left_out) {
         const std::string before = fingerprint(site.dir / "elsewhere");
         write_file(site.src / "new", random_bytes(5000, 1));
-        for (const Strings& verb : {Strings{"backup", site.src}, Strings{"restore"}, Strings{"check", "--read-data"}, Strings{"check", "--append-only"},
-                                    Strings{"prune", "--now", "--yes"}, Strings{"repair"}, Strings{"snapshots"}, Strings{"key", "list"}}) {
+        for (const Strings& verb :
+             {Strings{"backup", site.src}, Strings{"restore"}, Strings{"check", "--read-data"},
+              Strings{"check", "--append-only"}, Strings{"prune", "--now", "--yes"}, Strings{"repair"},
+              Strings{"snapshots"}, Strings{"key", "list"}}) {
             if (std::ranges::count(left_out, verb[0]) > 0) continue;
             Strings arguments = verb;
             arguments.push_back(site.url);
@@ -694,7 +741,9 @@ TEST_CASE("rights: in a local repository no link stands in for keys, index, pack
         fs::rename(site.repo / dir, site.dir / "elsewhere" / dir);
         fs::create_symlink(site.dir / "elsewhere" / dir, site.repo / dir);
         // What needs no keys, or no packs, need not look at them.
-        each_verb_fails(dir == "packs" ? Strings{"snapshots", "key"} : dir == "index" ? Strings{"key"} : Strings{});
+        each_verb_fails(dir == "packs"   ? Strings{"snapshots", "key"}
+                        : dir == "index" ? Strings{"key"}
+                                         : Strings{});
         fs::remove(site.repo / dir);
         fs::rename(site.dir / "elsewhere" / dir, site.repo / dir);
         const fs::path object = files_below(site.repo / dir).back(); // of the index, one that counts
@@ -704,7 +753,9 @@ TEST_CASE("rights: in a local repository no link stands in for keys, index, pack
         const Result check = site.nfreeze({"check", "--read-data", site.url});
         CHECK_MESSAGE(check.code != 0, describe(check));
         const Result restore = site.nfreeze({"restore", site.url, site.dir / "new place"});
-        if (dir != "packs") CHECK_MESSAGE(restore.code != 0, describe(restore)); // a pack may be that of the list of files before
+        if (dir != "packs")
+            CHECK_MESSAGE(restore.code != 0,
+                          describe(restore)); // a pack may be that of the list of files before
         CHECK(fingerprint(site.dir / "elsewhere") == before);
         fs::remove(object);
         fs::rename(site.dir / "elsewhere" / object.filename(), object);
@@ -712,7 +763,8 @@ TEST_CASE("rights: in a local repository no link stands in for keys, index, pack
     }
 }
 
-TEST_CASE("rights: check --append-only harms no file to which a link is put in the place of what it tries on") {
+TEST_CASE(
+    "rights: check --append-only harms no file to which a link is put in the place of what it tries on") {
     Restored site;
     const fs::path victim = site.dir / "victim";
     write_file(victim, "dear to its owner");
@@ -724,11 +776,12 @@ TEST_CASE("rights: check --append-only harms no file to which a link is put in t
         const auto known = packs_of(site);
         while (!stop)
             for (const auto& entry : fs::directory_iterator(site.repo / "packs"))
-                if (!std::ranges::count(known, entry.path()) && !entry.is_symlink() && unlink(entry.path().c_str()) == 0 &&
-                    symlink(victim.c_str(), entry.path().c_str()) == 0)
+                if (!std::ranges::count(known, entry.path()) && !entry.is_symlink() &&
+                    unlink(entry.path().c_str()) == 0 && symlink(victim.c_str(), entry.path().c_str()) == 0)
                     ++swapped;
     });
-    for (int tries = 0; tries < 5; ++tries) static_cast<void>(site.nfreeze({"check", "--append-only", site.url}));
+    for (int tries = 0; tries < 5; ++tries)
+        static_cast<void>(site.nfreeze({"check", "--append-only", site.url}));
     stop = true;
     swapping.join();
     CHECK_MESSAGE(read_file(victim) == "dear to its owner", swapped << " were swapped");
@@ -743,8 +796,9 @@ TEST_CASE("rights: a pipe among the objects of a local repository is an error at
         const fs::path object = files_below(site.repo / dir).back(); // of the index, one that counts
         fs::rename(object, site.dir / "kept");
         REQUIRE(mkfifo(object.c_str(), 0600) == 0);
-        for (const Strings& arguments : {Strings{"check", "--read-data", site.url}, Strings{"restore", site.url, site.dir / "new place"},
-                                         Strings{"repair", site.url}}) {
+        for (const Strings& arguments :
+             {Strings{"check", "--read-data", site.url}, Strings{"restore", site.url, site.dir / "new place"},
+              Strings{"repair", site.url}}) {
             const Result result = site.nfreeze(arguments);
             CHECK_MESSAGE(!result.timed_out, describe(result));
             if (arguments[0] == "check" || dir != "packs") CHECK(result.code != 0);

@@ -43,21 +43,23 @@ TEST_CASE("select: patterns mean what they mean to git, the last that matches wi
                              "doc/a/deep/note.txt", "doc/note.txt", "with space ", "#hash", "!bang"})
         write_file(site.src / file, "content");
     site.init_or_fail();
-    site.backup_or_fail({"--exclude", "*.o", "--exclude", "!keep.o", "--exclude", "/build", "--exclude", "doc/**/note.txt",
-                         "--exclude", "\\#hash", "--exclude", "\\!bang", "--exclude", "# a comment"});
-    CHECK(stored(site) == Names{"dir", "dir/c.txt", "doc", "doc/a", "doc/a/deep", "keep.o", "src", "src/build", "src/build/y",
-                                "src/main.c", "with space "});
+    site.backup_or_fail({"--exclude", "*.o", "--exclude", "!keep.o", "--exclude", "/build", "--exclude",
+                         "doc/**/note.txt", "--exclude", "\\#hash", "--exclude", "\\!bang", "--exclude",
+                         "# a comment"});
+    CHECK(stored(site) == Names{"dir", "dir/c.txt", "doc", "doc/a", "doc/a/deep", "keep.o", "src",
+                                "src/build", "src/build/y", "src/main.c", "with space "});
     write_file(site.dir / "patterns", "build/\n\n*.txt\n!c.txt\nwith*\n");
     site.backup_or_fail({"--exclude-from", (site.dir / "patterns").string(), "--exclude", "!with space\\ "});
-    CHECK(stored(site) == Names{"!bang", "#hash", "a.o", "dir", "dir/b.o", "dir/c.txt", "doc", "doc/a", "doc/a/deep", "keep.o",
-                                "src", "src/main.c", "with space "});
+    CHECK(stored(site) == Names{"!bang", "#hash", "a.o", "dir", "dir/b.o", "dir/c.txt", "doc", "doc/a",
+                                "doc/a/deep", "keep.o", "src", "src/main.c", "with space "});
 }
 
 TEST_CASE("select: a few named things are stored by leaving out all others") {
     const Site site(Site::Kind::local);
     for (const char* file : {"a/1", "b/2", "b/keep/3", "c"}) write_file(site.src / file, "content");
     site.init_or_fail();
-    site.backup_or_fail({"--exclude", "/*", "--exclude", "!/b", "--exclude", "/b/*", "--exclude", "!/b/keep", "--allow-shrink"});
+    site.backup_or_fail({"--exclude", "/*", "--exclude", "!/b", "--exclude", "/b/*", "--exclude", "!/b/keep",
+                         "--allow-shrink"});
     CHECK(stored(site) == Names{"b", "b/keep", "b/keep/3"});
 }
 
@@ -68,7 +70,8 @@ TEST_CASE("select: thousands of patterns and paths give what git check-ignore gi
     std::mt19937 random(7);
     const auto pick = [&](const Strings& from) { return from[random() % from.size()]; };
     const Strings names{"a", "b", "ab", "abc", "a.b", "x"};
-    const Strings parts{"a", "b", "*", "a*", "*b", "?", "ab?", "[ab]", "[!a]", "**", "a.b", "x", "*.b", "[a-c]b", "\\a"};
+    const Strings parts{"a",    "b",  "*",   "a*", "*b",  "?",      "ab?", "[ab]",
+                        "[!a]", "**", "a.b", "x",  "*.b", "[a-c]b", "\\a"};
     Strings files;
     for (int i = 0; i < 150; ++i) {
         std::string path = pick(names) + "d";
@@ -96,11 +99,14 @@ TEST_CASE("select: thousands of patterns and paths give what git check-ignore gi
         // git names what it would take; it knows no directories of their own
         RunOptions options;
         options.cwd = site.src;
-        const std::string listed = must_run({"git", "--git-dir", (site.dir / "git/.git").string(), "--work-tree", ".", "ls-files",
-                                             "--others", "--exclude-from", (site.dir / "patterns").string()}, options);
+        const std::string listed =
+            must_run({"git", "--git-dir", (site.dir / "git/.git").string(), "--work-tree", ".", "ls-files",
+                      "--others", "--exclude-from", (site.dir / "patterns").string()},
+                     options);
         Names wanted;
         for (const auto& line : lines_of(listed)) wanted.insert(line);
-        const Result result = site.backup({"--exclude-from", (site.dir / "patterns").string(), "--allow-shrink"});
+        const Result result =
+            site.backup({"--exclude-from", (site.dir / "patterns").string(), "--allow-shrink"});
         REQUIRE_EXIT(result, 0);
         Names got;
         for (const auto& name : stored(site))
@@ -121,9 +127,10 @@ TEST_CASE("select: directories that say so themselves, large files and other fil
     write_file(site.src / "small", std::string(2048, 'x'));
     fs::create_directories(site.src / "mnt");
     site.init_or_fail();
-    site.backup_or_fail({"--exclude-caches", "--exclude-if-present", ".nobackup", "--exclude-larger-than", "2K"});
-    CHECK(stored(site) == Names{"cache", "cache/CACHEDIR.TAG", "fake", "fake/CACHEDIR.TAG", "fake/kept", "marked",
-                                "marked/.nobackup", "mnt", "small"});
+    site.backup_or_fail(
+        {"--exclude-caches", "--exclude-if-present", ".nobackup", "--exclude-larger-than", "2K"});
+    CHECK(stored(site) == Names{"cache", "cache/CACHEDIR.TAG", "fake", "fake/CACHEDIR.TAG", "fake/kept",
+                                "marked", "marked/.nobackup", "mnt", "small"});
     const Result wrong = site.backup({"--exclude-larger-than", "2X"});
     CHECK_EXIT(wrong, 2);
     if (!can_mount()) return skipped("--one-file-system: mounting is not allowed here");
@@ -138,7 +145,8 @@ TEST_CASE("select: directories that say so themselves, large files and other fil
 
 TEST_CASE("select: a list of paths takes these, what is in them and what leads to them") {
     const Site site(Site::Kind::local);
-    for (const char* file : {"a/1", "a/2", "b/c/3", "b/c/4", "b/5", "new\nline", "d"}) write_file(site.src / file, "content");
+    for (const char* file : {"a/1", "a/2", "b/c/3", "b/c/4", "b/5", "new\nline", "d"})
+        write_file(site.src / file, "content");
     site.init_or_fail();
     write_file(site.dir / "list", "./a/1\nb/c/\n");
     site.backup_or_fail({"--files-from", (site.dir / "list").string()});
@@ -156,7 +164,8 @@ TEST_CASE("select: standard input is stored as a file, and most of a second dump
     const Site site(Site::Kind::local);
     site.init_or_fail();
     RunOptions options = site.options;
-    for (int i = 0; i < 100'000; ++i) options.input += "INSERT INTO t VALUES (" + std::to_string(i * 7919LL % 1'000'003) + ");\n";
+    for (int i = 0; i < 100'000; ++i)
+        options.input += "INSERT INTO t VALUES (" + std::to_string(i * 7919LL % 1'000'003) + ");\n";
     const Result first = site.nfreeze({"backup", "--stdin-name", "db/dump.sql", site.url}, options);
     REQUIRE_EXIT(first, 0);
     options.input.replace(1'000'000, 6, "SELECT");
@@ -171,7 +180,8 @@ TEST_CASE("select: standard input is stored as a file, and most of a second dump
     CHECK_EXIT(empty, 1);
     CHECK_NAMES(empty.err, "--allow-empty");
     CHECK(snapshots_in(site) == 2);
-    const Result allowed = site.nfreeze({"backup", "--stdin-name", "e", "--allow-empty", "--allow-shrink", site.url}, options);
+    const Result allowed =
+        site.nfreeze({"backup", "--stdin-name", "e", "--allow-empty", "--allow-shrink", site.url}, options);
     CHECK_EXIT(allowed, 0);
     for (const char* name : {"", "/", "..", "a/../b"}) {
         const Result result = site.nfreeze({"backup", "--stdin-name", name, site.url}, options);
@@ -209,9 +219,11 @@ TEST_CASE("select: a signal ends a backup that waits for a command, and the comm
     const Site site(Site::Kind::local);
     site.init_or_fail();
     const fs::path pid_file = site.dir / "pid";
-    Child child({nfreeze_binary(), "backup", "--stdin-name", "dump", "--stdin-from-command", site.url, "--", "sh", "-c",
-                 "echo $$ > '" + pid_file.string() + "'; exec sleep 60"}, site.options);
-    REQUIRE(wait_until([&] { return fs::exists(pid_file) && !read_file(pid_file).empty(); }, milliseconds(5'000)));
+    Child child({nfreeze_binary(), "backup", "--stdin-name", "dump", "--stdin-from-command", site.url, "--",
+                 "sh", "-c", "echo $$ > '" + pid_file.string() + "'; exec sleep 60"},
+                site.options);
+    REQUIRE(wait_until([&] { return fs::exists(pid_file) && !read_file(pid_file).empty(); },
+                       milliseconds(5'000)));
     const std::string pid = lines_of(read_file(pid_file))[0];
     child.kill(SIGTERM);
     const Result result = child.wait();
@@ -227,7 +239,8 @@ TEST_CASE("select: several sources become a snapshot each, and the worst outcome
     write_file(site.dir / "two/file", "2");
     fs::create_directories(site.dir / "void");
     site.init_or_fail();
-    const Result result = site.nfreeze({"backup", (site.dir / "one").string(), (site.dir / "void").string(), (site.dir / "two").string(), site.url});
+    const Result result = site.nfreeze({"backup", (site.dir / "one").string(), (site.dir / "void").string(),
+                                        (site.dir / "two").string(), site.url});
     CHECK_EXIT(result, 1); // for the empty one
     CHECK_NAMES(result.err, "void");
     CHECK(snapshots_in(site) == 2);
@@ -427,15 +440,21 @@ TEST_CASE("select: a second dump of a database that hardly changed costs no more
     const TempDir dumps;
     // 60 MB of rows, as a dump of an SQL database has them: numbers, words, a hash that nobody can compress.
     Random random(42);
-    const Strings words{"alpha", "bravo", "customer", "delivered", "pending", "Main Street", "invoice", "refund", "Berlin", "Lyon"};
+    const Strings words{"alpha",       "bravo",   "customer", "delivered", "pending",
+                        "Main Street", "invoice", "refund",   "Berlin",    "Lyon"};
     Strings rows;
     std::size_t size = 0;
     const auto row = [&](std::size_t id) {
         char text[256];
-        std::snprintf(text, sizeof text, "INSERT INTO `orders` VALUES (%zu,'%s %s','%s','2026-%02d-%02d %02d:%02d:%02d',%d.%02d,'%016lx%016lx',NULL);\n", id,
-                      words[random.below(words.size())].c_str(), words[random.below(words.size())].c_str(), words[random.below(words.size())].c_str(),
-                      int(1 + random.below(12)), int(1 + random.below(28)), int(random.below(24)), int(random.below(60)), int(random.below(60)),
-                      int(random.below(1000)), int(random.below(100)), static_cast<unsigned long>(random.next()), static_cast<unsigned long>(random.next()));
+        std::snprintf(text, sizeof text,
+                      "INSERT INTO `orders` VALUES (%zu,'%s %s','%s','2026-%02d-%02d "
+                      "%02d:%02d:%02d',%d.%02d,'%016lx%016lx',NULL);\n",
+                      id, words[random.below(words.size())].c_str(),
+                      words[random.below(words.size())].c_str(), words[random.below(words.size())].c_str(),
+                      int(1 + random.below(12)), int(1 + random.below(28)), int(random.below(24)),
+                      int(random.below(60)), int(random.below(60)), int(random.below(1000)),
+                      int(random.below(100)), static_cast<unsigned long>(random.next()),
+                      static_cast<unsigned long>(random.next()));
         return std::string(text);
     };
     while (size < 60'000'000) {
@@ -454,7 +473,8 @@ TEST_CASE("select: a second dump of a database that hardly changed costs no more
         rows[which] = row(which);
     }
     dump(dumps / "second.sql");
-    // Where the cuts fall is chance, with both, which one time in some thirty decides: so three trials count together.
+    // Where the cuts fall is chance, with both, which one time in some thirty decides: so three trials count
+    // together.
     std::uint64_t ours[2] = {}, theirs[2] = {};
     for (int trial = 0; trial < 3; ++trial) {
         const Site site(Site::Kind::local);
@@ -467,17 +487,23 @@ TEST_CASE("select: a second dump of a database that hardly changed costs no more
         int i = 0;
         for (const char* name : {"first.sql", "second.sql"}) {
             const std::string file = (dumps / name).string();
-            const std::uint64_t before = site.repository_bytes(), before_theirs = bytes_below(site.dir / "restic");
-            const Result result = run({"sh", "-c", "exec \"$1\" backup --stdin-name dump.sql \"$2\" < \"$3\"", "sh", nfreeze_binary(), site.url, file}, site.options);
+            const std::uint64_t before = site.repository_bytes(),
+                                before_theirs = bytes_below(site.dir / "restic");
+            const Result result = run({"sh", "-c", "exec \"$1\" backup --stdin-name dump.sql \"$2\" < \"$3\"",
+                                       "sh", nfreeze_binary(), site.url, file},
+                                      site.options);
             REQUIRE_EXIT(result, 0);
-            must_run({"sh", "-c", "exec restic -q backup --stdin --stdin-filename dump.sql < \"$1\"", "sh", file}, restic);
+            must_run(
+                {"sh", "-c", "exec restic -q backup --stdin --stdin-filename dump.sql < \"$1\"", "sh", file},
+                restic);
             ours[i] += site.repository_bytes() - before;
             theirs[i++] += bytes_below(site.dir / "restic") - before_theirs;
         }
         const Result cat = site.nfreeze({"cat", site.url, "dump.sql"});
         CHECK((cat.out == read_file(dumps / "second.sql")));
     }
-    INFO("first dump: nfreeze " << ours[0] << ", restic " << theirs[0] << "; second: nfreeze " << ours[1] << ", restic " << theirs[1]);
+    INFO("first dump: nfreeze " << ours[0] << ", restic " << theirs[0] << "; second: nfreeze " << ours[1]
+                                << ", restic " << theirs[1]);
     CHECK(ours[1] <= theirs[1]);
 }
 

@@ -35,18 +35,23 @@ TEST_CASE("servers: one that loses what was written when it is closed, although 
     // An object of each kind, once (it may be sent again) and always; each status that means that it is not
     // there.
     for (const std::string& rule :
-         taste({"@/packs/=failure", "@/index/=failure", "@/index/=failure*1", "@/packs/=eof", "@/packs/=failure*1",
-                "@/packs/=no-space", "@/packs/=quota*1", "@/packs/=permission-denied", "@/packs/=unsupported"},
+         taste({"@/packs/=failure", "@/index/=failure", "@/index/=failure*1", "@/packs/=eof",
+                "@/packs/=failure*1", "@/packs/=no-space", "@/packs/=quota*1", "@/packs/=permission-denied",
+                "@/packs/=unsupported"},
                4)) {
         CAPTURE(rule);
         odd.set({"--answer=close-written" + rule});
         write_file(site.src / "changed", random_bytes(100'000, std::hash<std::string>{}(rule)));
         const Result result = odd.nfreeze({"backup", site.src, site.url});
         CHECK(odd.count("close-written") > 0);
-        if (rule.ends_with("*1")) CHECK_MESSAGE((result.code == 0 || result.code == 1), describe(result));
-        else CHECK_EXIT(result, 1);
-        if (result.code == 0) odd.check_sound();
-        else CHECK_NOT_NAMED(result.out, "snapshot ");
+        if (rule.ends_with("*1"))
+            CHECK_MESSAGE((result.code == 0 || result.code == 1), describe(result));
+        else
+            CHECK_EXIT(result, 1);
+        if (result.code == 0)
+            odd.check_sound();
+        else
+            CHECK_NOT_NAMED(result.out, "snapshot ");
         odd.check_sound(false);
     }
     odd.set({});
@@ -93,7 +98,8 @@ TEST_CASE("servers: fsync is refused: where it is offered, that counts; that it 
             CHECK_EXIT(result, 0); // EINVAL comes as the latter
         else if (rule.ends_with("*1"))
             CHECK_MESSAGE((result.code == 0 || result.code == 1), describe(result));
-        else CHECK_EXIT(result, 1);
+        else
+            CHECK_EXIT(result, 1);
         odd.check_sound(result.code == 0);
     }
     site.backup_or_fail();
@@ -205,8 +211,8 @@ TEST_CASE("servers: the first connection is tried for as long as --retry-for say
 TEST_CASE("servers: what a server does not offer is not asked for") {
     if (!have_python()) return;
     for (const std::string& offered : taste({"", "fsync@openssh.com", "statvfs@openssh.com",
-                                            "posix-rename@openssh.com", "hardlink@openssh.com"},
-                                           2)) {
+                                             "posix-rename@openssh.com", "hardlink@openssh.com"},
+                                            2)) {
         CAPTURE(offered);
         const Odd odd({"--extensions=" + offered});
         check_all_verbs(odd.site, {"--retry-for", "3"});
@@ -466,7 +472,8 @@ TEST_CASE("servers: idle connections that a gateway forgot are given up together
     CHECK_EXIT(check, 0);
 }
 
-// A chunk has up to 4 MiB and is sent in one session; what is read goes on in the next at the byte it came to.
+// A chunk has up to 4 MiB and is sent in one session; what is read goes on in the next at the byte it came
+// to.
 TEST_CASE("servers: sessions that never last for two megabytes give a backup back, and take what is small") {
     if (!have_python()) return;
     Odd odd;

@@ -36,9 +36,8 @@ fs::path roomy() {
 Sshd::Options with_log(const fs::path& program, const fs::path& dir) {
     const fs::path script = dir / "sftp-server";
     const std::string log = (dir / "log").string();
-    write_file(script, "#!/bin/sh\ntrap '' HUP TERM\necho server begun >>" + log + "\n" +
-                           program.string() + " -e -l DEBUG3 2>>" + log + "\necho server ended >>" +
-                           log + "\n");
+    write_file(script, "#!/bin/sh\ntrap '' HUP TERM\necho server begun >>" + log + "\n" + program.string() +
+                           " -e -l DEBUG3 2>>" + log + "\necho server ended >>" + log + "\n");
     chmod(script.c_str(), 0755);
     Sshd::Options options;
     options.config = {"Subsystem sftp " + script.string()};
@@ -47,8 +46,7 @@ Sshd::Options with_log(const fs::path& program, const fs::path& dir) {
 
 std::ptrdiff_t count(const std::string& text, const std::string& pattern) {
     const std::regex regex(pattern);
-    return std::distance(std::sregex_iterator(text.begin(), text.end(), regex),
-                         std::sregex_iterator());
+    return std::distance(std::sregex_iterator(text.begin(), text.end(), regex), std::sregex_iterator());
 }
 
 // A server that is 20 ms away each way and whose requests are counted.
@@ -123,8 +121,7 @@ long peak_after_scrypt(const Site& site, const Strings& arguments) {
         if (forgotten) {
             peak = std::max(peak, so_far);
         } else if (so_far > 32L * 1024 && status_kib(status, "VmRSS") < so_far - 8L * 1024) {
-            forgotten = static_cast<bool>(std::ofstream(proc + "/clear_refs") << "5\n"
-                                                                              << std::flush);
+            forgotten = static_cast<bool>(std::ofstream(proc + "/clear_refs") << "5\n" << std::flush);
         }
     }
     const Result result = child.wait();
@@ -193,9 +190,8 @@ const Crowd& crowd() {
 }
 
 bool can_forget_peaks() {
-    static const bool possible =
-        static_cast<bool>(std::ofstream("/proc/self/clear_refs") << "5\n"
-                                                                 << std::flush);
+    static const bool possible = static_cast<bool>(std::ofstream("/proc/self/clear_refs") << "5\n"
+                                                                                          << std::flush);
     return possible;
 }
 
@@ -221,8 +217,8 @@ TEST_CASE("speed: an unchanged backup of 10,000 files, a restore of one of them 
     settle();
     for (int i = 0; i < 3; ++i) site.backup_or_fail(); // from here on one costs what the next does
 
-    // Where there is no repository, two requests tell (no keys, and nothing else either): the rest is connecting and
-    // logging in.
+    // Where there is no repository, two requests tell (no keys, and nothing else either): the rest is
+    // connecting and logging in.
     const FarAway::Cost nothing = far.cost_of({"snapshots", site.url + "-not-there"}, 1);
     REQUIRE(nothing.requests == 2);
     const int connecting = nothing.round_trips - 2;
@@ -287,8 +283,7 @@ TEST_CASE("speed: a line of 1 Mbit/s is slow and nothing else") {
     const Site site(server, proxy.port());
     write_random_file(site.src / "large", 200'000, 1);
     for (int i = 0; i < 100; ++i)
-        write_file(site.src / "text" / std::to_string(i),
-                   std::string(1'000, 't') + std::to_string(i) + "\n");
+        write_file(site.src / "text" / std::to_string(i), std::string(1'000, 't') + std::to_string(i) + "\n");
     for (const Strings& arguments : {Strings{"init", site.url},
                                      {"backup", site.src, site.url},
                                      {"restore", site.url, site.dest},

@@ -37,8 +37,8 @@ TEST_CASE("ssh's configuration: an alias, a key's name, a jump host and a proxy 
     const fs::path config = client.home / ".ssh/config";
     const std::string jump = "  ProxyJump door\n",
                       proxy = "  ProxyCommand ssh -F " + config.string() + " -W %h:%p door\n";
-    write_file(config, "Host door\n" + common + "Host behind\n" + common + jump + "Host through\n" +
-                           common + proxy + "Host other\n" + common + "  HostKeyAlias no-such-name\n");
+    write_file(config, "Host door\n" + common + "Host behind\n" + common + jump + "Host through\n" + common +
+                           proxy + "Host other\n" + common + "  HostKeyAlias no-such-name\n");
     const std::string path = client.site.repo.string();
     const auto look = [&](const std::string& host, const Strings& more = {}) {
         Strings words{"snapshots", host + ":" + path};
@@ -106,8 +106,8 @@ TEST_CASE("logging in: a key with a passphrase is asked for once, at a terminal 
     CHECK_NOT_NAMED(asked.out, key_passphrase);
     const Result alone = client.look();
     check_refused(alone, {"127.0.0.1", shared_sshd().user()});
-    const Result by_option = client.look_at_terminal({"-i", user_key_with_passphrase()},
-                                                     {{"assphrase for key", key_passphrase}});
+    const Result by_option =
+        client.look_at_terminal({"-i", user_key_with_passphrase()}, {{"assphrase for key", key_passphrase}});
     CHECK_EXIT(by_option, 0);
 }
 
@@ -142,8 +142,7 @@ TEST_CASE("logging in: a login that is refused names user, host and what to do, 
     Client client;
     check_refused(client.look(), {shared_sshd().user(), "127.0.0.1", "-i"});
     must_run({"ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", client.dir / "stranger"});
-    check_refused(client.look({"-i", client.dir / "stranger"}),
-                  {shared_sshd().user(), "127.0.0.1"});
+    check_refused(client.look({"-i", client.dir / "stranger"}), {shared_sshd().user(), "127.0.0.1"});
     const Result missing = client.look({"-i", client.dir / "no such key"});
     CHECK((missing.code == 1 || missing.code == 2 || missing.code == 6));
     CHECK_NAMES(missing.err, "no such key");
@@ -170,9 +169,9 @@ TEST_CASE("logging in: by password, from the environment or typed, and by keyboa
         with_password.env["NFREEZE_SSH_PASSWORD"] = account_password;
         const Result given = site.look({}, with_password);
         CHECK_EXIT(given, 0);
-        CHECK_MESSAGE(contains(server.log(),
-                               interactive ? "Accepted keyboard-interactive" : "Accepted password"),
-                      server.log());
+        CHECK_MESSAGE(
+            contains(server.log(), interactive ? "Accepted keyboard-interactive" : "Accepted password"),
+            server.log());
         with_password.env["NFREEZE_SSH_PASSWORD"] = "wrong";
         const Result wrong = site.look({}, with_password);
         check_refused(wrong, {"127.0.0.1", account_name});
@@ -183,8 +182,8 @@ TEST_CASE("logging in: by password, from the environment or typed, and by keyboa
         check_refused(site.look(), {"127.0.0.1", account_name}); // nowhere to ask
         // A whole backup over several connections, asked for once.
         write_random_file(site.src / "large", 40 * MiB, 1);
-        const Result backup = site.nfreeze({"backup", site.src, site.url},
-                                           at_terminal(site, {{"assword", account_password}}));
+        const Result backup =
+            site.nfreeze({"backup", site.src, site.url}, at_terminal(site, {{"assword", account_password}}));
         CHECK_EXIT(backup, 0);
     }
 }
@@ -204,8 +203,8 @@ TEST_CASE("host keys: known_hosts in clear and hashed, for each type of key, als
                                              line_for("a.example," + here(), host_key(kind)));
         const Result clear = client.look();
         CHECK_EXIT(clear, 0);
-        write_file(client.known_hosts(), line_for("other.example", host_key("ed25519")) +
-                                             line_for(here(), host_key(kind)));
+        write_file(client.known_hosts(),
+                   line_for("other.example", host_key("ed25519")) + line_for(here(), host_key(kind)));
         hash_known_hosts(client.known_hosts());
         REQUIRE(!contains(read_file(client.known_hosts()), "127.0.0.1"));
         const Result hashed = client.look();
@@ -217,11 +216,9 @@ TEST_CASE("host keys: an entry for another port or host does not count, --known-
           "another file") {
     Client client;
     client.have_key("ed25519");
-    write_file(
-        client.known_hosts(),
-        line_for("127.0.0.1", host_key("ed25519")) +
-            line_for("[127.0.0.1]:1", host_key("ed25519")) +
-            line_for("[127.0.0.2]:" + std::to_string(shared_sshd().port()), host_key("ed25519")));
+    write_file(client.known_hosts(),
+               line_for("127.0.0.1", host_key("ed25519")) + line_for("[127.0.0.1]:1", host_key("ed25519")) +
+                   line_for("[127.0.0.2]:" + std::to_string(shared_sshd().port()), host_key("ed25519")));
     check_refused(client.look(), {"127.0.0.1"});
     write_file(client.dir / "elsewhere", shared_sshd().known_hosts_lines());
     const Result elsewhere = client.look({"--known-hosts", client.dir / "elsewhere"});
@@ -260,8 +257,7 @@ TEST_CASE("host keys: at a terminal an unknown host is asked about as ssh does, 
     must_run({"ssh-keygen", "-F", here(), "-f", client.known_hosts()}); // ssh finds it, too
 }
 
-TEST_CASE(
-    "host keys: --accept-new-host-key accepts and remembers an unknown host, never a changed one") {
+TEST_CASE("host keys: --accept-new-host-key accepts and remembers an unknown host, never a changed one") {
     Client client;
     client.have_key("ed25519");
     fs::remove_all(client.home / ".ssh/known_hosts");
@@ -306,8 +302,7 @@ TEST_CASE("host keys: a pinned key is the only one accepted, whatever known_host
     CHECK(!fs::exists(client.known_hosts()));
     write_file(client.known_hosts(), shared_sshd().known_hosts_lines());
     must_run({"ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", client.dir / "other"});
-    check_refused(client.look({"--host-key", key_fingerprint(client.dir / "other")}),
-                  {"127.0.0.1", print});
+    check_refused(client.look({"--host-key", key_fingerprint(client.dir / "other")}), {"127.0.0.1", print});
 }
 
 TEST_CASE("host keys: a pinned key is found where the server has several types of key") {
@@ -321,8 +316,7 @@ TEST_CASE("host keys: a pinned key is found where the server has several types o
 }
 
 TEST_CASE("host keys: /etc/ssh/ssh_known_hosts counts as well") {
-    if (!can_mount())
-        return skipped("another /etc/ssh for one run: needs root and mount namespaces");
+    if (!can_mount()) return skipped("another /etc/ssh for one run: needs root and mount namespaces");
     Client client;
     client.have_key("ed25519");
     fs::remove(client.known_hosts());
@@ -381,8 +375,7 @@ TEST_CASE("servers: a name that cannot be found is named, exit code 6") {
         return skipped("a name server that does not answer: needs root and network namespaces");
     Site site(Site::Kind::local);
     site.options.offline = true;
-    check_refused(site.nfreeze({"snapshots", "no-such-host.invalid:path"}),
-                  {"no-such-host.invalid"});
+    check_refused(site.nfreeze({"snapshots", "no-such-host.invalid:path"}), {"no-such-host.invalid"});
 }
 
 TEST_CASE("servers: new keys are agreed on in the middle of a transfer") {
@@ -390,8 +383,7 @@ TEST_CASE("servers: new keys are agreed on in the middle of a transfer") {
     options.config = {"RekeyLimit 1M"};
     Sshd server(options);
     Site site(server);
-    for (std::uint64_t i = 0; i < 3; ++i)
-        write_random_file(site.src / std::to_string(i), 12 * MiB, i);
+    for (std::uint64_t i = 0; i < 3; ++i) write_random_file(site.src / std::to_string(i), 12 * MiB, i);
     site.init_or_fail();
     site.backup_or_fail();
     site.restore_or_fail();
@@ -403,8 +395,7 @@ TEST_CASE("servers: one that lets fewer connections in than were asked for gets 
     Sshd& server = shared_sshd();
     Proxy proxy(server.port());
     Site site(server, proxy.port());
-    for (std::uint64_t i = 0; i < 3; ++i)
-        write_random_file(site.src / std::to_string(i), 20 * MiB, i);
+    for (std::uint64_t i = 0; i < 3; ++i) write_random_file(site.src / std::to_string(i), 20 * MiB, i);
     proxy.most_connections = 1;
     site.init_or_fail();
     const auto check_silent = [&](const Result& result) {
@@ -423,8 +414,7 @@ TEST_CASE("servers: a line that breaks is connected again, and what arrived is n
     Sshd& server = shared_sshd();
     Proxy proxy(server.port());
     Site site(server, proxy.port());
-    for (std::uint64_t i = 0; i < 4; ++i)
-        write_random_file(site.src / std::to_string(i), 20 * MiB, i);
+    for (std::uint64_t i = 0; i < 4; ++i) write_random_file(site.src / std::to_string(i), 20 * MiB, i);
     site.init_or_fail();
     const std::int64_t start = proxy.upstream;
     proxy.cut_after = start + 50 * static_cast<std::int64_t>(MiB);
@@ -442,8 +432,7 @@ TEST_CASE("servers: one that is restarted in the middle of a backup") {
     Sshd server;
     Proxy proxy(server.port());
     Site site(server, proxy.port());
-    for (std::uint64_t i = 0; i < 4; ++i)
-        write_random_file(site.src / std::to_string(i), 16 * MiB, i);
+    for (std::uint64_t i = 0; i < 4; ++i) write_random_file(site.src / std::to_string(i), 16 * MiB, i);
     site.init_or_fail();
     proxy.upstream_rate = 32 * MiB;
     Child backup({nfreeze_binary(), "backup", site.src, site.url}, site.options);
@@ -476,8 +465,7 @@ TEST_CASE("servers: far away, 20 ms each way, many small files do not cost a rou
     CHECK(compare(site.src, site.dest) == "");
 }
 
-TEST_CASE(
-    "servers: an append-only one, for an account that is not root, takes backup after backup") {
+TEST_CASE("servers: an append-only one, for an account that is not root, takes backup after backup") {
     Sshd server(append_only());
     CHECK(server.uid() != 0);
     Site site(server);
@@ -496,12 +484,12 @@ TEST_CASE(
     const fs::path pack = files_below(site.repo / "packs").at(0);
     const std::string before = fingerprint(site.repo);
     write_file(site.dir / "batch", "-rm " + pack.string() + "\n-rename " + pack.string() + " " +
-                                       pack.string() + "x\n-chmod 600 " + pack.string() +
-                                       "\n-put " + (site.home / ".ssh/known_hosts").string() + " " +
-                                       pack.string() + "\n");
+                                       pack.string() + "x\n-chmod 600 " + pack.string() + "\n-put " +
+                                       (site.home / ".ssh/known_hosts").string() + " " + pack.string() +
+                                       "\n");
     run({"sftp", "-q", "-b", site.dir / "batch", "-o",
-         "UserKnownHostsFile=" + (site.home / ".ssh/known_hosts").string(), "-i",
-         user_key("ed25519"), "-P", std::to_string(server.port()), server.user() + "@127.0.0.1"});
+         "UserKnownHostsFile=" + (site.home / ".ssh/known_hosts").string(), "-i", user_key("ed25519"), "-P",
+         std::to_string(server.port()), server.user() + "@127.0.0.1"});
     CHECK(fingerprint(site.repo) == before);
 }
 
@@ -510,11 +498,9 @@ TEST_CASE("servers: on an append-only one, a connection cut in the middle of a p
     Sshd server(append_only());
     Proxy proxy(server.port());
     Site site(server, proxy.port());
-    for (std::uint64_t i = 0; i < 3; ++i)
-        write_random_file(site.src / std::to_string(i), 12 * MiB, i);
+    for (std::uint64_t i = 0; i < 3; ++i) write_random_file(site.src / std::to_string(i), 12 * MiB, i);
     site.init_or_fail();
-    proxy.cut_after =
-        static_cast<std::int64_t>(proxy.upstream) + 7 * static_cast<std::int64_t>(MiB);
+    proxy.cut_after = static_cast<std::int64_t>(proxy.upstream) + 7 * static_cast<std::int64_t>(MiB);
     site.backup_or_fail({"--connections", "1"});
     CHECK(proxy.cuts == 1);
     int torn = 0;

@@ -79,8 +79,7 @@ class NameServer {
         std::string name;
         for (std::size_t at = 0; at < question.size() && question[at] != 0;) {
             const auto length = static_cast<std::size_t>(question[at]);
-            name +=
-                std::string(name.empty() ? "" : ".") + std::string(question.substr(at + 1, length));
+            name += std::string(name.empty() ? "" : ".") + std::string(question.substr(at + 1, length));
             at += length + 1;
         }
         return name;
@@ -142,8 +141,7 @@ void check_peak(const Result& result) {
     getrusage(RUSAGE_SELF, &own);
     // A child's peak begins with its parent's memory at the fork.
     REQUIRE_MESSAGE(own.ru_maxrss < peak_limit_kib,
-                    "the tests themselves are too large to measure this: " << own.ru_maxrss
-                                                                           << " KiB");
+                    "the tests themselves are too large to measure this: " << own.ru_maxrss << " KiB");
     CHECK_MESSAGE(result.peak_kib < peak_limit_kib, describe(result));
 }
 
@@ -164,7 +162,8 @@ TEST_CASE("binary: it is static, stripped, and under 8 MB") {
 }
 
 TEST_CASE("binary: its code lies at another address in each run") {
-    if (read_file("/proc/sys/kernel/randomize_va_space")[0] == '0') return skipped("addresses: this kernel does not vary them");
+    if (read_file("/proc/sys/kernel/randomize_va_space")[0] == '0')
+        return skipped("addresses: this kernel does not vary them");
     const Site site(Site::Kind::local);
     RunOptions options = site.options;
     options.env.erase("NFREEZE_PASSWORD");
@@ -172,9 +171,11 @@ TEST_CASE("binary: its code lies at another address in each run") {
     std::set<std::string> addresses;
     for (int i = 0; i < 4; ++i) {
         Child asking({nfreeze_binary(), "init", site.url}, options);
-        REQUIRE(wait_until([&] { return asking.running() && contains(asking.output_so_far(), ":"); }, milliseconds(10'000)));
+        REQUIRE(wait_until([&] { return asking.running() && contains(asking.output_so_far(), ":"); },
+                           milliseconds(10'000)));
         for (const std::string& line : lines_of(read_file("/proc/" + std::to_string(asking.pid()) + "/maps")))
-            if (contains(line, " r-xp ") && contains(line, nfreeze_binary())) addresses.insert(line.substr(0, line.find('-')));
+            if (contains(line, " r-xp ") && contains(line, nfreeze_binary()))
+                addresses.insert(line.substr(0, line.find('-')));
     }
     CHECK(addresses.size() > 1);
 }
@@ -188,14 +189,12 @@ TEST_CASE("binary: in a chroot with nothing but /etc/resolv.conf and /etc/hosts 
     const std::string port = std::to_string(shared_sshd().port());
     const std::string place = "/" + site.repo.string();
     write_file(chroot.root / "etc/hosts", "127.0.0.1 in-hosts.example\n");
-    write_file(chroot.root / "etc/resolv.conf",
-               "nameserver 127.0.0.1\noptions timeout:2 attempts:2\n");
+    write_file(chroot.root / "etc/resolv.conf", "nameserver 127.0.0.1\noptions timeout:2 attempts:2\n");
     for (const std::string host : {"in-hosts.example", "in-dns.example"})
         for (const std::string kind : {"ed25519", "ecdsa", "rsa"})
             append_file(chroot.root / "home/.ssh/known_hosts",
                         "[" + host + "]:" + port + " " + public_key_line(host_key(kind)) + "\n");
-    const auto inside = [&](const std::string& verb, const std::string& host,
-                            const std::string& path) {
+    const auto inside = [&](const std::string& verb, const std::string& host, const std::string& path) {
         const std::string url = "sftp://" + shared_sshd().user() + "@" + host + ":" + port + place;
         Strings argv{"/nfreeze", verb};
         if (verb == "backup") argv.push_back(path);
@@ -236,10 +235,10 @@ TEST_CASE("binary: a foreign nsswitch.conf does not make it load foreign librari
     const std::string port = std::to_string(shared_sshd().port());
     append_file(chroot.root / "home/.ssh/known_hosts",
                 "[in-hosts.example]:" + port + " " + public_key_line(host_key("ed25519")) + "\n");
-    const Result init = run(
-        {"/nfreeze", "init",
-         "sftp://" + shared_sshd().user() + "@in-hosts.example:" + port + "/" + site.repo.string()},
-        chroot.options);
+    const Result init =
+        run({"/nfreeze", "init",
+             "sftp://" + shared_sshd().user() + "@in-hosts.example:" + port + "/" + site.repo.string()},
+            chroot.options);
     CHECK_EXIT(init, 0);
 }
 
@@ -269,22 +268,19 @@ TEST_CASE("memory: a tree of 200 MB with 12,000 small files is backed up and res
     const Result list = site.nfreeze({"ls", "-lR", site.url});
     CHECK_EXIT(list, 0);
     check_peak(list);
-    CHECK(compare_without_owners(site.src, site.dest) ==
-          ""); // rsync and find have their say elsewhere
+    CHECK(compare_without_owners(site.src, site.dest) == ""); // rsync and find have their say elsewhere
 }
 
 TEST_CASE("memory: a file of 4 GB is backed up and restored in less than 200 MB") {
     // 4 GiB on the disk twice. All of it is read and cut; most of it is there already after the
     // first part.
     Site site(Site::Kind::local);
-    if (!slow_tests())
-        return skipped("a file of 4 GB: takes half a minute; NFREEZE_TEST_SLOW=1 runs it");
+    if (!slow_tests()) return skipped("a file of 4 GB: takes half a minute; NFREEZE_TEST_SLOW=1 runs it");
     if (free_bytes(site.dir.path()) < 10'000 * MiB)
         return skipped("a file of 4 GB: there is no room for it twice");
     write_random_file(site.dir / "part", 256 * MiB, 1);
-    must_run({"sh", "-c",
-              "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16; do cat \"$1\"; done > \"$2\"", "sh",
-              site.dir / "part", site.src / "4GB"});
+    must_run({"sh", "-c", "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16; do cat \"$1\"; done > \"$2\"",
+              "sh", site.dir / "part", site.src / "4GB"});
     REQUIRE(fs::file_size(site.src / "4GB") == 4096 * MiB);
     site.options.timeout = milliseconds(300'000);
     site.init_or_fail();
@@ -302,7 +298,8 @@ TEST_CASE("memory: a million files are backed up, compared, and one of them rest
     Site site(Site::Kind::local);
     if (std::getenv("NFREEZE_TEST_SLOW") == nullptr)
         return skipped("a million files: takes minutes; NFREEZE_TEST_SLOW=1 runs it");
-    if (free_bytes(site.dir.path()) < 10'000 * MiB) return skipped("a million files: there is no room for them");
+    if (free_bytes(site.dir.path()) < 10'000 * MiB)
+        return skipped("a million files: there is no room for them");
     constexpr int many = 1'000'000;
     for (int i = 0; i < many; ++i) {
         const fs::path dir = site.src / std::to_string(i / 100'000) / std::to_string(i / 1000);

@@ -7,7 +7,8 @@ using namespace support;
 
 TEST_SUITE_BEGIN("walls");
 
-TEST_CASE("walls: each misuse of what is sealed, of what came, of names and of keys is refused by the compiler") {
+TEST_CASE(
+    "walls: each misuse of what is sealed, of what came, of names and of keys is refused by the compiler") {
     const fs::path source = fs::path(NFREEZE_TESTS_DIR) / "walls/misuse.cpp";
     std::set<std::size_t> wanted, refused;
     const Strings lines = lines_of(read_file(source));
@@ -30,6 +31,20 @@ TEST_CASE("walls: each misuse of what is sealed, of what came, of names and of k
     }
     for (const std::size_t number : wanted)
         CHECK_MESSAGE(refused.contains(number), "this compiles: " << lines[number - 1]);
+}
+
+TEST_CASE("walls: README says how much there is to read for them") {
+    const fs::path root = fs::path(NFREEZE_TESTS_DIR).parent_path();
+    std::size_t lines = 0;
+    bool inside = false;
+    for (const std::string& line : lines_of(read_file(root / "nfreeze.cpp"))) {
+        if (line.starts_with("// [SECTION] 4.")) inside = true;
+        if (line.starts_with("// [SECTION] 6.")) inside = false;
+        lines += inside;
+    }
+    // Whoever lets it grow says so there, on purpose.
+    CHECK_NAMES(read_file(root / "README.md"),
+                "sections 4 and 5 first (" + std::to_string(lines) + " lines,");
 }
 
 TEST_SUITE_END();

@@ -108,9 +108,9 @@ struct RunOptions {
     milliseconds timeout{60'000}; // then the child's whole process group is killed
     std::optional<uid_t> uid;     // run as this user and its group of the same number
     fs::path chroot;
-    std::vector<Mount> mounts;  // in a mount namespace of its own
-    bool offline = false;       // in a network namespace of its own, with no interface up
-    bool pty = false;           // in a terminal of its own
+    std::vector<Mount> mounts; // in a mount namespace of its own
+    bool offline = false;      // in a network namespace of its own, with no interface up
+    bool pty = false;          // in a terminal of its own
     unsigned short columns = 200;
     std::vector<Answer> dialog; // with pty
     fs::path stdout_to;         // a file for stdout and stderr instead of Result.out and .err
@@ -305,26 +305,26 @@ void flip_byte(const fs::path& object, std::size_t at);
 } // namespace support
 
 // What the failing run printed comes from the transcript (see main.cpp), so tests need not repeat
-// it. Each argument is evaluated once, here, so that it may be a run: in the words of a message it would be run
-// once more, and an assertion within it would wait for itself.
-#define REQUIRE_EXIT(result, wanted)                                                               \
-    do {                                                                                           \
-        const support::Result& exit_of_ = (result);                                                \
-        REQUIRE_MESSAGE(exit_of_.code == (wanted), support::describe(exit_of_));                   \
+// it. Each argument is evaluated once, here, so that it may be a run: in the words of a message it would be
+// run once more, and an assertion within it would wait for itself.
+#define REQUIRE_EXIT(result, wanted)                                                                         \
+    do {                                                                                                     \
+        const support::Result& exit_of_ = (result);                                                          \
+        REQUIRE_MESSAGE(exit_of_.code == (wanted), support::describe(exit_of_));                             \
     } while (false)
-#define CHECK_EXIT(result, wanted)                                                                 \
-    do {                                                                                           \
-        const support::Result& exit_of_ = (result);                                                \
-        CHECK_MESSAGE(exit_of_.code == (wanted), support::describe(exit_of_));                     \
+#define CHECK_EXIT(result, wanted)                                                                           \
+    do {                                                                                                     \
+        const support::Result& exit_of_ = (result);                                                          \
+        CHECK_MESSAGE(exit_of_.code == (wanted), support::describe(exit_of_));                               \
     } while (false)
 // The output names it: shows both where it does not.
-#define CHECK_NAMES(text, part)                                                                    \
-    do {                                                                                           \
-        const std::string all_of_{text}, part_of_{part};                                           \
-        CHECK_MESSAGE(support::contains(all_of_, part_of_), "'" << part_of_ << "' is not in: " << all_of_); \
+#define CHECK_NAMES(text, part)                                                                              \
+    do {                                                                                                     \
+        const std::string all_of_{text}, part_of_{part};                                                     \
+        CHECK_MESSAGE(support::contains(all_of_, part_of_), "'" << part_of_ << "' is not in: " << all_of_);  \
     } while (false)
-#define CHECK_NOT_NAMED(text, part)                                                                \
-    do {                                                                                           \
-        const std::string all_of_{text}, part_of_{part};                                           \
-        CHECK_MESSAGE(!support::contains(all_of_, part_of_), "'" << part_of_ << "' is in: " << all_of_); \
+#define CHECK_NOT_NAMED(text, part)                                                                          \
+    do {                                                                                                     \
+        const std::string all_of_{text}, part_of_{part};                                                     \
+        CHECK_MESSAGE(!support::contains(all_of_, part_of_), "'" << part_of_ << "' is in: " << all_of_);     \
     } while (false)

@@ -42,8 +42,7 @@ void empty_directory(int dir);
 
 void remove_entry(int parent, const char* name) {
     if (unlinkat(parent, name, 0) == 0 || errno == ENOENT) return;
-    static_cast<void>(fchmodat(parent, name, 0700, 0) ==
-                      0); // a directory that may not be read or written
+    static_cast<void>(fchmodat(parent, name, 0700, 0) == 0); // a directory that may not be read or written
     const int dir = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (dir >= 0) {
         empty_directory(dir);
@@ -99,8 +98,7 @@ int memory_file(std::string_view content = {}) {
     const int fd = static_cast<int>(memfd_create("test", MFD_CLOEXEC));
     if (fd < 0) fail("memfd_create");
     fchmod(fd, 0666); // a child of another user may open it again through /dev/stdout
-    if (!content.empty() &&
-        write(fd, content.data(), content.size()) != static_cast<ssize_t>(content.size()))
+    if (!content.empty() && write(fd, content.data(), content.size()) != static_cast<ssize_t>(content.size()))
         fail("write to a memory file");
     lseek(fd, 0, SEEK_SET);
     return fd;
@@ -128,8 +126,7 @@ void enter_namespaces(const RunOptions& options) {
     if (options.offline && unshare(CLONE_NEWNET) != 0) give_up("unshare network");
     if (options.mounts.empty()) return;
     if (unshare(CLONE_NEWNS) != 0) give_up("unshare mounts");
-    if (mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0)
-        give_up("make mounts private");
+    if (mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) give_up("make mounts private");
     for (const Mount& m : options.mounts) {
         const int done = m.source.empty()
                              ? mount("tmpfs", m.target.c_str(), "tmpfs", 0, m.options.c_str())
@@ -139,8 +136,7 @@ void enter_namespaces(const RunOptions& options) {
 }
 
 void become(uid_t uid) {
-    if (setgroups(0, nullptr) != 0 || setresgid(uid, uid, uid) != 0 ||
-        setresuid(uid, uid, uid) != 0)
+    if (setgroups(0, nullptr) != 0 || setresgid(uid, uid, uid) != 0 || setresuid(uid, uid, uid) != 0)
         give_up("change user");
 }
 
@@ -165,9 +161,7 @@ struct Exec {
     sigprocmask(SIG_SETMASK, &none, nullptr);
     enter_namespaces(options);
     if (!options.chroot.empty() && chroot(options.chroot.c_str()) != 0) give_up("chroot");
-    const char* cwd = !options.cwd.empty()     ? options.cwd.c_str()
-                      : options.chroot.empty() ? nullptr
-                                               : "/";
+    const char* cwd = !options.cwd.empty() ? options.cwd.c_str() : options.chroot.empty() ? nullptr : "/";
     if (cwd != nullptr && chdir(cwd) != 0) give_up("chdir");
     if (options.uid) become(*options.uid);
     prctl(PR_SET_PDEATHSIG, SIGKILL); // after the change of user, which clears it
@@ -183,14 +177,16 @@ Strings transcript;
 std::string clipped(const std::string& text) {
     constexpr std::size_t most = 3000;
     if (text.size() <= most) return text;
-    return text.substr(0, most / 2) + "\n[... " + std::to_string(text.size() - most) +
-           " bytes ...]\n" + text.substr(text.size() - most / 2);
+    return text.substr(0, most / 2) + "\n[... " + std::to_string(text.size() - most) + " bytes ...]\n" +
+           text.substr(text.size() - most / 2);
 }
 
 } // namespace
 
 bool slow_tests() { return std::getenv("NFREEZE_TEST_SLOW") != nullptr; }
-int slowness() { return std::getenv("TSAN_OPTIONS") != nullptr ? 5 : 1; } // tests/sanitized.sh sets it for all sanitizers
+int slowness() {
+    return std::getenv("TSAN_OPTIONS") != nullptr ? 5 : 1;
+} // tests/sanitized.sh sets it for all sanitizers
 
 bool is_root() { return geteuid() == 0; }
 
@@ -268,12 +264,8 @@ void put(const fs::path& path, std::string_view content, std::ios::openmode mode
 
 } // namespace
 
-void write_file(const fs::path& path, std::string_view content) {
-    put(path, content, std::ios::trunc);
-}
-void append_file(const fs::path& path, std::string_view content) {
-    put(path, content, std::ios::app);
-}
+void write_file(const fs::path& path, std::string_view content) { put(path, content, std::ios::trunc); }
+void append_file(const fs::path& path, std::string_view content) { put(path, content, std::ios::app); }
 
 void copy_tree(const fs::path& from, const fs::path& to) { must_run({"cp", "-a", from, to}); }
 
@@ -347,13 +339,12 @@ Child::Child(const Strings& argv, const RunOptions& options) : argv_(argv), opti
         in = slave;
     } else {
         in = memory_file(options.input);
-        out_ = options.stdout_to.empty() ? memory_file()
-                                         : open(options.stdout_to.c_str(),
-                                                O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+        out_ = options.stdout_to.empty()
+                   ? memory_file()
+                   : open(options.stdout_to.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
         err_ = options.stdout_to.empty() ? memory_file() : dup(out_);
     }
-    const int program =
-        options.uid && options.chroot.empty() ? open(path.c_str(), O_PATH | O_CLOEXEC) : -1;
+    const int program = options.uid && options.chroot.empty() ? open(path.c_str(), O_PATH | O_CLOEXEC) : -1;
     const Exec exec{in,           options.pty ? slave : out_, options.pty ? slave : err_, program,
                     path.c_str(), argv_pointers.data(),       env_pointers.data()};
     started_ = Clock::now();
@@ -459,8 +450,7 @@ std::string must_run(const Strings& argv, const RunOptions& options) {
     Child child(argv, options);
     Result result = child.wait();
     REQUIRE_MESSAGE(result.code == 0, describe(result));
-    if (!transcript.empty())
-        transcript.pop_back(); // a tool of the tests: of no interest when it works
+    if (!transcript.empty()) transcript.pop_back(); // a tool of the tests: of no interest when it works
     return std::move(result.out);
 }
 

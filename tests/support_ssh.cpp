@@ -41,7 +41,8 @@ fs::path key_dir() {
 // Of a directory, against other processes.
 struct Lock {
     explicit Lock(const fs::path& dir) : fd(open(dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
-        if (fd < 0 || flock(fd, LOCK_EX) != 0) throw std::runtime_error("test harness: cannot lock " + dir.string());
+        if (fd < 0 || flock(fd, LOCK_EX) != 0)
+            throw std::runtime_error("test harness: cannot lock " + dir.string());
     }
     ~Lock() { close(fd); }
     Lock(const Lock&) = delete;
@@ -63,9 +64,7 @@ fs::path make_key(const std::string& name, const std::string& kind, const std::s
 
 fs::path host_key(const std::string& kind) { return make_key("host_" + kind, kind, ""); }
 fs::path user_key(const std::string& kind) { return make_key("user_" + kind, kind, ""); }
-fs::path user_key_with_passphrase() {
-    return make_key("user_passphrase", "ed25519", key_passphrase);
-}
+fs::path user_key_with_passphrase() { return make_key("user_passphrase", "ed25519", key_passphrase); }
 
 std::string public_key_line(const fs::path& key) {
     std::istringstream words(read_file(key.string() + ".pub"));
@@ -75,8 +74,7 @@ std::string public_key_line(const fs::path& key) {
 }
 
 std::string key_fingerprint(const fs::path& key) {
-    std::istringstream words(
-        must_run({"ssh-keygen", "-l", "-E", "sha256", "-f", key.string() + ".pub"}));
+    std::istringstream words(must_run({"ssh-keygen", "-l", "-E", "sha256", "-f", key.string() + ".pub"}));
     std::string bits, print;
     words >> bits >> print;
     return print;
@@ -162,8 +160,8 @@ Sshd::Sshd(Options options) {
         if (throwaway_) {
             user_ = account_name;
             uid_ = account_uid;
-            write_file(dir_ / "passwd", read_file("/etc/passwd") + user_ + ":x:54321:54321::" +
-                                            home().string() + ":/usr/sbin/nologin\n");
+            write_file(dir_ / "passwd", read_file("/etc/passwd") + user_ +
+                                            ":x:54321:54321::" + home().string() + ":/usr/sbin/nologin\n");
             write_file(dir_ / "shadow", read_file("/etc/shadow") + user_ + ":" + account_hash +
                                             (options.expired ? ":0" : ":19000") + ":0:99999:7:::\n");
             chmod((dir_ / "shadow").c_str(), 0600);
@@ -196,8 +194,7 @@ void Sshd::write_config(const Options& options) {
     std::string authorized;
     for (const std::string& kind : options.authorized)
         authorized +=
-            public_key_line(kind == "passphrase" ? user_key_with_passphrase() : user_key(kind)) +
-            "\n";
+            public_key_line(kind == "passphrase" ? user_key_with_passphrase() : user_key(kind)) + "\n";
     write_file(dir_ / "authorized_keys", authorized);
 
     std::string text;
@@ -218,8 +215,7 @@ void Sshd::write_config(const Options& options) {
             (options.interactive ? "no" : "yes") + "\n";
     // Unlike other keywords, this one may not be given twice.
     if (!contains(text, "Subsystem"))
-        text += "Subsystem sftp internal-sftp -d " + home().string() + " " +
-                options.sftp_arguments + "\n";
+        text += "Subsystem sftp internal-sftp -d " + home().string() + " " + options.sftp_arguments + "\n";
     const fs::path file = dir_ / "sshd_config";
     write_file(file, text);
     // Where sshd knows the penalties for failed logins (9.8 and later), they would hit our next
@@ -227,8 +223,7 @@ void Sshd::write_config(const Options& options) {
     const std::string calm = "PerSourcePenalties no\n";
     write_file(dir_ / "probe", calm + text);
     RunOptions quiet;
-    if (run({sshd_program, "-t", "-f", dir_ / "probe"}, quiet).code == 0)
-        write_file(file, calm + text);
+    if (run({sshd_program, "-t", "-f", dir_ / "probe"}, quiet).code == 0) write_file(file, calm + text);
     forget_transcript();
 }
 
@@ -243,8 +238,7 @@ pid_t Sshd::pid() const { return child_ ? child_->pid() : -1; }
 
 bool Sshd::try_start() {
     child_ = std::make_unique<Child>(
-        Strings{sshd_program, "-D", "-e", "-f", dir_ / "sshd_config", "-p", std::to_string(port_)},
-        run_);
+        Strings{sshd_program, "-D", "-e", "-f", dir_ / "sshd_config", "-p", std::to_string(port_)}, run_);
     const std::string listening = "listening on 127.0.0.1 port " + std::to_string(port_);
     const std::size_t old = fs::exists(run_.stdout_to) ? read_file(run_.stdout_to).size() : 0;
     return wait_until(
@@ -322,7 +316,11 @@ Agent::Agent(const std::vector<fs::path>& keys) {
     with_agent.env = {{"SSH_AUTH_SOCK", socket()}};
     // The socket is there before anybody listens to it.
     for (const fs::path& key : keys)
-        REQUIRE(wait_until([&] { return run({"ssh-add", "-q", key}, with_agent).code == 0; }, milliseconds(5000)));
+        REQUIRE(wait_until(
+            [&] {
+                return run({"ssh-add", "-q", key}, with_agent).code == 0;
+            },
+            milliseconds(5000)));
 }
 
 // ---- Site ------------------------------------------------------------------------------------
@@ -407,13 +405,12 @@ Summary summary_of(const Result& result) {
     for (const std::string& line : lines_of(result.out)) {
         const char* text = line.c_str();
         char id[33] = {};
-        if (std::sscanf(text,
-                        "files: %" SCNu64 " new, %" SCNu64 " changed, %" SCNu64
-                        " unchanged, %" SCNu64 " gone",
-                        &s.fresh, &s.changed, &s.unchanged, &s.gone) == 4)
+        if (std::sscanf(
+                text, "files: %" SCNu64 " new, %" SCNu64 " changed, %" SCNu64 " unchanged, %" SCNu64 " gone",
+                &s.fresh, &s.changed, &s.unchanged, &s.gone) == 4)
             ++found;
-        else if (std::sscanf(text, "bytes: %" SCNu64 " read, %" SCNu64 " new, %" SCNu64 " uploaded",
-                             &s.read, &s.fresh_bytes, &s.uploaded) == 3)
+        else if (std::sscanf(text, "bytes: %" SCNu64 " read, %" SCNu64 " new, %" SCNu64 " uploaded", &s.read,
+                             &s.fresh_bytes, &s.uploaded) == 3)
             ++found;
         else if (double seconds = 0; std::sscanf(text, "time: %lf s", &seconds) == 1)
             ++found;

@@ -58,8 +58,7 @@ void write_random_file(const fs::path& path, std::uint64_t size, std::uint64_t s
     fs::create_directories(path.parent_path());
     std::ofstream out(path, std::ios::binary | std::ios::trunc);
     for (std::uint64_t at = 0; at < size; at += block) {
-        const std::string bytes =
-            random_bytes(std::min(block, size - at), seed * 1'000'003 + at / block);
+        const std::string bytes = random_bytes(std::min(block, size - at), seed * 1'000'003 + at / block);
         out.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
     }
     out.close();
@@ -68,8 +67,7 @@ void write_random_file(const fs::path& path, std::uint64_t size, std::uint64_t s
 
 void set_mtime(const fs::path& path, std::int64_t seconds, long nanoseconds) {
     const timespec times[2] = {{0, UTIME_OMIT}, {seconds, nanoseconds}};
-    check(utimensat(AT_FDCWD, path.c_str(), times, AT_SYMLINK_NOFOLLOW),
-          "set the time of " + path.string());
+    check(utimensat(AT_FDCWD, path.c_str(), times, AT_SYMLINK_NOFOLLOW), "set the time of " + path.string());
 }
 
 timespec mtime_of(const fs::path& path) {
@@ -102,8 +100,7 @@ std::string make_deep_levels(int dir, int level) {
         set_fixed_time(dir, "link");
         return "bottom";
     }
-    const std::string name =
-        std::string(190, static_cast<char>('a' + level)) + std::to_string(level);
+    const std::string name = std::string(190, static_cast<char>('a' + level)) + std::to_string(level);
     check(mkdirat(dir, name.c_str(), 0755), "mkdirat");
     const int next = openat(dir, name.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     check(next, "openat");
@@ -146,8 +143,7 @@ void make_socket(const fs::path& path) {
     }
     std::memcpy(address.sun_path, path.c_str(), path.string().size());
     const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    check(bind(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address),
-          "bind " + path.string());
+    check(bind(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address), "bind " + path.string());
     close(fd);
 }
 
@@ -168,8 +164,7 @@ std::string acl_for_one_more_user(std::uint16_t permissions) {
 }
 
 void set_xattr(const fs::path& path, const std::string& name, const std::string& value) {
-    check(lsetxattr(path.c_str(), name.c_str(), value.data(), value.size(), 0),
-          "setxattr " + path.string());
+    check(lsetxattr(path.c_str(), name.c_str(), value.data(), value.size(), 0), "setxattr " + path.string());
 }
 
 void add_xattrs(const fs::path& root) {
@@ -183,8 +178,7 @@ void add_xattrs(const fs::path& root) {
     set_xattr(root / "xattrs", "user.of a directory", std::string("with\0zero", 9));
     write_file(root / "xattrs/acl", "with an ACL");
     const std::string acl = acl_for_one_more_user(7);
-    if (lsetxattr((root / "xattrs/acl").c_str(), "system.posix_acl_access", acl.data(), acl.size(),
-                  0) != 0) {
+    if (lsetxattr((root / "xattrs/acl").c_str(), "system.posix_acl_access", acl.data(), acl.size(), 0) != 0) {
         skipped("ACLs: the file system of " + root.string() + " takes none");
         return;
     }
@@ -211,7 +205,9 @@ void add_special_files(const fs::path& root) {
         return;
     }
     check(mknod((dir / "chardev").c_str(), S_IFCHR | 0600, makedev(1, 3)), "mknod");
-    const auto block = [&](unsigned number) { return mknod((dir / "blockdev").c_str(), S_IFBLK | 0640, makedev(250, number)); };
+    const auto block = [&](unsigned number) {
+        return mknod((dir / "blockdev").c_str(), S_IFBLK | 0640, makedev(250, number));
+    };
     check(block(300'000) == 0 ? 0 : block(200'000), "mknod"); // XFS has 18 bits for it
     write_file(dir / "foreign", "owned by numbers without names");
     check(chown((dir / "foreign").c_str(), 44'444, 55'555), "chown");
@@ -239,17 +235,15 @@ void add_modes_and_links(const fs::path& root) {
     fs::create_hard_link(root / "links/one/first", root / "links/two/second");
     fs::create_hard_link(root / "links/one/first", root / "a-third-name");
     fs::create_symlink("one/first", root / "links/symlink");
-    check(link((root / "links/symlink").c_str(), (root / "links/same-symlink").c_str()),
-          "link to a symlink");
+    check(link((root / "links/symlink").c_str(), (root / "links/same-symlink").c_str()), "link to a symlink");
 }
 
 void add_names(const fs::path& root, std::vector<std::string>& names) {
     for (const std::string& name :
          {std::string("with space"), std::string("trailing space "), std::string(" leading"),
           std::string("new\nline"), std::string("-rf"), std::string("--delete"),
-          std::string("invalid utf-8 \xff\xfe\xc3\x28"),
-          std::string("control \x01\x1b[31m\x7f\t\r"), std::string("quote'\"`$(x)\\"),
-          std::string("*?[a]"), std::string("..."), std::string(".hidden"),
+          std::string("invalid utf-8 \xff\xfe\xc3\x28"), std::string("control \x01\x1b[31m\x7f\t\r"),
+          std::string("quote'\"`$(x)\\"), std::string("*?[a]"), std::string("..."), std::string(".hidden"),
           std::string("umlaut \xc3\xa4"), std::string("a:b"), std::string("~"), std::string("#x"),
           std::string(255, 'n')}) {
         write_file(root / "names" / name, "content of " + name);
@@ -271,8 +265,7 @@ void add_contents(const fs::path& root) {
     write_random_file(root / "contents/random-5M", (5 << 20) + 12'345, 1);
     write_random_file(root / "contents/random-2M", 2 << 20, 2);
     fs::copy_file(root / "contents/random-2M", root / "contents/random-2M-again");
-    write_file(root / "contents/shares-most",
-               random_bytes(100, 4) + read_file(root / "contents/random-5M"));
+    write_file(root / "contents/shares-most", random_bytes(100, 4) + read_file(root / "contents/random-5M"));
     std::string text;
     for (int i = 0; i < 40'000; ++i) text += "line " + std::to_string(i) + "\n";
     write_file(root / "contents/text", text);
@@ -312,8 +305,7 @@ AwkwardTree::AwkwardTree(const fs::path& root) {
     fs::create_directory(root / "sparse");
     make_sparse_file(root / "sparse/holes");
     check(
-        truncate((write_file(root / "sparse/only-a-hole", ""), root / "sparse/only-a-hole").c_str(),
-                 8 << 20),
+        truncate((write_file(root / "sparse/only-a-hole", ""), root / "sparse/only-a-hole").c_str(), 8 << 20),
         "truncate");
     sparse_files = {"sparse/holes", "sparse/only-a-hole"};
     fs::create_directory(root / "deep");
@@ -328,8 +320,7 @@ namespace {
 std::vector<fs::path> all_of(const fs::path& root, bool directories) {
     std::vector<fs::path> found;
     for (const auto& entry : fs::recursive_directory_iterator(root))
-        if (entry.is_symlink() ? false : entry.is_directory() == directories)
-            found.push_back(entry.path());
+        if (entry.is_symlink() ? false : entry.is_directory() == directories) found.push_back(entry.path());
     std::sort(found.begin(),
               found.end()); // not in the order of the disk: a seed must mean one tree
     if (directories) found.insert(found.begin(), root);
@@ -405,8 +396,7 @@ void change_one(const fs::path& root, Random& random) {
 
 } // namespace
 
-void make_random_tree(const fs::path& root, std::uint64_t seed, std::size_t files,
-                      std::size_t largest) {
+void make_random_tree(const fs::path& root, std::uint64_t seed, std::size_t files, std::size_t largest) {
     Random random(seed);
     fs::create_directories(root);
     std::vector<fs::path> dirs{root};
@@ -416,8 +406,7 @@ void make_random_tree(const fs::path& root, std::uint64_t seed, std::size_t file
             dirs.push_back(dir / some_name(random));
             fs::create_directory(dirs.back());
         }
-        write_file(dirs.back() / some_name(random),
-                   random_bytes(some_size(random, largest), random.next()));
+        write_file(dirs.back() / some_name(random), random_bytes(some_size(random, largest), random.next()));
     }
 }
 
@@ -471,8 +460,7 @@ void Walk::entry(int dir, const std::string& name, const std::string& path) {
     check(fstatat(dir, name.c_str(), &st, AT_SYMLINK_NOFOLLOW), "stat " + path);
     if (S_ISSOCK(st.st_mode)) return sockets.push_back(path);
     std::ostringstream text;
-    text << std::oct << st.st_mode << std::dec << " mtime " << st.st_mtim.tv_sec << "+"
-         << st.st_mtim.tv_nsec;
+    text << std::oct << st.st_mode << std::dec << " mtime " << st.st_mtim.tv_sec << "+" << st.st_mtim.tv_nsec;
     if (owners) text << " owner " << st.st_uid << ":" << st.st_gid;
     if (S_ISCHR(st.st_mode) || S_ISBLK(st.st_mode))
         text << " device " << major(st.st_rdev) << "," << minor(st.st_rdev);
@@ -539,8 +527,7 @@ std::string walk_differences(const Walk& a, const Walk& b) {
         if (const auto other = b.allocated.find(path);
             other != b.allocated.end() && other->second > blocks + blocks / 10 + 65'536)
             text += "not sparse: " + shown(path) + ": " + std::to_string(blocks) +
-                    " bytes allocated in the first, " + std::to_string(other->second) +
-                    " in the second\n";
+                    " bytes allocated in the first, " + std::to_string(other->second) + " in the second\n";
     return text;
 }
 
@@ -550,8 +537,7 @@ std::string rsync_differences(const fs::path& a, const fs::path& b, const Walk& 
         return {};
     }
     Strings argv{"rsync", "-naiHAX", "--checksum", "--delete"};
-    for (const std::string& socket : walked.sockets)
-        argv.push_back("--exclude=" + socket.substr(1));
+    for (const std::string& socket : walked.sockets) argv.push_back("--exclude=" + socket.substr(1));
     std::set<std::string> tops; // rsync cannot follow into these
     for (const std::string& path : walked.deep) tops.insert(path.substr(1, path.find('/', 2) - 1));
     for (const std::string& top : tops) argv.push_back("--exclude=" + top);
@@ -564,10 +550,10 @@ std::string rsync_differences(const fs::path& a, const fs::path& b, const Walk& 
 Strings find_lines(const fs::path& root) {
     RunOptions options;
     options.cwd = root;
-    const std::string text = must_run({"find", ".", "!", "-type", "s", "(", "-type", "d", "-printf",
-                                       "%p %y %m %U:%G %T@\\0", "-o", "-printf",
-                                       "%p %y %m %U:%G %T@ size %s links %n to %l\\0", ")"},
-                                      options);
+    const std::string text =
+        must_run({"find", ".", "!", "-type", "s", "(", "-type", "d", "-printf", "%p %y %m %U:%G %T@\\0", "-o",
+                  "-printf", "%p %y %m %U:%G %T@ size %s links %n to %l\\0", ")"},
+                 options);
     Strings records;
     std::istringstream in(text);
     for (std::string record; std::getline(in, record, '\0');) records.push_back(record);
@@ -578,10 +564,8 @@ Strings find_lines(const fs::path& root) {
 std::string find_differences(const fs::path& a, const fs::path& b) {
     const Strings of_a = find_lines(a), of_b = find_lines(b);
     Strings first, second;
-    std::set_difference(of_a.begin(), of_a.end(), of_b.begin(), of_b.end(),
-                        std::back_inserter(first));
-    std::set_difference(of_b.begin(), of_b.end(), of_a.begin(), of_a.end(),
-                        std::back_inserter(second));
+    std::set_difference(of_a.begin(), of_a.end(), of_b.begin(), of_b.end(), std::back_inserter(first));
+    std::set_difference(of_b.begin(), of_b.end(), of_a.begin(), of_a.end(), std::back_inserter(second));
     std::string text;
     for (const std::string& line : first) text += "find, first:  " + shown(line) + "\n";
     for (const std::string& line : second) text += "find, second: " + shown(line) + "\n";

@@ -29,8 +29,7 @@ class Watch {
         add(root, "", mask);
         for (const auto& entry : std::filesystem::recursive_directory_iterator(root))
             if (entry.is_directory() && !entry.is_symlink())
-                add(entry.path(), std::filesystem::relative(entry.path(), root).string() + "/",
-                    mask);
+                add(entry.path(), std::filesystem::relative(entry.path(), root).string() + "/", mask);
     }
     ~Watch() { close(fd_); }
     Watch(const Watch&) = delete;

@@ -16,7 +16,7 @@ case ${1:-} in
 build) packages=$build ;;
 demo) packages="$build openssh-server openssh-client" ;;
 test) packages=$test ;;
-ci) packages="$test clang clang-tidy libclang-rt-dev valgrind" ;;
+ci) packages="$test clang clang-format clang-tidy libclang-rt-dev valgrind" ;;
 s3) packages="nodejs npm" ;;
 servers) packages="$test proftpd-core proftpd-mod-crypto dropbear-bin python3-paramiko python3-asyncssh
     erlang-base erlang-ssh fuse3" ;;

@@ -66,8 +66,8 @@ int main(int argc, char** argv) {
         std::perror(argv[1]);
         return 1;
     }
-    std::fprintf(file, "%.6f %.6f %ld\n", wall.count(),
-                 seconds(used.ru_utime) + seconds(used.ru_stime), used.ru_maxrss);
+    std::fprintf(file, "%.6f %.6f %ld\n", wall.count(), seconds(used.ru_utime) + seconds(used.ru_stime),
+                 used.ru_maxrss);
     std::fclose(file);
     return code;
 }

@@ -34,8 +34,7 @@ std::string answer(support::Proxy& proxy, const std::string& line) {
         proxy.upstream = proxy.downstream = proxy.accepted = 0;
     } else if (command == "counts") {
         std::ostringstream counts;
-        counts << proxy.upstream << ' ' << proxy.downstream << ' ' << proxy.accepted << ' '
-               << proxy.open;
+        counts << proxy.upstream << ' ' << proxy.downstream << ' ' << proxy.accepted << ' ' << proxy.open;
         return counts.str();
     } else {
         return "unknown: " + line;
@@ -54,6 +53,5 @@ int main(int argc, char** argv) {
     std::signal(SIGINT, SIG_IGN); // the script that started it ends it
     support::Proxy proxy(target);
     std::cout << proxy.port() << std::endl;
-    for (std::string line; std::getline(std::cin, line);)
-        std::cout << answer(proxy, line) << std::endl;
+    for (std::string line; std::getline(std::cin, line);) std::cout << answer(proxy, line) << std::endl;
 }

@@ -14,9 +14,11 @@
 
 // A key object's parser without the time and memory that a passphrase costs, on purpose. What is asked
 // for must stay within the documented bounds, whatever the object says.
-static int cheap_scrypt(const char* pass, size_t pass_size, const unsigned char* salt, size_t salt_size, uint64_t n,
-                        uint64_t r, uint64_t p, uint64_t, unsigned char* key, size_t key_size) {
-    if (n < (1u << 15) || (n & (n - 1)) != 0 || r < 8 || p < 1 || p > 16 || n * r > (uint64_t(1024) << 20) / 128) abort();
+static int cheap_scrypt(const char* pass, size_t pass_size, const unsigned char* salt, size_t salt_size,
+                        uint64_t n, uint64_t r, uint64_t p, uint64_t, unsigned char* key, size_t key_size) {
+    if (n < (1u << 15) || (n & (n - 1)) != 0 || r < 8 || p < 1 || p > 16 ||
+        n * r > (uint64_t(1024) << 20) / 128)
+        abort();
     for (size_t i = 0; i < key_size; ++i) {
         uint64_t h = (i + 1) * 0x9e3779b97f4a7c15 + n * 31 + r * 17 + p;
         for (size_t k = 0; k < pass_size; ++k) h = (h ^ uint8_t(pass[k])) * 0x100000001b3;
@@ -37,12 +39,12 @@ static int cheap_scrypt(const char* pass, size_t pass_size, const unsigned char*
 namespace {
 
 /// What must hold; says which rule was broken and ends the process, which libFuzzer takes for a crash.
-#define HOLDS(condition)                                                                                                    \
-    do {                                                                                                                    \
-        if (!(condition)) {                                                                                                 \
-            std::fprintf(stderr, "%s:%d: does not hold: %s\n", __FILE__, __LINE__, #condition);                             \
-            abort();                                                                                                        \
-        }                                                                                                                   \
+#define HOLDS(condition)                                                                                     \
+    do {                                                                                                     \
+        if (!(condition)) {                                                                                  \
+            std::fprintf(stderr, "%s:%d: does not hold: %s\n", __FILE__, __LINE__, #condition);              \
+            abort();                                                                                         \
+        }                                                                                                    \
     } while (false)
 
 std::string words(View v) { return {v.begin(), v.end()}; }
@@ -78,18 +80,20 @@ template <class F> bool parses(F f) {
 Bytes key_seed() {
     ScryptCost cost;
     cost.log_n = kScryptLogNMin;
-    auto sealed = Keys::seal_master(Secret(std::string_view("0123456789abcdef0123456789abcdef")), Secret(std::string_view("passphrase")),
-                             cost, 1, "user@host");
+    auto sealed = Keys::seal_master(Secret(std::string_view("0123456789abcdef0123456789abcdef")),
+                                    Secret(std::string_view("passphrase")), cost, 1, "user@host");
     return Bytes(sealed.bytes().begin(), sealed.bytes().end());
 }
 void fuzz_key(View data) {
-    static const Bytes genuine = key_seed(); // sealed anew in each run: a seed of an earlier one does not open
+    static const Bytes genuine =
+        key_seed(); // sealed anew in each run: a seed of an earlier one does not open
     std::optional<Secret> master;
     parses([&] { master = Keys::open_master(foreign(data), Secret(std::string_view("passphrase"))); });
     if (master) HOLDS(data.size() == kKeySize && master->size() == 32);
     // One byte of a genuine object changed: it must not open.
     Bytes changed = genuine;
-    for (size_t i = 0; i + 1 < std::min<size_t>(data.size(), 8); i += 2) changed[data[i] % changed.size()] ^= data[i + 1];
+    for (size_t i = 0; i + 1 < std::min<size_t>(data.size(), 8); i += 2)
+        changed[data[i] % changed.size()] ^= data[i + 1];
     master.reset();
     parses([&] { master = Keys::open_master(foreign(changed), Secret(std::string_view("passphrase"))); });
     HOLDS(bool(master) == (changed == genuine));
@@ -131,7 +135,8 @@ void fuzz_object(View data) {
     auto salt = filled<32>(7);
     object.insert(object.end(), salt.begin(), salt.end());
     static const Keys keys(root);
-    Aead aead(hkdf(hkdf(root.view(), {}, "nfreeze pack").view(), salt, "nfreeze object"), kPackLabel.associated());
+    Aead aead(hkdf(hkdf(root.view(), {}, "nfreeze pack").view(), salt, "nfreeze object"),
+              kPackLabel.associated());
     Table table;
     bool good = parses([&] {
         Reader t(plain, "a table");
@@ -223,7 +228,8 @@ std::string state_of(Index& index) {
     for (auto& name : index.deleted) out += "d" + hex(name);
     for (auto& name : index.parents) out += "p" + hex(name);
     for (auto& name : index.torn) out += "t" + hex(name);
-    for (auto& p : index.packs()) out += "k" + hex(p.name) + std::to_string(p.size) + (p.condemned ? "c" : "") + (p.present ? "p" : "");
+    for (auto& p : index.packs())
+        out += "k" + hex(p.name) + std::to_string(p.size) + (p.condemned ? "c" : "") + (p.present ? "p" : "");
     return out;
 }
 void fuzz_segment(View data) {
@@ -282,7 +288,8 @@ Bytes encoded(const std::vector<Entry>& entries, const std::string& first) {
     for (auto& e : entries) {
         codec.encode(out, e);
         size_t done = std::min(e.chunks.size(), kIdsPerRecord);
-        while (codec.encode_more(out, e, done)) {}
+        while (codec.encode_more(out, e, done)) {
+        }
     }
     return out.take();
 }
@@ -315,7 +322,8 @@ void fuzz_tree(View data) {
     auto again = decoded(encoded(entries, first), first);
     HOLDS(again.size() == entries.size());
     for (size_t i = 0; i < entries.size(); ++i) {
-        HOLDS(again[i].path == entries[i].path && again[i].inode == entries[i].inode && again[i].ctime == entries[i].ctime);
+        HOLDS(again[i].path == entries[i].path && again[i].inode == entries[i].inode &&
+              again[i].ctime == entries[i].ctime);
         HOLDS(difference(again[i], entries[i]) == ' ' && again[i].holes == entries[i].holes);
         if (entries[i].chunks.size() > 1) HOLDS(again[i].checksum == entries[i].checksum);
     }
@@ -337,7 +345,8 @@ class MemoryStore : public Store {
         if (!directories.contains(dir)) throw NotThere("no directory " + dir);
         std::vector<Listed> found;
         for (auto& [name, bytes] : objects)
-            if (name.starts_with(dir + "/")) found.push_back({name.substr(dir.size() + 1), bytes.size(), 1'000'000'000});
+            if (name.starts_with(dir + "/"))
+                found.push_back({name.substr(dir.size() + 1), bytes.size(), 1'000'000'000});
         return found;
     }
     Foreign read(const Name& which, uint64_t offset, size_t length) override {
@@ -345,7 +354,8 @@ class MemoryStore : public Store {
         const std::string name = which.path();
         auto at = objects.find(name);
         if (at == objects.end()) throw NotThere("no object " + name);
-        if (offset > at->second.size() || length > at->second.size() - offset) throw Corrupt(name + " is too short");
+        if (offset > at->second.size() || length > at->second.size() - offset)
+            throw Corrupt(name + " is too short");
         return Foreign({at->second.begin() + long(offset), at->second.begin() + long(offset + length)});
     }
     void create(const Sealed& object) override {
@@ -376,15 +386,17 @@ std::string picture(const fs::path& dir) {
     for (auto& e : fs::recursive_directory_iterator(dir)) {
         struct stat st;
         HOLDS(lstat(e.path().c_str(), &st) == 0);
-        out += text(e.path().string(), ' ', st.st_mode, ' ', st.st_uid, ' ', st.st_gid, ' ', st.st_size, ' ', st.st_nlink, ' ',
-                    st.st_mtim.tv_sec, '.', st.st_mtim.tv_nsec, ' ', st.st_ctim.tv_sec, '.', st.st_ctim.tv_nsec, '\n');
+        out += text(e.path().string(), ' ', st.st_mode, ' ', st.st_uid, ' ', st.st_gid, ' ', st.st_size, ' ',
+                    st.st_nlink, ' ', st.st_mtim.tv_sec, '.', st.st_mtim.tv_nsec, ' ', st.st_ctim.tv_sec, '.',
+                    st.st_ctim.tv_nsec, '\n');
     }
     return out;
 }
 /// Restores an arbitrary tree, beside and with links to a place in which nothing may change (I7).
 void fuzz_restore(View data) {
     static const fs::path top = [] {
-        std::string name = fs::exists("/dev/shm") ? "/dev/shm/nfreeze-fuzz.XXXXXX" : "/var/tmp/nfreeze-fuzz.XXXXXX";
+        std::string name =
+            fs::exists("/dev/shm") ? "/dev/shm/nfreeze-fuzz.XXXXXX" : "/var/tmp/nfreeze-fuzz.XXXXXX";
         HOLDS(mkdtemp(name.data()) != nullptr);
         static std::string remembered = name;
         std::atexit([] {
@@ -438,7 +450,8 @@ void fuzz_restore(View data) {
     std::cerr.rdbuf(to);
     for (char c : said.str()) HOLDS(c == '\n' || (uint8_t(c) >= 0x20 && c != 0x7f));
     HOLDS(picture(top / "outside") == before);
-    for (auto& e : fs::directory_iterator(top)) HOLDS(e.path() == top / "outside" || e.path() == top / "dest");
+    for (auto& e : fs::directory_iterator(top))
+        HOLDS(e.path() == top / "outside" || e.path() == top / "dest");
 }
 
 // ---- text ---------------------------------------------------------------------------------------
@@ -451,10 +464,13 @@ void fuzz_known_hosts(View data) {
     for (std::string line; std::getline(lines, line);) host_field_matches(line, host);
     if (content.size() % 16 != 0) return; // what follows makes room for the largest file, each time
     static const int file = memfd_create("known_hosts", MFD_CLOEXEC);
-    HOLDS(file >= 0 && ftruncate(file, 0) == 0 && pwrite(file, content.data(), content.size(), 0) == ssize_t(content.size()));
+    HOLDS(file >= 0 && ftruncate(file, 0) == 0 &&
+          pwrite(file, content.data(), content.size(), 0) == ssize_t(content.size()));
     std::vector<KnownKey> keys;
     parses([&] { keys = known_keys({text("/proc/self/fd/", file)}, host); });
-    for (auto& k : keys) HOLDS(!k.type.empty() && k.blob.size() >= 4 + k.type.size() && k.blob.substr(4, k.type.size()) == k.type);
+    for (auto& k : keys)
+        HOLDS(!k.type.empty() && k.blob.size() >= 4 + k.type.size() &&
+              k.blob.substr(4, k.type.size()) == k.type);
 }
 
 /// The first line is the path that is asked about.
@@ -465,7 +481,8 @@ void fuzz_patterns(View data) {
     for (std::string line; std::getline(in, line);) patterns.add(line);
     bool directory = patterns.exclude(path, true), file = patterns.exclude(path, false);
     patterns.add("!*");
-    HOLDS(!is_safe_path(path) || path.empty() || (!patterns.exclude(path, true) && !patterns.exclude(path, false)));
+    HOLDS(!is_safe_path(path) || path.empty() ||
+          (!patterns.exclude(path, true) && !patterns.exclude(path, false)));
     patterns.add("/**");
     HOLDS(!is_safe_path(path) || path.empty() || patterns.exclude(path, false));
     (void)directory, (void)file;
@@ -545,74 +562,103 @@ const std::map<std::string, Target>& targets() {
     static const std::map<std::string, Target> all{
         {"key", {fuzz_key, [] { return std::vector<Bytes>{key_seed()}; }}},
         {"table", {fuzz_table, [] { return std::vector<Bytes>{encoded(table_seed())}; }}},
-        {"object", {fuzz_object,
-                    [] {
-                        return std::vector<Bytes>{behind(std::string("\1\0\0\0\0\0\0\0\0", 9), encoded(table_seed())),
-                                           behind(std::string("\0\x28\0\0\0\0\0\0\0", 9), encoded(Table()))};
-                    }}},
-        {"frame", {fuzz_frame,
-                   [] {
-                       std::vector<Bytes> seeds;
-                       for (const char* raw : {"", "x", "a text that repeats, a text that repeats, a text that repeats, a text that repeats"}) {
-                           Bytes copy = bytes_of(raw);
-                           auto [head, body] = compress(copy);
-                           head.insert(head.end(), body.begin(), body.end());
-                           seeds.push_back(head);
-                       }
-                       return seeds;
-                   }}},
+        {"object",
+         {fuzz_object,
+          [] {
+              return std::vector<Bytes>{behind(std::string("\1\0\0\0\0\0\0\0\0", 9), encoded(table_seed())),
+                                        behind(std::string("\0\x28\0\0\0\0\0\0\0", 9), encoded(Table()))};
+          }}},
+        {"frame",
+         {fuzz_frame,
+          [] {
+              std::vector<Bytes> seeds;
+              for (const char* raw :
+                   {"", "x",
+                    "a text that repeats, a text that repeats, a text that repeats, a text that repeats"}) {
+                  Bytes copy = bytes_of(raw);
+                  auto [head, body] = compress(copy);
+                  head.insert(head.end(), body.begin(), body.end());
+                  seeds.push_back(head);
+              }
+              return seeds;
+          }}},
         {"segment", {fuzz_segment, [] { return std::vector<Bytes>{segment_seed()}; }}},
-        {"snapshot", {fuzz_snapshot, [] { return std::vector<Bytes>{encode_snapshot(snapshot_seed()), encode_snapshot(Snapshot())}; }}},
-        {"tree", {fuzz_tree,
-                  [] {
-                      auto entries = tree_seed();
-                      auto seeds = std::vector<Bytes>{behind("\n", encoded(entries, "")), behind("dir\n", encoded({entries[1], entries[2]}, "dir"))};
-                      // A continuation, which in a real tree comes only after very many ids: flags 256, then 512.
-                      Entry plain;
-                      plain.path = "file";
-                      Writer w;
-                      w.varint(tree_flags::continued);
-                      w.raw(View(encoded({plain}, "file")).subspan(1));
-                      w.varint(tree_flags::continuation);
-                      w.varint(0);
-                      w.string("");
-                      w.varint(1);
-                      w.raw(filled<16>(1));
-                      seeds.push_back(behind("file\n", w.take()));
-                      return seeds;
-                  }}},
-        {"restore", {fuzz_restore,
-                     [] {
-                         auto entries = tree_seed();
-                         entries.pop_back();
-                         entries[2].chunks = {};
-                         entries[2].size = 51'000;
-                         auto through = entries; // a link, then a file through it
-                         through[3].path = "dir/link/file";
-                         return std::vector<Bytes>{behind(std::string_view("\0\n", 2), encoded(entries, "")), behind("\1\n", encoded(through, "")),
-                                            behind("\3\n", encoded(entries, ""))};
-                     }}},
-        {"known_hosts", {fuzz_known_hosts,
-                         [] {
-                             return texts({"host\nhost ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIH0=\n",
-                                           "[host]:2222\n@revoked *.example,!a,[h?st]:2222 ssh-rsa AAAAB3NzaC1yc2EAAAA=\n# comment\n",
-                                           "host\n|1|c2FsdA==|aGFzaA== ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA\n@cert-authority * ssh-rsa AAAA\n"});
-                         }}},
-        {"patterns", {fuzz_patterns,
-                      [] { return texts({"a/b/c.o\n*.o\n!c.o\n/a/\n# x\n", "dir/file\n**/file\ndir/**\n\\#a\\ \n", "x\n[a-c]?[!x]\n"}); }}},
-        {"address", {fuzz_address,
-                     [] {
-                         return texts({"user@host:path", "sftp://user@host:22/path", "sftp://[::1]:2222//abs", "user@[::1]:dir", "/local/path", "./a:b",
-                                       "sftp://host", "host:~/x"});
-                     }}},
-        {"numbers", {fuzz_numbers,
-                     [] { return texts({"2026-11-20", "2026-11-20 14:00", "3d", "12h", "10M", "500", "10%", "3/7", "newer:7d", "files:20", "9999999w"}); }}},
-        {"sheet", {fuzz_sheet,
-                   [] {
-                       auto sheet = recovery_sheet(Secret(std::string_view("0123456789abcdef0123456789abcdef")));
-                       return std::vector<Bytes>{bytes_of(sheet), bytes_of("words\n" + sheet + "words")};
-                   }}},
-        {"names", {fuzz_names, [] { return texts({"caf\xc3\xa9/\x1b[31m\\x41", "\xc2\x9b\xff\n\\", "a/./b//c\na/b"}); }}},
+        {"snapshot",
+         {fuzz_snapshot,
+          [] {
+              return std::vector<Bytes>{encode_snapshot(snapshot_seed()), encode_snapshot(Snapshot())};
+          }}},
+        {"tree",
+         {fuzz_tree,
+          [] {
+              auto entries = tree_seed();
+              auto seeds = std::vector<Bytes>{behind("\n", encoded(entries, "")),
+                                              behind("dir\n", encoded({entries[1], entries[2]}, "dir"))};
+              // A continuation, which in a real tree comes only after very many ids: flags 256, then 512.
+              Entry plain;
+              plain.path = "file";
+              Writer w;
+              w.varint(tree_flags::continued);
+              w.raw(View(encoded({plain}, "file")).subspan(1));
+              w.varint(tree_flags::continuation);
+              w.varint(0);
+              w.string("");
+              w.varint(1);
+              w.raw(filled<16>(1));
+              seeds.push_back(behind("file\n", w.take()));
+              return seeds;
+          }}},
+        {"restore",
+         {fuzz_restore,
+          [] {
+              auto entries = tree_seed();
+              entries.pop_back();
+              entries[2].chunks = {};
+              entries[2].size = 51'000;
+              auto through = entries; // a link, then a file through it
+              through[3].path = "dir/link/file";
+              return std::vector<Bytes>{behind(std::string_view("\0\n", 2), encoded(entries, "")),
+                                        behind("\1\n", encoded(through, "")),
+                                        behind("\3\n", encoded(entries, ""))};
+          }}},
+        {"known_hosts",
+         {fuzz_known_hosts,
+          [] {
+              return texts(
+                  {"host\nhost ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIH0=\n",
+                   "[host]:2222\n@revoked *.example,!a,[h?st]:2222 ssh-rsa AAAAB3NzaC1yc2EAAAA=\n# comment\n",
+                   "host\n|1|c2FsdA==|aGFzaA== ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA\n@cert-authority * "
+                   "ssh-rsa AAAA\n"});
+          }}},
+        {"patterns",
+         {fuzz_patterns,
+          [] {
+              return texts({"a/b/c.o\n*.o\n!c.o\n/a/\n# x\n", "dir/file\n**/file\ndir/**\n\\#a\\ \n",
+                            "x\n[a-c]?[!x]\n"});
+          }}},
+        {"address",
+         {fuzz_address,
+          [] {
+              return texts({"user@host:path", "sftp://user@host:22/path", "sftp://[::1]:2222//abs",
+                            "user@[::1]:dir", "/local/path", "./a:b", "sftp://host", "host:~/x"});
+          }}},
+        {"numbers",
+         {fuzz_numbers,
+          [] {
+              return texts({"2026-11-20", "2026-11-20 14:00", "3d", "12h", "10M", "500", "10%", "3/7",
+                            "newer:7d", "files:20", "9999999w"});
+          }}},
+        {"sheet",
+         {fuzz_sheet,
+          [] {
+              auto sheet = recovery_sheet(Secret(std::string_view("0123456789abcdef0123456789abcdef")));
+              return std::vector<Bytes>{bytes_of(sheet), bytes_of("words\n" + sheet + "words")};
+          }}},
+        {"names",
+         {fuzz_names,
+          [] {
+              return texts({"caf\xc3\xa9/\x1b[31m\\x41", "\xc2\x9b\xff\n\\", "a/./b//c\na/b"});
+          }}},
     };
     return all;
 }
@@ -632,7 +678,8 @@ extern "C" int LLVMFuzzerInitialize(int*, char***) {
     if (const char* dir = std::getenv("FUZZ_SEEDS")) {
         size_t number = 0;
         for (auto& seed : target->second.seeds())
-            std::ofstream(text(dir, "/seed", number++), std::ios::binary).write(reinterpret_cast<const char*>(seed.data()), long(seed.size()));
+            std::ofstream(text(dir, "/seed", number++), std::ios::binary)
+                .write(reinterpret_cast<const char*>(seed.data()), long(seed.size()));
         std::exit(0);
     }
     setenv("TZ", "UTC", 1);

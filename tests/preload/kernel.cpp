@@ -1,5 +1,6 @@
-// What a kernel does rarely, before a program that is linked with a shared glibc (LD_PRELOAD). NFREEZE_TEST_KERNEL holds
-// rules, one a line, of words between commas; NAME is a file's own name, without what leads to it:
+// What a kernel does rarely, before a program that is linked with a shared glibc (LD_PRELOAD).
+// NFREEZE_TEST_KERNEL holds rules, one a line, of words between commas; NAME is a file's own name, without
+// what leads to it:
 //
 //     twice,NAME                    a listing has it twice
 //     called,NAME,OTHER             a listing calls it by another name
@@ -13,7 +14,8 @@
 //     hole,NAME                     it is said to be one hole, and to take no blocks
 //     run,NAME,COMMAND              before it is opened for the first time, a shell runs this
 //     pause,CALL,MS                 so many milliseconds pass behind each mknodat or symlinkat
-//     memory,N[,TIMES]              the Nth allocation of 16 KiB or more finds no memory, nor do those behind it
+//     memory,N[,TIMES]              the Nth allocation of 16 KiB or more finds no memory, nor do those behind
+//     it
 //
 // To the file that NFREEZE_TEST_KERNEL_LOG names it adds "what,NAME" of each rule that was met.
 #include <dirent.h>
@@ -67,8 +69,10 @@ std::deque<Rule> read_rules() {
         rule.what = next_word(line);
         rule.name = next_word(line);
         rule.value = rule.what == "run" ? std::string(line) : next_word(line);
-        if (rule.what == "run") rule.times = 1;
-        else if (!line.empty()) rule.times = std::atol(std::string(line).c_str());
+        if (rule.what == "run")
+            rule.times = 1;
+        else if (!line.empty())
+            rule.times = std::atol(std::string(line).c_str());
     }
     return found;
 }
@@ -149,7 +153,8 @@ template <class F, class... A> int look(F function, const std::string& name, str
     return 0;
 }
 
-template <class R, class F, class... A> R unless(const char* what, const std::string& name, R bad, F function, A... a) {
+template <class R, class F, class... A>
+R unless(const char* what, const std::string& name, R bad, F function, A... a) {
     return fails(what, name) ? bad : function(a...);
 }
 
@@ -221,30 +226,44 @@ int __openat_2(int directory, const char* path, int flags) { return openat(direc
 int __open_2(const char* path, int flags) { return open(path, flags); }
 
 int fstat(int fd, struct stat* found) noexcept { return look(REAL(fstat), name_of(fd), found, fd, found); }
-int stat(const char* path, struct stat* found) noexcept { return look(REAL(stat), name_of(path), found, path, found); }
-int lstat(const char* path, struct stat* found) noexcept { return look(REAL(lstat), name_of(path), found, path, found); }
+int stat(const char* path, struct stat* found) noexcept {
+    return look(REAL(stat), name_of(path), found, path, found);
+}
+int lstat(const char* path, struct stat* found) noexcept {
+    return look(REAL(lstat), name_of(path), found, path, found);
+}
 int fstatat(int directory, const char* path, struct stat* found, int flags) noexcept {
-    return look(REAL(fstatat), *path != 0 ? name_of(path) : name_of(directory), found, directory, path, found, flags);
+    return look(REAL(fstatat), *path != 0 ? name_of(path) : name_of(directory), found, directory, path, found,
+                flags);
 }
 int statx(int directory, const char* path, int flags, unsigned mask, struct statx* found) noexcept {
     const std::string name = *path != 0 ? name_of(path) : name_of(directory);
     const int result = unless("look", name, -1, REAL(statx), directory, path, flags, mask, found);
     if (result != 0) return result;
-    if (const Rule* rule = rule_for("ns", name)) found->stx_mtime.tv_nsec = static_cast<__u32>(rule->number());
-    if (const Rule* rule = rule_for("s", name)) found->stx_mtime.tv_sec = found->stx_ctime.tv_sec = rule->large();
+    if (const Rule* rule = rule_for("ns", name))
+        found->stx_mtime.tv_nsec = static_cast<__u32>(rule->number());
+    if (const Rule* rule = rule_for("s", name))
+        found->stx_mtime.tv_sec = found->stx_ctime.tv_sec = rule->large();
     if (rule_for("hole", name) != nullptr) found->stx_blocks = 0;
     return 0;
 }
 
 off_t lseek(int fd, off_t offset, int whence) noexcept {
-    if (whence != SEEK_DATA || rule_for("hole", name_of(fd)) == nullptr) return REAL(lseek)(fd, offset, whence);
+    if (whence != SEEK_DATA || rule_for("hole", name_of(fd)) == nullptr)
+        return REAL(lseek)(fd, offset, whence);
     errno = ENXIO;
     return -1;
 }
-ssize_t read(int fd, void* to, size_t n) { return unless("read", name_of(fd), ssize_t(-1), REAL(read), fd, to, n); }
-ssize_t pread(int fd, void* to, size_t n, off_t at) { return unless("read", name_of(fd), ssize_t(-1), REAL(pread), fd, to, n, at); }
+ssize_t read(int fd, void* to, size_t n) {
+    return unless("read", name_of(fd), ssize_t(-1), REAL(read), fd, to, n);
+}
+ssize_t pread(int fd, void* to, size_t n, off_t at) {
+    return unless("read", name_of(fd), ssize_t(-1), REAL(pread), fd, to, n, at);
+}
 
-ssize_t flistxattr(int fd, char* to, size_t n) noexcept { return unless("list", name_of(fd), ssize_t(-1), REAL(flistxattr), fd, to, n); }
+ssize_t flistxattr(int fd, char* to, size_t n) noexcept {
+    return unless("list", name_of(fd), ssize_t(-1), REAL(flistxattr), fd, to, n);
+}
 ssize_t llistxattr(const char* path, char* to, size_t n) noexcept {
     return unless("list", name_of(path), ssize_t(-1), REAL(llistxattr), path, to, n);
 }
@@ -266,7 +285,9 @@ int symlinkat(const char* target, int directory, const char* path) noexcept {
 }
 
 void* malloc(size_t n) noexcept { return has_memory(n) ? __libc_malloc(n) : nullptr; }
-void* calloc(size_t n, size_t size) noexcept { return has_memory(n * size) ? __libc_calloc(n, size) : nullptr; }
+void* calloc(size_t n, size_t size) noexcept {
+    return has_memory(n * size) ? __libc_calloc(n, size) : nullptr;
+}
 void* realloc(void* old, size_t n) noexcept { return has_memory(n) ? __libc_realloc(old, n) : nullptr; }
 
 } // extern "C"

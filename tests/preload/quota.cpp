@@ -1,6 +1,7 @@
-// A quota for OpenSSH's sftp-server, before whose only way to write it stands (LD_PRELOAD): as much may be written to files as the number
-// says that lies, as eight bytes of this machine's order, in the file that NFREEZE_TEST_QUOTA names. It goes down with
-// each write, of all processes together, and nothing gives it back.
+// A quota for OpenSSH's sftp-server, before whose only way to write it stands (LD_PRELOAD): as much may be
+// written to files as the number says that lies, as eight bytes of this machine's order, in the file that
+// NFREEZE_TEST_QUOTA names. It goes down with each write, of all processes together, and nothing gives it
+// back.
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -36,6 +37,7 @@ bool allows(int fd, size_t size) {
 } // namespace
 
 extern "C" ssize_t write(int fd, const void* data, size_t size) {
-    static const auto real = reinterpret_cast<ssize_t (*)(int, const void*, size_t)>(dlsym(RTLD_NEXT, "write"));
+    static const auto real =
+        reinterpret_cast<ssize_t (*)(int, const void*, size_t)>(dlsym(RTLD_NEXT, "write"));
     return allows(fd, size) ? real(fd, data, size) : -1;
 }

@@ -2,8 +2,8 @@
 
 TEST_CASE("messages: printable text is shown as it is") {
     for (std::string_view s :
-         {"", "plain", "with space", "\xc3\xa9t\xc3\xa9", "\xe2\x82\xac", "\xf0\x9f\x8d\x8e",
-          "\xc2\xa0", "\xed\x9f\xbf", "\xee\x80\x80", "\xf4\x8f\xbf\xbf", "back\\slash"}) {
+         {"", "plain", "with space", "\xc3\xa9t\xc3\xa9", "\xe2\x82\xac", "\xf0\x9f\x8d\x8e", "\xc2\xa0",
+          "\xed\x9f\xbf", "\xee\x80\x80", "\xf4\x8f\xbf\xbf", "back\\slash"}) {
         INFO(std::string(s));
         CHECK(show(s) == s);
     }
@@ -43,8 +43,8 @@ TEST_CASE("messages: what show() wrote, unshow() reads") {
             for (int b = 0; b < 256; ++b) {
                 std::string s{char(a), char(b)};
                 std::string shown = show(s);
-                bool clean = std::ranges::none_of(
-                    shown, [](char c) { return uint8_t(c) < 0x20 || c == 0x7f; });
+                bool clean =
+                    std::ranges::none_of(shown, [](char c) { return uint8_t(c) < 0x20 || c == 0x7f; });
                 if (!clean || unshow(shown) != s) ++wrong;
             }
         CHECK(wrong == 0);
@@ -58,8 +58,8 @@ TEST_CASE("messages: what show() wrote, unshow() reads") {
         }
     }
     SUBCASE("names that look like what show() writes") {
-        for (std::string s : {"\\x41", "\\\\x41", "\\x5cx41", "a\\x0a\n", "\\x", "\\x4", "\\xzz",
-                              "\\x5c", "end\\", "\\\\"}) {
+        for (std::string s :
+             {"\\x41", "\\\\x41", "\\x5cx41", "a\\x0a\n", "\\x", "\\x4", "\\xzz", "\\x5c", "end\\", "\\\\"}) {
             INFO("the name ", s, " is shown as ", show(s));
             CHECK(unshow(show(s)) == s);
         }

@@ -25,8 +25,7 @@ TEST_CASE("handles: a descriptor is closed once, by whoever owns it last") {
 
 TEST_CASE("handles: a directory is listed in byte order without its dots, and not through a link") {
     support::TempDir dir;
-    for (const char* name : {"b", "a", "B", "\xff", ".hidden", "a.b"})
-        support::write_file(dir / name, "x");
+    for (const char* name : {"b", "a", "B", "\xff", ".hidden", "a.b"}) support::write_file(dir / name, "x");
     support::fs::create_directory(dir / "sub");
     support::fs::create_directory_symlink("sub", dir / "link");
     Fd fd = open_directory(AT_FDCWD, dir.path(), "dir");

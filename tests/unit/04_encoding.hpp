@@ -111,8 +111,8 @@ TEST_CASE("encoding: a composite cut short anywhere is refused") {
 
 TEST_CASE("encoding: a varint cut short or too large is refused") {
     for (std::string_view bad :
-         {"", "80", "ffffff", "ffffffffffffffffff02", "ffffffffffffffffff7f",
-          "ffffffffffffffffffff01", "8080808080808080808000", "80808080808080808080"}) {
+         {"", "80", "ffffff", "ffffffffffffffffff02", "ffffffffffffffffff7f", "ffffffffffffffffffff01",
+          "8080808080808080808000", "80808080808080808080"}) {
         INFO(std::string(bad));
         auto bytes = from_hex(bad);
         CHECK_THROWS_AS(reader_of(bytes).varint(), Corrupt);

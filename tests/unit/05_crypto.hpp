@@ -7,12 +7,10 @@ Bytes openssl_gcm(View key, View iv, View associated, View plain) {
     std::unique_ptr<EVP_CIPHER_CTX, decltype(&EVP_CIPHER_CTX_free)> c(EVP_CIPHER_CTX_new(),
                                                                       EVP_CIPHER_CTX_free);
     Bytes out(plain.size() + 16);
-    int n = 0,
-        good = EVP_EncryptInit_ex(c.get(), EVP_aes_256_gcm(), nullptr, key.data(), iv.data());
+    int n = 0, good = EVP_EncryptInit_ex(c.get(), EVP_aes_256_gcm(), nullptr, key.data(), iv.data());
     if (!associated.empty())
         good &= EVP_EncryptUpdate(c.get(), nullptr, &n, associated.data(), int(associated.size()));
-    if (!plain.empty())
-        good &= EVP_EncryptUpdate(c.get(), out.data(), &n, plain.data(), int(plain.size()));
+    if (!plain.empty()) good &= EVP_EncryptUpdate(c.get(), out.data(), &n, plain.data(), int(plain.size()));
     good &= EVP_EncryptFinal_ex(c.get(), out.data() + plain.size(), &n);
     good &= EVP_CIPHER_CTX_ctrl(c.get(), EVP_CTRL_GCM_GET_TAG, 16, out.data() + plain.size());
     REQUIRE(good == 1);
@@ -42,8 +40,7 @@ TEST_CASE("crypto: chunk ids are the HMAC-SHA-256 of RFC 4231, cut to 16 bytes")
         return hex(IdHasher(secret_of(key))(as_bytes(data)));
     };
     CHECK(id(Bytes(20, 0x0b), "Hi There") == "b0344c61d8db38535ca8afceaf0bf12b");
-    CHECK(id(bytes_of("Jefe"), "what do ya want for nothing?") ==
-          "5bdcc146bf60754e6a042426089575c7");
+    CHECK(id(bytes_of("Jefe"), "what do ya want for nothing?") == "5bdcc146bf60754e6a042426089575c7");
     CHECK(id(Bytes(20, 0xaa), std::string(50, '\xdd')) == "773ea91e36800e46854db8ebd09181a7");
     CHECK(id(Bytes(20, 0x0c), "Test With Truncation") == "a3b6167473100ee06e0c796c2955552b");
     CHECK(id(Bytes(131, 0xaa), "Test Using Larger Than Block-Size Key - Hash Key First") ==
@@ -69,8 +66,7 @@ TEST_CASE("crypto: keys are derived by the HKDF of RFC 5869") {
         salt += hex(std::array{uint8_t(0x60 + i)});
         info += hex(std::array{uint8_t(0xb0 + i)});
     }
-    CHECK(derive(ikm, salt, info) ==
-          "b11e398dc80327a1c8e7f78c596a49344f012eda2d4efad8a050cc4c19afa97c");
+    CHECK(derive(ikm, salt, info) == "b11e398dc80327a1c8e7f78c596a49344f012eda2d4efad8a050cc4c19afa97c");
 }
 
 TEST_CASE("crypto: a passphrase is stretched by the scrypt of RFC 7914") {
@@ -80,8 +76,7 @@ TEST_CASE("crypto: a passphrase is stretched by the scrypt of RFC 7914") {
                         uint32_t p) {
         return hex(stretch(Secret(words), as_bytes(salt), {log_n, r, p}).view());
     };
-    CHECK(stretched("", "", 4, 1, 1) ==
-          "77d6576238657b203b19ca42c18a0497f16b4844e3074ae8dfdffa3fede21442");
+    CHECK(stretched("", "", 4, 1, 1) == "77d6576238657b203b19ca42c18a0497f16b4844e3074ae8dfdffa3fede21442");
     CHECK(stretched("password", "NaCl", 10, 8, 16) ==
           "fdbabe1c9d3472007856e7190d01e9fe7c6ad7cbc8237830e77376634b373162");
     CHECK(stretched("pleaseletmein", "SodiumChloride", 14, 8, 1) ==
@@ -89,9 +84,7 @@ TEST_CASE("crypto: a passphrase is stretched by the scrypt of RFC 7914") {
 }
 
 TEST_CASE("crypto: scrypt costs are bounded from both sides") {
-    auto ok = [](unsigned log_n, uint32_t r, uint32_t p) {
-        return ScryptCost{log_n, r, p}.acceptable();
-    };
+    auto ok = [](unsigned log_n, uint32_t r, uint32_t p) { return ScryptCost{log_n, r, p}.acceptable(); };
     CHECK(ScryptCost{}.acceptable());
     CHECK(ScryptCost{}.log_n == 17);
     CHECK(ok(15, 8, 1));
@@ -127,13 +120,11 @@ TEST_CASE("crypto: sealing with any number and associated data is what OpenSSL m
     CHECK(hex(nonce(0x0102030405060708)) == "080706050403020100000000");
     CHECK(hex(nonce(kNonceTable)) == "ffffffffffffffff00000000");
     CHECK(hex(nonce(kNonceFooter)) == "feffffffffffffff00000000");
-    for (uint64_t number : {uint64_t(0), uint64_t(1), uint64_t(255), uint64_t(256),
-                            uint64_t(1) << 40, kNonceTable, kNonceFooter})
-        for (size_t size :
-             {size_t(0), size_t(1), size_t(15), size_t(16), size_t(17), size_t(100'000)}) {
+    for (uint64_t number : {uint64_t(0), uint64_t(1), uint64_t(255), uint64_t(256), uint64_t(1) << 40,
+                            kNonceTable, kNonceFooter})
+        for (size_t size : {size_t(0), size_t(1), size_t(15), size_t(16), size_t(17), size_t(100'000)}) {
             INFO("nonce ", number, ", ", size, " bytes");
-            auto key = noise(32, number + size), associated = noise(size % 37, 5),
-                 plain = noise(size, 6);
+            auto key = noise(32, number + size), associated = noise(size % 37, 5), plain = noise(size, 6);
             auto ours = sealed_hex(secret_of(key), associated, number, plain);
             CHECK(ours == hex(openssl_gcm(key, nonce(number), associated, plain)));
         }
@@ -201,8 +192,7 @@ TEST_CASE("crypto: the keys of a repository differ from each other and from mast
     CHECK(hex(id_key(a).view()) == "395ea7f6312764827970ea053bb27804ab904e0fbe527ef3faf84a17b2dfa2bc");
     CHECK(hex(a.gear().view()) == "72d14b24bf56e42bf1bc989e7261aed47a5e8514fa1d075b05834da791119188");
     CHECK(hex(pack_key(a).view()) == "d3f3553c3f31eb82720d464f811998d3b39249ba90a13f3ca4150b9e2ac54802");
-    CHECK(hex(index_key(a).view()) ==
-          "1c3e6c6dcdb3dc6a0159d4ace1a5a1080fb88908f8c47ed7a72db6188970b952");
+    CHECK(hex(index_key(a).view()) == "1c3e6c6dcdb3dc6a0159d4ace1a5a1080fb88908f8c47ed7a72db6188970b952");
 }
 
 TEST_CASE("crypto: secrets move, compare and are wiped") {

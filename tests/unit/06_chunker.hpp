@@ -136,10 +136,9 @@ TEST_CASE("chunker: a tree is cut by names alone, about once in 256 records") {
 TEST_CASE("compression: what goes in comes out") {
     Bytes zeros(3 * MiB), random = noise(3 * MiB, 1), mixed = noise(MiB, 2);
     mixed.resize(2 * MiB, 'x');
-    for (const Bytes* raw : {&zeros, &random, &mixed})
-        CHECK(decompress(frame_of(*raw), raw->size()) == *raw);
-    for (size_t size : {size_t(0), size_t(1), size_t(2), size_t(127), size_t(128), size_t(129),
-                        size_t(16383), size_t(16384)}) {
+    for (const Bytes* raw : {&zeros, &random, &mixed}) CHECK(decompress(frame_of(*raw), raw->size()) == *raw);
+    for (size_t size : {size_t(0), size_t(1), size_t(2), size_t(127), size_t(128), size_t(129), size_t(16383),
+                        size_t(16384)}) {
         INFO(size);
         CHECK(decompress(frame_of(noise(size, 3)), size) == noise(size, 3));
         CHECK(decompress(frame_of(Bytes(size, 'z')), size) == Bytes(size, 'z'));
@@ -164,8 +163,8 @@ TEST_CASE("compression: a bomb is refused before it goes off") {
     };
     View packed = View(bomb).subspan(5); // behind the codec and a length of four bytes
     REQUIRE(decompress(frame(1, 8 * MiB, packed), kFrameMax).size() == 8 * MiB);
-    for (uint64_t lie : {uint64_t(0), uint64_t(1), uint64_t(8 * MiB - 1), uint64_t(8 * MiB + 1),
-                         uint64_t(kFrameMax)}) {
+    for (uint64_t lie :
+         {uint64_t(0), uint64_t(1), uint64_t(8 * MiB - 1), uint64_t(8 * MiB + 1), uint64_t(kFrameMax)}) {
         INFO("says ", lie, " bytes");
         CHECK_THROWS_AS(decompress(frame(1, lie, packed), kFrameMax), Corrupt);
     }
@@ -178,8 +177,7 @@ TEST_CASE("compression: a bomb is refused before it goes off") {
 }
 
 TEST_CASE("compression: a frame cut short anywhere or longer than it was is refused") {
-    Bytes raw =
-        bytes_of("some words, some words, some words, some words and some more of these words");
+    Bytes raw = bytes_of("some words, some words, some words, some words and some more of these words");
     auto packed = frame_of(raw), stored = frame_of(noise(50, 1));
     REQUIRE(packed[0] == uint8_t(Codec::zstd));
     REQUIRE(stored[0] == uint8_t(Codec::stored));

@@ -28,9 +28,7 @@ struct PublicKey {
 /// Standard input that is no terminal, so that nothing is asked whoever runs the tests.
 class NoTerminal {
   public:
-    NoTerminal() : before_(dup(0)), null_(::open("/dev/null", O_RDONLY | O_CLOEXEC)) {
-        dup2(null_.get(), 0);
-    }
+    NoTerminal() : before_(dup(0)), null_(::open("/dev/null", O_RDONLY | O_CLOEXEC)) { dup2(null_.get(), 0); }
     ~NoTerminal() { dup2(before_.get(), 0); }
     NoTerminal(const NoTerminal&) = delete;
     NoTerminal& operator=(const NoTerminal&) = delete;
@@ -52,8 +50,7 @@ std::string verdict_on(const SshOptions& o, const PublicKey& key) {
     NoTerminal nobody_to_ask;
     std::string accepted;
     try {
-        check_host_key(o, known_keys(o.known_hosts, known_host_name(o)), key.type, key.blob,
-                       accepted);
+        check_host_key(o, known_keys(o.known_hosts, known_host_name(o)), key.type, key.blob, accepted);
         return "";
     } catch (const Error& e) {
         CHECK(e.exit == Exit::network);
@@ -76,8 +73,7 @@ TEST_CASE("address: a colon before the first slash means another machine") {
 }
 
 TEST_CASE("address: everything else is a local path") {
-    for (std::string s :
-         {"dir", "./a:b", "/a:b", "../x:y", "dir/a:b", "dir/user@host:path", "/", ".", "a b"})
+    for (std::string s : {"dir", "./a:b", "/a:b", "../x:y", "dir/a:b", "dir/user@host:path", "/", ".", "a b"})
         CHECK(parsed(s) == "||0|" + s + " (local)");
 }
 
@@ -108,8 +104,8 @@ TEST_CASE("address: what makes no sense is wrong usage") {
     for (std::string s :
          {":path", "user@:path", "sftp://", "sftp:///path", "sftp://user@/path", "sftp://:22/path",
           "sftp://host:/p", "sftp://host:0/p", "sftp://host:65536/p", "sftp://host:99999999999/p",
-          "sftp://host:-1/p", "sftp://host:2x/p", "sftp://host: 22/p", "-oProxyCommand=x:path",
-          "u@-x:path", "sftp://-x/p", "[]:path"}) {
+          "sftp://host:-1/p", "sftp://host:2x/p", "sftp://host: 22/p", "-oProxyCommand=x:path", "u@-x:path",
+          "sftp://-x/p", "[]:path"}) {
         INFO(s);
         CHECK(parsed(s) == "refused");
     }
@@ -186,8 +182,8 @@ TEST_CASE("known hosts: names hashed by ssh-keygen -H are found") {
     support::TempDir dir;
     auto file = (dir / "known_hosts").string();
     PublicKey key("ed25519");
-    support::write_file(file, "plain.example.com " + key.words + "\n[ported.example.com]:2222 " +
-                                  key.words + "\n");
+    support::write_file(file,
+                        "plain.example.com " + key.words + "\n[ported.example.com]:2222 " + key.words + "\n");
     support::hash_known_hosts(file);
     auto hashed = support::read_file(file);
     CHECK(hashed.find("example") == std::string::npos);
@@ -241,8 +237,8 @@ TEST_CASE("known hosts: a line whose key is no key does not make a new host look
     auto file = (dir / "known_hosts").string();
     PublicKey key("ed25519");
     // A key of SSH 1 (bits, exponent, modulus) as old files have it, and words.
-    support::write_file(
-        file, "host 1024 35 1234567890123456789\nhost some words here\nhost ssh-ed25519 AAAA\n");
+    support::write_file(file,
+                        "host 1024 35 1234567890123456789\nhost some words here\nhost ssh-ed25519 AAAA\n");
     INFO(verdict_on(ssh_options("host", file), key));
     CHECK(known_keys({file}, "host").empty());
 }
@@ -389,7 +385,9 @@ TEST_CASE("local store: objects are created once and read back in parts") {
     CHECK(store.list(Name::packs).empty());
     const Sealed one = some_object(100'000), other = some_object(10);
     const Bytes data(one.bytes().begin(), one.bytes().end());
-    auto read = [&](uint64_t offset, size_t length) { return inside(store.read(one.name(), offset, length)); };
+    auto read = [&](uint64_t offset, size_t length) {
+        return inside(store.read(one.name(), offset, length));
+    };
     store.create(one);
     CHECK(read(0, data.size()) == data);
     CHECK(read(99'999, 1) == Bytes{data[99'999]});

@@ -31,10 +31,10 @@ std::string shown(const Names& names) {
 }
 std::string shown(const Snapshot& s) {
     auto& c = s.counts;
-    std::string out = text(hex(s.id), "|", s.time, "|", s.host, "|", s.user, "|", s.source, "|",
-                           s.version, "|", s.incomplete, "|", c.files, ",", c.directories, ",",
-                           c.others, ",", c.bytes, ",", c.new_files, ",", c.changed_files, ",",
-                           c.new_bytes, "|", shown(s.users), "|", shown(s.groups), "|");
+    std::string out =
+        text(hex(s.id), "|", s.time, "|", s.host, "|", s.user, "|", s.source, "|", s.version, "|",
+             s.incomplete, "|", c.files, ",", c.directories, ",", c.others, ",", c.bytes, ",", c.new_files,
+             ",", c.changed_files, ",", c.new_bytes, "|", shown(s.users), "|", shown(s.groups), "|");
     for (auto& t : s.tags) out += t + ",";
     for (auto& id : s.tree) out += hex(id) + ",";
     return out;
@@ -214,8 +214,7 @@ TEST_CASE("sealed object: one that authenticates but is not of the shape is refu
     CHECK_FALSE(opens(with([](auto& f) { f.lengths[1] += 1; })));
     CHECK_FALSE(opens(with([](auto& f) { f.lengths[1] = uint32_t(kFrameMax); })));
     CHECK_FALSE(opens(with([](auto& f) { std::swap(f.lengths[0], f.lengths[1]); })));
-    for (int64_t wrong :
-         {int64_t(1), int64_t(-1), int64_t(-1000), int64_t(1000), INT64_MAX, INT64_MIN})
+    for (int64_t wrong : {int64_t(1), int64_t(-1), int64_t(-1000), int64_t(1000), INT64_MAX, INT64_MIN})
         CHECK_FALSE(opens(with([&](auto& f) { f.offset = wrong; })));
 }
 
@@ -225,8 +224,7 @@ TEST_CASE("sealed object: parts of two objects do not mix") {
     REQUIRE(a.sealed.bytes.size() == b.sealed.bytes.size());
     for (size_t at = 8; at < a.sealed.bytes.size(); at += 8) {
         auto mixed = a.sealed.bytes;
-        std::copy(b.sealed.bytes.begin() + long(at), b.sealed.bytes.end(),
-                  mixed.begin() + long(at));
+        std::copy(b.sealed.bytes.begin() + long(at), b.sealed.bytes.end(), mixed.begin() + long(at));
         if (at == 8) // all of b but its magic, which is the same
             CHECK_NOTHROW(open_object(root, kPackLabel, foreign(mixed), "it"));
         else
@@ -395,8 +393,8 @@ TEST_CASE("key object: a cost that is too cheap or too dear is refused before it
     };
     CHECK(with(15, 8, 1) == object);
     for (auto& bad : {with(14, 8, 1), with(1, 8, 1), with(0, 8, 1), with(15, 1, 1), with(15, 8, 0),
-                      with(15, 0, 1), with(21, 8, 1), with(63, 8, 1), with(255, 8, 1),
-                      with(15, 512, 1), with(15, 8, 17), with(15, UINT32_MAX, UINT32_MAX)}) {
+                      with(15, 0, 1), with(21, 8, 1), with(63, 8, 1), with(255, 8, 1), with(15, 512, 1),
+                      with(15, 8, 17), with(15, UINT32_MAX, UINT32_MAX)}) {
         INFO(hex(View(bad).subspan(8, 9)));
         CHECK_THROWS_AS(open_key_object(bad, passphrase()), Corrupt);
     }

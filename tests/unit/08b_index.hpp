@@ -58,9 +58,8 @@ std::string answers(Index& index, uint64_t most, bool best) {
         for (auto& p : index.places(chunk_id(c))) {
             auto& f = index.frame(p.frame);
             auto& pack = index.pack(f);
-            places.push_back(text(hex(short_name(pack.name)), pack.condemned ? "!" : "", " #",
-                                  f.number, " ", f.offset, "+", f.sealed, " ", p.offset, "+",
-                                  p.length, " of ", f.raw));
+            places.push_back(text(hex(short_name(pack.name)), pack.condemned ? "!" : "", " #", f.number, " ",
+                                  f.offset, "+", f.sealed, " ", p.offset, "+", p.length, " of ", f.raw));
         }
         if (!best) std::ranges::sort(places);
         s += text("chunk ", c, index.knows(chunk_id(c)) ? " known" : "",
@@ -72,8 +71,8 @@ std::string answers(Index& index, uint64_t most, bool best) {
 }
 
 /// Applies the segments in every order; all orders must give the same answers, which are returned.
-std::string in_every_order(const std::vector<SegmentOf>& segments,
-                           const std::vector<PackInfo>& listed, uint64_t chunks, bool best) {
+std::string in_every_order(const std::vector<SegmentOf>& segments, const std::vector<PackInfo>& listed,
+                           uint64_t chunks, bool best) {
     std::vector<size_t> order(segments.size());
     for (size_t i = 0; i < order.size(); ++i) order[i] = i;
     std::string first;
@@ -117,8 +116,7 @@ TEST_CASE("place map: finds each of 100,000 ids, no other, in at most 48 bytes f
     size_t wrong = 0, phantoms = 0;
     for (uint32_t i = 0; i < 100'000; ++i) {
         auto* p = map.find(ids[i]);
-        wrong += !p || p->frame != i || p->offset != 7 * i || p->id != ids[i] ||
-                 &map.insert(ids[i]) != p;
+        wrong += !p || p->frame != i || p->offset != 7 * i || p->id != ids[i] || &map.insert(ids[i]) != p;
         phantoms += map.find(ids[100'000 + i]) != nullptr;
     }
     CHECK(wrong == 0);
@@ -157,16 +155,13 @@ TEST_CASE("index: segments give the same answers in whatever order they are read
     auto name = [](uint64_t seed) { return short_name(hash_of(seed)); };
     std::vector<SegmentOf> segments{
         {1, joined({pack_added(p1), snapshot_added(s1)})},
-        {2,
-         joined({record(Record::segment_parent, name(101)), pack_added(p2), snapshot_added(s2)})},
-        {3, joined({pack_added(p3), condemned_record(p1.name),
-                    record(Record::snapshot_forgotten, s1.id), pack_added(absent)})},
-        {4, joined({superseded_record(name(102)),
-                    record(Record::segment_parent, name(103)), pack_added(p2), snapshot_added(s2),
-                    record(Record::segment_torn, name(9))})}, // took segment 2 in
-        {5, joined({pack_added(p5), record(Record::pack_deleted, hash_of(77)),
-                    condemned_record(hash_of(78)), snapshot_added(s3),
-                    record(Record::snapshot_forgotten, sample_snapshot(9).id)})}};
+        {2, joined({record(Record::segment_parent, name(101)), pack_added(p2), snapshot_added(s2)})},
+        {3, joined({pack_added(p3), condemned_record(p1.name), record(Record::snapshot_forgotten, s1.id),
+                    pack_added(absent)})},
+        {4, joined({superseded_record(name(102)), record(Record::segment_parent, name(103)), pack_added(p2),
+                    snapshot_added(s2), record(Record::segment_torn, name(9))})}, // took segment 2 in
+        {5, joined({pack_added(p5), record(Record::pack_deleted, hash_of(77)), condemned_record(hash_of(78)),
+                    snapshot_added(s3), record(Record::snapshot_forgotten, sample_snapshot(9).id)})}};
     auto got = in_every_order(segments, {p1, p2, p3, p5}, 8, false);
     INFO(got);
     auto line = [&](uint64_t chunk) {
@@ -201,8 +196,7 @@ TEST_CASE("index: nothing relies on a pack that is absent, has another size or i
     Index index;
     index.listed_packs = std::map<Hash, Index::Listed>{
         {good.name, {good.size, 0}}, {resized.name, {resized.size - 1, 0}}, {doomed.name, {doomed.size, 0}}};
-    index.apply(
-        joined({pack_added(good), pack_added(absent), pack_added(resized), pack_added(doomed)}), 1);
+    index.apply(joined({pack_added(good), pack_added(absent), pack_added(resized), pack_added(doomed)}), 1);
     CHECK(index.rely_on(chunk_id(4)));
     index.apply(condemned_record(doomed.name), 2);
     CHECK(index.rely_on(chunk_id(1)));
@@ -228,7 +222,8 @@ TEST_CASE("index: nothing relies on a pack that is absent, has another size or i
 TEST_CASE("index: a chunk with another place is relied on there") {
     auto old = pack_of(1, {{1, 2}}), newer = pack_of(2, {{1}});
     Index index;
-    index.listed_packs = std::map<Hash, Index::Listed>{{old.name, {old.size, 0}}, {newer.name, {newer.size, 0}}};
+    index.listed_packs =
+        std::map<Hash, Index::Listed>{{old.name, {old.size, 0}}, {newer.name, {newer.size, 0}}};
     index.apply(pack_added(old), 1);
     index.apply(pack_added(newer), 2);
     index.apply(condemned_record(newer.name), 3);
@@ -281,13 +276,14 @@ TEST_CASE("index: what is no list of records is refused, what is of the future n
     auto whole = joined({pack_added(sample_pack()), snapshot_added(sample_snapshot(1)),
                          record(Record::segment_parent, chunk_id(1))});
     auto body_of = [](Record type, size_t size) { return record(type, Bytes(size)); };
-    for (auto [type, size] : {std::pair{Record::pack_condemned, 40u}, {Record::pack_deleted, 32u}, {Record::segment_superseded, 24u}}) {
+    for (auto [type, size] : {std::pair{Record::pack_condemned, 40u},
+                              {Record::pack_deleted, 32u},
+                              {Record::segment_superseded, 24u}}) {
         CHECK_NOTHROW(index.apply(body_of(type, size), 1));
         CHECK_THROWS_AS(index.apply(body_of(type, size - 1), 1), Corrupt);
         CHECK_THROWS_AS(index.apply(body_of(type, size + 1), 1), Corrupt);
     }
-    for (auto type : {Record::snapshot_forgotten,
-                      Record::segment_parent, Record::segment_torn}) {
+    for (auto type : {Record::snapshot_forgotten, Record::segment_parent, Record::segment_torn}) {
         CHECK_NOTHROW(index.apply(body_of(type, 16), 1));
         CHECK_THROWS_AS(index.apply(body_of(type, 15), 1), Corrupt);
         CHECK_THROWS_AS(index.apply(body_of(type, 17), 1), Corrupt);

@@ -28,7 +28,8 @@ TEST_CASE("repository: is made, opened and found empty") {
     CHECK(store.list(Name::index).size() == 1);
     CHECK(store.list(Name::packs).empty());
     for (auto d : {Name::keys, Name::index})
-        for (auto& o : store.list(d)) CHECK(sha256(inside(store.read(o.name, 0, o.size))) == o.name.hash); // I1
+        for (auto& o : store.list(d))
+            CHECK(sha256(inside(store.read(o.name, 0, o.size))) == o.name.hash); // I1
     auto repo = Repository::open(store, passphrase);
     CHECK(repo->snapshots().empty());
     CHECK(repo->damage.empty());
@@ -40,8 +41,7 @@ TEST_CASE("repository: is not made where something is already") {
     support::TempDir dir;
     support::write_file(dir / "photo.jpg", "x");
     LocalStore store(dir.path());
-    CHECK_NAMES(complaint([&] { Repository::init(store, passphrase(), cheap(), 1, "test"); }),
-                "photo.jpg");
+    CHECK_NAMES(complaint([&] { Repository::init(store, passphrase(), cheap(), 1, "test"); }), "photo.jpg");
     CHECK(store.list_all({}).size() == 1);
     auto made = new_repository();
     auto before = made.objects;
@@ -115,8 +115,7 @@ TEST_CASE("repository: a wrong passphrase, a missing key, a damaged key") {
         auto planted = encode_key_object(secret_of(noise(32, 2)), Secret("one"), cheap(), 1, "");
         store.objects.clear();
         for (auto* k : {&one, &two}) store.objects[object_name(Name::keys, sha256(*k))] = *k;
-        CHECK_NAMES(complaint([&] { Repository::open(store, [] { return Secret("two"); }); }),
-                    "no segment");
+        CHECK_NAMES(complaint([&] { Repository::open(store, [] { return Secret("two"); }); }), "no segment");
         CHECK(open_with("three") == Exit::passphrase);
         store.objects[object_name(Name::keys, sha256(planted))] = planted;
         CHECK_NAMES(complaint([&] { Repository::open(store, [] { return Secret("one"); }); }),
@@ -134,10 +133,16 @@ TEST_CASE("key object: one that does not read back as it was written is an error
     store.directories = {"keys"};
     auto master = secret_of(noise(32, 1));
     auto other = encode_key_object(secret_of(noise(32, 2)), passphrase(), cheap(), 1, "");
-    auto add = [&] { return complaint([&] { Repository::add_key(store, master, passphrase(), cheap(), 1, ""); }); };
+    auto add = [&] {
+        return complaint([&] { Repository::add_key(store, master, passphrase(), cheap(), 1, ""); });
+    };
     CHECK(add() == "");
-    SUBCASE("it opens no more") { store.on_read = [&](const std::string& name) { store.objects.at(name)[100] ^= 1; }; }
-    SUBCASE("it opens to another key") { store.on_read = [&](const std::string& name) { store.objects.at(name) = other; }; }
+    SUBCASE("it opens no more") {
+        store.on_read = [&](const std::string& name) { store.objects.at(name)[100] ^= 1; };
+    }
+    SUBCASE("it opens to another key") {
+        store.on_read = [&](const std::string& name) { store.objects.at(name) = other; };
+    }
     CHECK_NAMES(add(), "does not read back as it was written");
 }
 
@@ -155,8 +160,7 @@ TEST_CASE("repository: names that are none of ours are passed over") {
     auto store = new_repository();
     add_snapshot(*open_repository(store), 1);
     for (std::string name : {"README", "00000001", "-", "0000000x-", "zzzzzzzz-"})
-        store.objects["index/" + name + (name.ends_with('-') ? hex(hash_of(1)) : "")] =
-            bytes_of("x");
+        store.objects["index/" + name + (name.ends_with('-') ? hex(hash_of(1)) : "")] = bytes_of("x");
     store.objects["packs/tmp.123"] = bytes_of("x");
     store.objects["keys/.nfs0001"] = bytes_of("x");
     Captured said;
@@ -181,15 +185,14 @@ TEST_CASE("repository: many runs leave few segments, and every snapshot") {
     }
     auto repo = open_repository(store);
     repo->remove_superseded(); // those of the last run
-    INFO("at most ", most, " segments during a run, ", store.names("index").size(),
-         " at the end, for ", seed, " snapshots");
+    INFO("at most ", most, " segments during a run, ", store.names("index").size(), " at the end, for ", seed,
+         " snapshots");
     CHECK(store.names("index").size() <= 8);
     CHECK(most <= 8 + 3 * 3);
     CHECK(repo->damage.empty());
     CHECK(repo->doubts.empty());
     CHECK(snapshot_seeds(*repo, 200) == seeds_up_to(180));
-    CHECK(snapshot_seeds(*open_repository(store), 200) ==
-          seeds_up_to(180)); // without what was taken away
+    CHECK(snapshot_seeds(*open_repository(store), 200) == seeds_up_to(180)); // without what was taken away
 }
 
 TEST_CASE("repository: a run's own merging is not deleted under the feet of others") {
@@ -290,8 +293,7 @@ TEST_CASE("repository: a segment that another names is missed when it is gone, a
     Captured said;
     store.hidden.insert(lost);
     auto name = lost.substr(15, 32);
-    for (int writes = 0; writes < 3;
-         ++writes) { // the next runs say so as well, though they write segments
+    for (int writes = 0; writes < 3; ++writes) { // the next runs say so as well, though they write segments
         auto repo = open_repository(store);
         REQUIRE(repo->damage.size() == 1);
         CHECK_NAMES(*repo->damage.begin(), name);
@@ -438,8 +440,7 @@ TEST_CASE("repository: a segment under another number than its own is not believ
     }
 }
 
-TEST_CASE(
-    "repository: a segment seen while another client is writing it is read by the next look") {
+TEST_CASE("repository: a segment seen while another client is writing it is read by the next look") {
     auto store = new_repository();
     auto late = open_repository(store), other = open_repository(store);
     write_segment(*other, condemned_record(hash_of(1)));
@@ -520,9 +521,8 @@ TEST_CASE("repository: a parent that another client merged meanwhile is not miss
     write_segment(*open_repository(store), bulk(100 * KiB));
     auto parent = newest_segment(store);
     auto a = open_repository(store), b = open_repository(store);
-    write_segment(
-        *a, snapshot_added(sample_snapshot(1))); // too small to take the large one in: names it
-    write_segment(*b, bulk(300 * KiB));       // takes it in
+    write_segment(*a, snapshot_added(sample_snapshot(1))); // too small to take the large one in: names it
+    write_segment(*b, bulk(300 * KiB));                    // takes it in
     tidy_index(store);
     CHECK_FALSE(store.objects.contains(parent));
     Captured said;
@@ -542,7 +542,7 @@ TEST_CASE("repository: a segment survives writes whose outcome nobody knows") {
             std::set<std::string> tried;
             int faults = 0;
             store.on_create = [&](const std::string& name) {
-                CHECK(tried.insert(name).second); // never the same name twice
+                CHECK(tried.insert(name).second);                          // never the same name twice
                 return ++faults % 3 == 0 ? TestStore::Fault::none : fault; // two in a row fail
             };
             for (uint64_t i = 1; i <= 4; ++i) add_snapshot(*repo, i);
@@ -568,8 +568,7 @@ TEST_CASE("repository: a write that is refused is an error, and the next one goe
     CHECK(snapshot_seeds(*open_repository(store), 9) == std::set<uint64_t>{2});
 }
 
-TEST_CASE(
-    "repository: a byte flipped in, or a cut of, any segment never gives a wrong list quietly") {
+TEST_CASE("repository: a byte flipped in, or a cut of, any segment never gives a wrong list quietly") {
     auto store = new_repository();
     {
         auto repo = open_repository(store);

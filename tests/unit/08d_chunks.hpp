@@ -5,9 +5,8 @@ namespace {
 /// The object that holds a chunk, as the index says; its first place.
 std::string pack_holding(Repository& repo, const ChunkId& id) {
     auto places = repo.index.places(id);
-    return places.empty()
-               ? ""
-               : object_name(Name::packs, repo.index.pack(repo.index.frame(places[0].frame)).name);
+    return places.empty() ? ""
+                          : object_name(Name::packs, repo.index.pack(repo.index.frame(places[0].frame)).name);
 }
 /// Where the chunk's frame begins in that object.
 size_t frame_offset(Repository& repo, const ChunkId& id) {
@@ -24,8 +23,7 @@ std::set<std::string> packs_of(Repository& repo, const std::vector<ChunkId>& ids
 struct Stored {
     explicit Stored(size_t number, size_t largest, int copies = 1)
         : store(new_repository()), chunks(sample_chunks(number, largest, number)) {
-        for (int i = 0; i < copies; ++i)
-            ids = store_chunks(*open_repository(store), chunks, {}, i > 0);
+        for (int i = 0; i < copies; ++i) ids = store_chunks(*open_repository(store), chunks, {}, i > 0);
     }
     TestStore store;
     std::vector<Bytes> chunks;
@@ -43,9 +41,8 @@ Bytes condemn_all(const TestStore& store) {
 }
 
 bool has_text(const std::vector<Bytes>& where, View what) {
-    return std::ranges::any_of(where, [&](auto& w) {
-        return std::search(w.begin(), w.end(), what.begin(), what.end()) != w.end();
-    });
+    return std::ranges::any_of(
+        where, [&](auto& w) { return std::search(w.begin(), w.end(), what.begin(), what.end()) != w.end(); });
 }
 
 } // namespace
@@ -88,8 +85,7 @@ TEST_CASE("chunks: what goes in comes out, in the same run and the next") {
             CHECK(bytes.size() <= kPackMax);
             CHECK(bytes.size() == padme(bytes.size()));
             auto opened = open_object(repo->keys, kPackLabel, foreign(bytes), "a pack");
-            for (auto& frame : opened.frames)
-                CHECK(decompress(frame, kFrameMax).size() <= kFrameMax);
+            for (auto& frame : opened.frames) CHECK(decompress(frame, kFrameMax).size() <= kFrameMax);
         }
     }
     auto repo = open_repository(store);
@@ -151,8 +147,7 @@ TEST_CASE("chunks: frames lie in a pack in the order in which they were filled")
     TestStore store = new_repository();
     std::vector<Bytes> chunks;
     for (uint64_t i = 0; i < 6; ++i) {
-        auto slow =
-            noise(kChunkMax, i); // a small alphabet takes the compressor long, zeros no time
+        auto slow = noise(kChunkMax, i); // a small alphabet takes the compressor long, zeros no time
         for (auto& b : slow) b &= 15;
         chunks.push_back(std::move(slow));
         chunks.push_back(Bytes(kDataFrame, uint8_t(i)));
@@ -399,8 +394,7 @@ TEST_CASE("chunks: no more is read ahead than the budget of memory allows") {
         }
         reader.flush();
     });
-    CHECK(planner.wait_for(std::chrono::milliseconds(200)) ==
-          std::future_status::timeout); // nobody unpins
+    CHECK(planner.wait_for(std::chrono::milliseconds(200)) == std::future_status::timeout); // nobody unpins
     std::map<uint32_t, size_t> frames;
     for (size_t i = 0; i < pinned; ++i) {
         auto frame = repo->index.places(s.ids[i])[0].frame;
@@ -457,10 +451,8 @@ TEST_CASE("chunks: a user that gave up before its chunk was asked for blocks nob
     SUBCASE("while its pin waited for room") {
         reader.pin(ids[0]);
         auto second = std::async(std::launch::async, [&] { reader.pin(ids[1]); });
-        CHECK(second.wait_for(std::chrono::milliseconds(100)) ==
-              std::future_status::timeout); // no room
-        auto user = std::async(std::launch::async,
-                               [&] { reader.unpin(place(1).frame); }); // a full disk, say
+        CHECK(second.wait_for(std::chrono::milliseconds(100)) == std::future_status::timeout); // no room
+        auto user = std::async(std::launch::async, [&] { reader.unpin(place(1).frame); }); // a full disk, say
         std::this_thread::sleep_for(std::chrono::milliseconds(30));
         auto hasher = repo->keys.hasher();
         CHECK(same(reader.get(ids[0], place(0), hasher), chunks[0]));
@@ -510,8 +502,7 @@ TEST_CASE("chunks: a write whose outcome nobody knows is made again under anothe
                     faults += fails;
                     return fails ? fault : TestStore::Fault::none;
                 };
-                for (size_t i = 0; i < chunks.size();
-                     i += 3) // four runs' worth of packs and segments
+                for (size_t i = 0; i < chunks.size(); i += 3) // four runs' worth of packs and segments
                     for (auto& id : store_chunks(*repo, {chunks[i], chunks[i + 1], chunks[i + 2]},
                                                  snapshot_added(sample_snapshot(1 + i / 3))))
                         ids.push_back(id);
@@ -639,7 +630,8 @@ TEST_CASE("chunks: what another run stored meanwhile costs at most a second copy
     CHECK(c->index.places(ids[0]).size() == 2);
 }
 
-TEST_CASE("chunks: a run that is interrupted, or that the server refuses something, keeps what is durable and gives up the rest") {
+TEST_CASE("chunks: a run that is interrupted, or that the server refuses something, keeps what is durable "
+          "and gives up the rest") {
     std::unique_ptr<Error> why;
     bool keeps = true;
     SUBCASE("interrupted") { why = std::make_unique<Interrupted>(); }

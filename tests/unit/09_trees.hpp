@@ -3,11 +3,10 @@
 namespace {
 
 std::string shown(const Entry& e) {
-    std::string s =
-        text(show(e.path), " ", int(e.type), " ", e.racy, e.mount_point, " ", std::oct, e.mode,
-             std::dec, " ", e.uid, ":", e.gid, " ", e.mtime.seconds, ".", e.mtime.ns, " ",
-             e.ctime.seconds, ".", e.ctime.ns, " i", e.inode, " l", e.link_group, " s", e.size,
-             " d", e.device, " c", e.checksum, " ->", show(e.target), " x");
+    std::string s = text(show(e.path), " ", int(e.type), " ", e.racy, e.mount_point, " ", std::oct, e.mode,
+                         std::dec, " ", e.uid, ":", e.gid, " ", e.mtime.seconds, ".", e.mtime.ns, " ",
+                         e.ctime.seconds, ".", e.ctime.ns, " i", e.inode, " l", e.link_group, " s", e.size,
+                         " d", e.device, " c", e.checksum, " ->", show(e.target), " x");
     for (auto& [name, value] : e.xattrs) s += show(name) + "=" + hex(as_bytes(value)) + ",";
     s += " h";
     for (auto& h : e.holes) s += text(h.offset, "+", h.length, ",");
@@ -132,8 +131,8 @@ std::vector<Entry> synthetic_entries(size_t number) {
     std::set<std::string> is_directory{""};
     while (paths.size() < number) {
         auto& dir = directories[random.below(directories.size())];
-        std::string name = random.below(10) == 0 ? odd[random.below(std::size(odd))]
-                                                 : text("name-", random.below(100'000));
+        std::string name =
+            random.below(10) == 0 ? odd[random.below(std::size(odd))] : text("name-", random.below(100'000));
         auto path = below(dir, name);
         if (!paths.insert(path).second) continue;
         if (random.below(20) == 0 && std::ranges::count(path, '/') < 4) {
@@ -200,8 +199,7 @@ std::vector<ListedChunk> list_of(Repository& repo, const Snapshot& s) {
 }
 
 /// Stores a tree whose chunks hold just these bytes.
-Snapshot store_raw_tree(Repository& repo,
-                        const std::vector<std::pair<std::string, Bytes>>& chunks) {
+Snapshot store_raw_tree(Repository& repo, const std::vector<std::pair<std::string, Bytes>>& chunks) {
     Packer packer(repo, 1, kCheckpoint);
     Writer list;
     for (auto& [first, bytes] : chunks) {
@@ -248,9 +246,7 @@ void check_same(const std::vector<std::string>& got, const std::vector<std::stri
 
 /// One large tree for the tests that only read it.
 struct LargeTree {
-    LargeTree()
-        : entries(synthetic_entries(20'000)), store(new_repository()),
-          repo(open_repository(store)) {
+    LargeTree() : entries(synthetic_entries(20'000)), store(new_repository()), repo(open_repository(store)) {
         snapshot = store_tree(*repo, entries);
     }
     std::vector<Entry> entries;
@@ -285,8 +281,7 @@ TEST_CASE("paths: walk order is a total order that a walk through sorted directo
         for (auto parts = 1 + random.below(3); parts > 0; --parts) {
             if (!p.empty()) p += '/';
             for (auto n = 1 + random.below(2); n > 0; --n)
-                p += "\x01 -/.0a\xff"[random.below(8)] == '/' ? 'b'
-                                                              : "\x01 -/.0a\xff"[random.below(8)];
+                p += "\x01 -/.0a\xff"[random.below(8)] == '/' ? 'b' : "\x01 -/.0a\xff"[random.below(8)];
         }
         paths.push_back(p);
     }
@@ -323,14 +318,14 @@ TEST_CASE("paths: what lies within what") {
 }
 
 TEST_CASE("paths: what no backup can hold") {
-    for (std::string_view good : {"", "a", "a/b", "...", "a..", "..a", "a/.b", ".a", "~", "-rf",
-                                  "\xff", "a\nb", "\\", " "}) {
+    for (std::string_view good :
+         {"", "a", "a/b", "...", "a..", "..a", "a/.b", ".a", "~", "-rf", "\xff", "a\nb", "\\", " "}) {
         INFO(show(good));
         CHECK(is_safe_path(good));
     }
     CHECK(is_safe_path(std::string(255, 'n') + "/" + std::string(255, 'n')));
-    for (std::string_view bad : {"/", "/a", "//", "a/", "a//b", ".", "..", "./a", "../a", "a/.",
-                                 "a/..", "a/../b", "a/./b", "../../etc/passwd"}) {
+    for (std::string_view bad : {"/", "/a", "//", "a/", "a//b", ".", "..", "./a", "../a", "a/.", "a/..",
+                                 "a/../b", "a/./b", "../../etc/passwd"}) {
         INFO(show(bad));
         CHECK_FALSE(is_safe_path(bad));
     }
@@ -520,8 +515,7 @@ TEST_CASE("tree: the largest records there can be are stored so that they can be
     e.size = INT64_MAX;
     for (uint64_t i = 0; i < kHolesMax; ++i) e.holes.push_back({i << 46, uint64_t(1) << 45});
     for (int i = 0; i < 16; ++i)
-        e.xattrs.emplace_back(text("user.", i, std::string(200, 'n')),
-                              std::string(kXattrMax / 16, 'v'));
+        e.xattrs.emplace_back(text("user.", i, std::string(200, 'n')), std::string(kXattrMax / 16, 'v'));
     entries.push_back(e);
     entries.push_back(file("c"));
     auto s = store_tree(*repo, entries);
@@ -588,8 +582,8 @@ TEST_CASE("tree: seek finds every path without reading from the start") {
     for (int i = 0; i < 40; ++i) some.push_back(random.below(t.entries.size()));
     auto list = list_of(*t.repo, t.snapshot);
     for (size_t c = 1; c < list.size(); c += 4) { // the first and the last entry of chunks
-        auto at = std::ranges::lower_bound(t.entries, list[c].first, path_before, &Entry::path) -
-                  t.entries.begin();
+        auto at =
+            std::ranges::lower_bound(t.entries, list[c].first, path_before, &Entry::path) - t.entries.begin();
         some.push_back(size_t(at));
         some.push_back(size_t(at) - 1);
     }
@@ -611,18 +605,22 @@ TEST_CASE("tree: seek finds every path without reading from the start") {
 TEST_CASE("tree: a list of parts that fills several chunks is read, one beyond its limit is never written") {
     TestStore store = new_repository();
     std::vector<Entry> entries;
-    for (int i = 0; i < 64; ++i) // two fill a part of the tree, and the path of the first one the list of these
+    for (int i = 0; i < 64;
+         ++i) // two fill a part of the tree, and the path of the first one the list of these
         entries.push_back(file(text(100 + i, "/", std::string(kPathMax - 4, 'p'))));
-    CHECK_NAMES(complaint([&] { store_tree(*open_repository(store), entries); }), "too many files for one snapshot");
+    CHECK_NAMES(complaint([&] { store_tree(*open_repository(store), entries); }),
+                "too many files for one snapshot");
     CHECK(open_repository(store)->snapshots().empty());
     entries.resize(62); // the longest list there can be
-    auto s = store_tree(*open_repository(store), entries); // of another run: what the first has begun was not sent
+    auto s =
+        store_tree(*open_repository(store), entries); // of another run: what the first has begun was not sent
     CHECK(s.tree.size() == 31);
     TaskPool wire(2, 4);
     auto again = open_repository(store);
     TreeReader tree(*again, wire, s);
     size_t same_paths = 0;
-    while (auto* e = tree.next()) same_paths += same_paths < entries.size() && e->path == entries[same_paths].path;
+    while (auto* e = tree.next())
+        same_paths += same_paths < entries.size() && e->path == entries[same_paths].path;
     CHECK(same_paths == entries.size());
 }
 
@@ -698,8 +696,8 @@ TEST_CASE("tree: a selection gives what a filter over everything gives") {
 TEST_CASE("tree: a path that is not there is named, also below one that is selected") {
     auto& t = large_tree();
     TaskPool wire(2, 4);
-    auto directory = std::ranges::find_if(
-        t.entries, [](auto& e) { return e.type == Type::directory && !e.path.empty(); });
+    auto directory =
+        std::ranges::find_if(t.entries, [](auto& e) { return e.type == Type::directory && !e.path.empty(); });
     auto top = directory->path;
     TreeReader tree(*t.repo, wire, t.snapshot);
     auto missing = for_selected(tree, {top, top + "/\x01not-there"}, [](const Entry&, bool) {});
@@ -709,8 +707,7 @@ TEST_CASE("tree: a path that is not there is named, also below one that is selec
 TEST_CASE("tree: a file of more chunks than a record holds, and what stands behind it") {
     TestStore store = new_repository();
     auto repo = open_repository(store);
-    std::vector<Entry> entries{file("a"), file("big", 4 * kIdsPerRecord + 3), file("c"),
-                               file("d/e")};
+    std::vector<Entry> entries{file("a"), file("big", 4 * kIdsPerRecord + 3), file("c"), file("d/e")};
     auto s = store_tree(*repo, entries, true);
     auto list = list_of(*repo, s);
     REQUIRE(list.size() == 3);
@@ -777,8 +774,7 @@ TEST_CASE("tree: a damaged part is named, and all other entries come") {
         s = store_tree(*repo, t.entries, true);
         list = list_of(*repo, s);
         REQUIRE(list.size() > 5);
-        for (size_t broken :
-             {size_t(2), list.size() - 2}) { // the list itself lies with the last chunk
+        for (size_t broken : {size_t(2), list.size() - 2}) { // the list itself lies with the last chunk
             auto& object = store.objects.at(pack_holding(*repo, list[broken].id));
             object[frame_offset(*repo, list[broken].id) + 500] ^= 1;
         }
@@ -788,9 +784,7 @@ TEST_CASE("tree: a damaged part is named, and all other entries come") {
     std::vector<std::string> wanted;
     auto& late = list[list.size() - 2].first;
     for (auto& e : t.entries) {
-        auto between = [&](auto& a, auto& b) {
-            return !path_before(e.path, a) && path_before(e.path, b);
-        };
+        auto between = [&](auto& a, auto& b) { return !path_before(e.path, a) && path_before(e.path, b); };
         if (!between(list[2].first, list[3].first) && !between(late, list.back().first))
             wanted.push_back(shown(e));
     }
@@ -852,8 +846,8 @@ TEST_CASE("tree: hostile trees are refused in parts, and the parts that are soun
         CHECK(r.damage.size() == 1);
     }
     SUBCASE("no records at all") {
-        auto s = store_raw_tree(
-            *repo, {{"a", {}}, {"b", noise(1000, 1)}, {"c", encode_entries({file("c")}, "c")}});
+        auto s = store_raw_tree(*repo,
+                                {{"a", {}}, {"b", noise(1000, 1)}, {"c", encode_entries({file("c")}, "c")}});
         auto r = read_tree(*repo, s);
         CHECK(r.paths == std::vector<std::string>{"c"});
         CHECK(r.damage.size() == 1);
@@ -946,8 +940,7 @@ TEST_CASE("tree: a reader that goes while its reads are under way takes nothing 
     CHECK(in_child(20, [&] {
               TaskPool wire(1, 8);
               size_t size = (sizeof(TreeReader) + 4095) / 4096 * 4096;
-              void* memory =
-                  mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+              void* memory = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
               auto* tree = new (memory) TreeReader(*repo, wire, t.snapshot);
               if (!tree->next()) throw Error("no entry");
               tree->~TreeReader();

@@ -54,8 +54,7 @@ class PatternMaker {
         auto found = paths.begin();
         std::advance(found, long(random_.below(paths.size())));
         auto path = found->first;
-        for (size_t slash; one_in(2) && (slash = path.find('/')) != path.npos;)
-            path.erase(0, slash + 1);
+        for (size_t slash; one_in(2) && (slash = path.find('/')) != path.npos;) path.erase(0, slash + 1);
         std::string line;
         std::istringstream names(path);
         for (std::string name; std::getline(names, name, '/');) {
@@ -170,8 +169,7 @@ TEST_CASE("patterns: tens of thousands of questions are answered as git check-ig
         auto lines = maker.patterns();
         support::write_file(dir / "tree/.git/info/exclude", lines);
         auto answer = support::run(
-            {"git", "check-ignore", "--no-index", "--verbose", "--non-matching", "-z", "--stdin"},
-            options);
+            {"git", "check-ignore", "--no-index", "--verbose", "--non-matching", "-z", "--stdin"}, options);
         REQUIRE((answer.code == 0 || answer.code == 1)); // 1: it excludes none of them
         support::forget_transcript();
         // For each path: where the pattern is, in which line, the pattern, the path. No pattern
@@ -194,8 +192,8 @@ TEST_CASE("patterns: tens of thousands of questions are answered as git check-ig
             if (!wanted && !by.empty()) ++taken_back;
             if (left_out(patterns, path, directory) == wanted) continue;
             if (std::ranges::count(differences, '\n') < 5)
-                differences += text(wanted ? "git leaves out " : "git takes ", path,
-                                    directory ? "/" : "", by.empty() ? "" : " by ", by, "\n");
+                differences += text(wanted ? "git leaves out " : "git takes ", path, directory ? "/" : "",
+                                    by.empty() ? "" : " by ", by, "\n");
         }
         INFO("patterns:\n", lines, differences);
         CHECK(differences.empty());

@@ -57,12 +57,9 @@ TEST_CASE("looking: times far away do not confuse") {
 
 TEST_CASE("looking: columns line up, also where letters have several bytes") {
     Captured out(std::cout);
-    print_table({{"A", "SIZE", "NAME"},
-                 {"\xc3\xa9\xc3\xa9\xc3\xa9", "1", "x"},
-                 {"b", "12345", "long name"}},
+    print_table({{"A", "SIZE", "NAME"}, {"\xc3\xa9\xc3\xa9\xc3\xa9", "1", "x"}, {"b", "12345", "long name"}},
                 {1});
-    CHECK(out.text() ==
-          "A     SIZE  NAME\n\xc3\xa9\xc3\xa9\xc3\xa9      1  x\nb    12345  long name\n");
+    CHECK(out.text() == "A     SIZE  NAME\n\xc3\xa9\xc3\xa9\xc3\xa9      1  x\nb    12345  long name\n");
     print_table({}, {});
 }
 
@@ -154,8 +151,7 @@ TEST_CASE("command line: options and operands") {
         argv.push_back(nullptr);
         return Arguments(words[0], int(words.size()), argv.data());
     };
-    auto a = parse(
-        {"restore", "--snapshot", "ab", "repo", "-n", "dest", "a,b", "--overwrite", "-p", "22"});
+    auto a = parse({"restore", "--snapshot", "ab", "repo", "-n", "dest", "a,b", "--overwrite", "-p", "22"});
     CHECK(a.operands() == std::vector<std::string>{"repo", "dest", "a,b"});
     CHECK(a.value("snapshot") == "ab");
     CHECK(a.value("source", "none") == "none");

@@ -54,30 +54,35 @@ using Times = std::set<std::string>;
 
 TEST_CASE("retention: the newest of each day, week, month and year that has any") {
     Zone zone("UTC");
-    History history({"2023-12-31 12:00", "2024-01-01 12:00", "2024-01-31 12:00", "2024-02-28 12:00", "2024-02-29 10:00",
-                     "2024-02-29 12:00", "2024-03-01 12:00", "2024-03-31 12:00"});
+    History history({"2023-12-31 12:00", "2024-01-01 12:00", "2024-01-31 12:00", "2024-02-28 12:00",
+                     "2024-02-29 10:00", "2024-02-29 12:00", "2024-03-01 12:00", "2024-03-31 12:00"});
     auto now = "2024-03-31 13:00";
     CHECK(history.kept(keep_of("keep-last", 2), now) == Times{"2024-03-31 12:00", "2024-03-01 12:00"});
-    CHECK(history.kept(keep_of("keep-hourly", 3), now) == Times{"2024-03-31 12:00", "2024-03-01 12:00", "2024-02-29 12:00"});
+    CHECK(history.kept(keep_of("keep-hourly", 3), now) ==
+          Times{"2024-03-31 12:00", "2024-03-01 12:00", "2024-02-29 12:00"});
     CHECK(history.kept(keep_of("keep-daily", 4), now) ==
           Times{"2024-03-31 12:00", "2024-03-01 12:00", "2024-02-29 12:00", "2024-02-28 12:00"});
-    CHECK(history.kept(keep_of("keep-monthly", 3), now) == Times{"2024-03-31 12:00", "2024-02-29 12:00", "2024-01-31 12:00"});
+    CHECK(history.kept(keep_of("keep-monthly", 3), now) ==
+          Times{"2024-03-31 12:00", "2024-02-29 12:00", "2024-01-31 12:00"});
     CHECK(history.kept(keep_of("keep-yearly", 5), now) == Times{"2024-03-31 12:00", "2023-12-31 12:00"});
     // 2024-01-01 was a Monday, 2023-12-31 the Sunday of the week before
-    CHECK(history.kept(keep_of("keep-weekly", 9), now) ==
-          Times{"2024-03-31 12:00", "2024-03-01 12:00", "2024-01-31 12:00", "2024-01-01 12:00", "2023-12-31 12:00"});
+    CHECK(history.kept(keep_of("keep-weekly", 9), now) == Times{"2024-03-31 12:00", "2024-03-01 12:00",
+                                                                "2024-01-31 12:00", "2024-01-01 12:00",
+                                                                "2023-12-31 12:00"});
 }
 
 TEST_CASE("retention: the first of January may belong to the last week of the year before") {
     Zone zone("UTC");
     History history({"2020-12-31 12:00", "2021-01-01 12:00", "2021-01-04 12:00"});
-    CHECK(history.kept(keep_of("keep-weekly", 5), "2021-01-05 12:00") == Times{"2021-01-01 12:00", "2021-01-04 12:00"});
+    CHECK(history.kept(keep_of("keep-weekly", 5), "2021-01-05 12:00") ==
+          Times{"2021-01-01 12:00", "2021-01-04 12:00"});
 }
 
 TEST_CASE("retention: days are local ones, and the hour that comes twice counts twice") {
     Zone zone("CET-1CEST,M3.5.0,M10.5.0/3");
     History history({"2026-10-24 23:30", "2026-10-25 00:30", "2026-10-25 23:30"});
-    CHECK(history.kept(keep_of("keep-daily", 5), "2026-10-26 12:00") == Times{"2026-10-24 23:30", "2026-10-25 23:30"});
+    CHECK(history.kept(keep_of("keep-daily", 5), "2026-10-26 12:00") ==
+          Times{"2026-10-24 23:30", "2026-10-25 23:30"});
     Keep hourly = keep_of("keep-hourly", 9);
     std::vector<Snapshot> twice(2);
     twice[0].id[0] = 1;
@@ -89,7 +94,8 @@ TEST_CASE("retention: days are local ones, and the hour that comes twice counts 
 TEST_CASE("retention: what is from the future stays and counts for no rule") {
     Zone zone("UTC");
     History history({"2024-01-01 12:00", "2024-01-02 12:00", "2031-01-01 12:00"});
-    CHECK(history.kept(keep_of("keep-last", 1), "2024-01-03 12:00") == Times{"2024-01-02 12:00", "2031-01-01 12:00"});
+    CHECK(history.kept(keep_of("keep-last", 1), "2024-01-03 12:00") ==
+          Times{"2024-01-02 12:00", "2031-01-01 12:00"});
 }
 
 TEST_CASE("retention: rules add up, and an age keeps all that are younger") {
@@ -97,7 +103,8 @@ TEST_CASE("retention: rules add up, and an age keeps all that are younger") {
     History history({"2024-01-01 12:00", "2024-01-15 12:00", "2024-02-01 12:00", "2024-02-02 12:00"});
     auto keep = keep_of("keep-monthly", 2);
     keep.rules[0].number = 2;
-    CHECK(history.kept(keep, "2024-02-03 12:00") == Times{"2024-01-15 12:00", "2024-02-01 12:00", "2024-02-02 12:00"});
+    CHECK(history.kept(keep, "2024-02-03 12:00") ==
+          Times{"2024-01-15 12:00", "2024-02-01 12:00", "2024-02-02 12:00"});
     Keep within;
     within.since = parse_time("2024-01-15");
     CHECK(history.kept(within, "2024-02-03 12:00") == Times{"2024-02-01 12:00", "2024-02-02 12:00"});
@@ -115,7 +122,8 @@ TEST_CASE("times: an age beyond all time is the beginning of time") {
     CHECK_THROWS_AS(parse_time("1000001d"), Usage);
 }
 
-TEST_CASE("check: an index that has other chunks in a pack than the pack's own table is found, whatever is read") {
+TEST_CASE(
+    "check: an index that has other chunks in a pack than the pack's own table is found, whatever is read") {
     auto one = noise(100, 1), two = noise(100, 2);
     auto found = [&](auto change) {
         TestStore store = new_repository();

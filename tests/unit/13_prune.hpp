@@ -80,7 +80,8 @@ class Stage {
         }
         Bytes read(const std::string& name, uint64_t offset, size_t length) override {
             Bytes bytes;
-            if (!others_delete || !stage_.removable.contains(name)) return stage_.objects.read(name, offset, length);
+            if (!others_delete || !stage_.removable.contains(name))
+                return stage_.objects.read(name, offset, length);
             act([&] { bytes = stage_.objects.read(name, offset, length); });
             return bytes;
         }
@@ -89,8 +90,10 @@ class Stage {
             committing_ = segment;
             if (segment) act([&] { stage_.objects.put(name, data.first(data.size() / 2)); });
             act([&] {
-                if (segment) stage_.objects.put(name, data);
-                else stage_.objects.create(name, data);
+                if (segment)
+                    stage_.objects.put(name, data);
+                else
+                    stage_.objects.create(name, data);
                 committing_ = false;
                 packs_sent += !segment;
                 stage_.created_.push_back(name);
@@ -119,7 +122,9 @@ class Stage {
             std::exception_ptr failed;
             try {
                 f();
-            } catch (...) { failed = std::current_exception(); }
+            } catch (...) {
+                failed = std::current_exception();
+            }
             lock.lock();
             wants_time_ = false;
             ++done_; // the stage waits until the next one is asked for
@@ -130,7 +135,9 @@ class Stage {
                 play_(*this);
             } catch (const Error& e) {
                 complaint = e.what();
-            } catch (const std::exception& e) { stage_.crash(e.what()); }
+            } catch (const std::exception& e) {
+                stage_.crash(e.what());
+            }
             std::lock_guard lock(stage_.mutex_);
             finished_ = true;
             stage_.changed_.notify_one();
@@ -168,7 +175,9 @@ class Stage {
     bool step(Client& c) {
         std::unique_lock lock(mutex_);
         while (c.wants_time_) {
-            auto busy = std::ranges::find_if(clients_, [&](auto& o) { return o.get() != &c && !o->finished_ && (o->listing_ || o->committing_); });
+            auto busy = std::ranges::find_if(clients_, [&](auto& o) {
+                return o.get() != &c && !o->finished_ && (o->listing_ || o->committing_);
+            });
             if (busy == clients_.end()) break;
             lock.unlock();
             step(**busy);
@@ -185,7 +194,8 @@ class Stage {
         return c.finished_;
     }
     void to_its_end(Client& c) {
-        while (step(c)) {}
+        while (step(c)) {
+        }
     }
     Client& client(size_t i) { return *clients_[i]; }
     size_t clients() const { return clients_.size(); }
@@ -205,13 +215,16 @@ class Stage {
         std::fprintf(stderr, "prune, side by side: %s\n", what);
         std::abort();
     }
-    std::vector<Listed> choose(const std::string& dir, const std::vector<Listed>& before, const std::vector<Listed>& after) {
+    std::vector<Listed> choose(const std::string& dir, const std::vector<Listed>& before,
+                               const std::vector<Listed>& after) {
         auto same = [](auto& a, auto& b) { return a.name == b.name && a.size == b.size; };
         if (std::ranges::equal(before, after, same)) return after;
         ambiguous = true;
         if (seen == Seen::at_end) return after;
         if (seen == Seen::at_begin) return before;
-        auto has = [](auto& all, auto& name) { return std::ranges::find(all, name, &Listed::name) != all.end(); };
+        auto has = [](auto& all, auto& name) {
+            return std::ranges::find(all, name, &Listed::name) != all.end();
+        };
         std::vector<Listed> found;
         for (auto& o : before)
             if (has(after, o.name)) found.push_back(o);
@@ -224,7 +237,7 @@ class Stage {
     }
 
     std::mutex mutex_;
-    std::condition_variable changed_; // a client asks for its next operation or has ended
+    std::condition_variable changed_;  // a client asks for its next operation or has ended
     std::vector<std::string> created_; // in this order
     std::vector<std::unique_ptr<Client>> clients_;
 };
@@ -243,13 +256,16 @@ struct Schedule {
 
 /// Calls `run` for each schedule in which clients are stopped exactly so many times. It returns which of
 /// the stops did not happen because the client had ended: the first one's number.
-size_t each_schedule(size_t clients, size_t stops, bool two_orders, Schedule& s, const std::function<size_t(const Schedule&)>& run) {
+size_t each_schedule(size_t clients, size_t stops, bool two_orders, Schedule& s,
+                     const std::function<size_t(const Schedule&)>& run) {
     if (stops == 0) {
         size_t in_vain = SIZE_MAX;
         s.rest.resize(clients);
         std::iota(s.rest.begin(), s.rest.end(), size_t(0));
         do {
-            if (two_orders && !std::ranges::is_sorted(s.rest) && !std::ranges::is_sorted(s.rest, std::greater{})) continue;
+            if (two_orders && !std::ranges::is_sorted(s.rest) &&
+                !std::ranges::is_sorted(s.rest, std::greater{}))
+                continue;
             if (s.stopped.empty() || s.stopped.back().first != s.rest[0]) in_vain = std::min(in_vain, run(s));
         } while (in_vain == SIZE_MAX && std::ranges::next_permutation(s.rest).found);
         return in_vain;
@@ -294,14 +310,18 @@ std::string faults_in(TestStore& store, const std::set<SnapshotId>& wanted) {
                 TreeReader tree(*repo, wire, *s);
                 tree.on_damage = [&](auto& what) { faults += short_id(s->id) + ": " + what + "\n"; };
                 while (auto* e = tree.next()) std::ranges::for_each(e->chunks, read);
-            } catch (const Corrupt& e) { faults += short_id(s->id) + ": " + e.what() + "\n"; }
+            } catch (const Corrupt& e) {
+                faults += short_id(s->id) + ": " + e.what() + "\n";
+            }
         }
         if (found != wanted) {
             faults += text(found.size(), " snapshots, not ", wanted.size(), ":");
             for (auto& id : found) faults += " " + short_id(id);
             faults += "\n";
         }
-    } catch (const Error& e) { faults += e.what(); }
+    } catch (const Error& e) {
+        faults += e.what();
+    }
     return faults;
 }
 std::set<SnapshotId> snapshots_in(TestStore& store) {
@@ -335,10 +355,14 @@ struct Scene {
     TestStore condemned;                // a grace period ago
     TestStore needed;                   // as before, but one who had just looked relies on it
     std::set<std::string> old_packs;    // of `fresh`
-    static constexpr const char *kHost = "host", *kOrphan = "packs/0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+    static constexpr const char *kHost = "host",
+                                *kOrphan =
+                                    "packs/0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
     static Bytes content(char of) { return noise(3000, uint64_t(of)); }
-    void write(const std::string& path, View bytes) const { support::write_file(dir / path, string_of(bytes)); }
+    void write(const std::string& path, View bytes) const {
+        support::write_file(dir / path, string_of(bytes));
+    }
     static Snapshot record(const std::string& host) {
         Snapshot s;
         s.host = host;
@@ -350,9 +374,11 @@ struct Scene {
         o.connections = 1;
         return o;
     }
-    Snapshot back_up(Repository& repo, const std::string& source = "src", const std::string& host = kHost, const BackupOptions& o = options()) const {
+    Snapshot back_up(Repository& repo, const std::string& source = "src", const std::string& host = kHost,
+                     const BackupOptions& o = options()) const {
         auto result = Backup(repo, o).run((dir / source).string(), record(host));
-        if (!result.refused.empty() || result.unreadable > 0) throw std::runtime_error("a backup that takes nothing: " + result.refused);
+        if (!result.refused.empty() || result.unreadable > 0)
+            throw std::runtime_error("a backup that takes nothing: " + result.refused);
         return result.snapshot;
     }
     /// Standard input: what was in the other source, too.
@@ -408,7 +434,8 @@ struct Scene {
 /// All schedules of some clients, which `cast` adds to a stage that begins with these objects.
 class Rehearsal {
   public:
-    Rehearsal(const TestStore& begin, std::function<void(Stage&)> cast) : begin_(begin), cast_(std::move(cast)) {
+    Rehearsal(const TestStore& begin, std::function<void(Stage&)> cast)
+        : begin_(begin), cast_(std::move(cast)) {
         TestStore copy(begin);
         base_ = snapshots_in(copy);
         auto one_more = open_repository(copy); // so that the processes below find all they need made
@@ -417,12 +444,14 @@ class Rehearsal {
     }
     struct Count {
         size_t schedules = 0;
-        size_t deleting = 0, rescuing = 0; // of these: packs were deleted; a backup copied what it had relied on
-        size_t ambiguous = 0;              // a listing changed while it was under way
+        size_t deleting = 0,
+               rescuing = 0;  // of these: packs were deleted; a backup copied what it had relied on
+        size_t ambiguous = 0; // a listing changed while it was under way
         size_t prunes_refused = 0, backups_refused = 0;
         std::string text() const {
-            return ::text(schedules, " schedules; packs deleted in ", deleting, ", rescued in ", rescuing, "; ambiguous listings in ", ambiguous,
-                          "; refused: ", prunes_refused, " prunes, ", backups_refused, " backups");
+            return ::text(schedules, " schedules; packs deleted in ", deleting, ", rescued in ", rescuing,
+                          "; ambiguous listings in ", ambiguous, "; refused: ", prunes_refused, " prunes, ",
+                          backups_refused, " backups");
         }
     };
     Count count;
@@ -437,14 +466,16 @@ class Rehearsal {
             failed = failures_;
         } else {
             std::vector<std::unique_ptr<Share>> shares;
-            for (size_t i = 0; i < (stops == 0 ? 1 : processes); ++i) shares.push_back(std::make_unique<Share>(*this, stops, i));
+            for (size_t i = 0; i < (stops == 0 ? 1 : processes); ++i)
+                shares.push_back(std::make_unique<Share>(*this, stops, i));
             for (auto& s : shares) failed += s->collect(*this);
         }
         CHECK_MESSAGE(failed.empty(), failed.substr(0, 5000));
     }
 
   private:
-    static constexpr auto kCounts = {&Count::schedules, &Count::deleting, &Count::rescuing, &Count::ambiguous, &Count::prunes_refused, &Count::backups_refused};
+    static constexpr auto kCounts = {&Count::schedules, &Count::deleting,       &Count::rescuing,
+                                     &Count::ambiguous, &Count::prunes_refused, &Count::backups_refused};
 
     /// A process that plays one schedule of so many.
     class Share {
@@ -465,7 +496,9 @@ class Rehearsal {
                 all.count = {};
                 all.run_share(stops, number, all.processes);
                 for (auto c : kCounts) said += text(all.count.*c, " ");
-            } catch (const std::exception& e) { all.failures_ += e.what(); }
+            } catch (const std::exception& e) {
+                all.failures_ += e.what();
+            }
             said += "\n" + all.failures_;
             write_full(to.get(), as_bytes(said), "a pipe");
             leave_child();
@@ -557,7 +590,9 @@ class Rehearsal {
             stage.objects.clock += kGrace + 1;
             try {
                 prune(*open_repository(stage.objects), thorough());
-            } catch (const Error& e) { faults += text("a prune alone: ", e.what(), "\n"); }
+            } catch (const Error& e) {
+                faults += text("a prune alone: ", e.what(), "\n");
+            }
             faults += faults_in(stage.objects, wanted);
             if (!faults.empty()) faults += text("after a prune alone, ", round, "\n");
         }
@@ -573,7 +608,8 @@ class Rehearsal {
 /// Deletes a file as soon as a backup says this on standard output.
 class Vanishing : public std::streambuf {
   public:
-    Vanishing(std::string line, std::string file) : line_(std::move(line)), file_(std::move(file)), before_(std::cout.rdbuf(this)) {}
+    Vanishing(std::string line, std::string file)
+        : line_(std::move(line)), file_(std::move(file)), before_(std::cout.rdbuf(this)) {}
     ~Vanishing() override { std::cout.rdbuf(before_); }
     Vanishing(const Vanishing&) = delete;
     Vanishing& operator=(const Vanishing&) = delete;
@@ -589,21 +625,26 @@ class Vanishing : public std::streambuf {
 };
 
 Stage::Client& add_backup(Stage& stage, Clock::duration listing_lasts = {}, const char* host = Scene::kHost) {
-    auto& client = stage.add([host](Stage::Client& c) { c.committed = Scene::get().back_up(c.open(), "src", host); }, 1, listing_lasts);
+    auto& client =
+        stage.add([host](Stage::Client& c) { c.committed = Scene::get().back_up(c.open(), "src", host); }, 1,
+                  listing_lasts);
     client.backup = true;
     return client;
 }
 /// Of a source from which a file vanishes after its directory was read. One at a time.
 void add_vanishing(Stage& stage) {
-    stage.add([](Stage::Client& c) {
-        Vanishing v("+ n\n", Scene::get().dir / "src/v");
-        auto o = Scene::options();
-        o.verbose = true;
-        c.committed = Scene::get().back_up(c.open(), "src", Scene::kHost, o);
-    }).backup = true;
+    stage
+        .add([](Stage::Client& c) {
+            Vanishing v("+ n\n", Scene::get().dir / "src/v");
+            auto o = Scene::options();
+            o.verbose = true;
+            c.committed = Scene::get().back_up(c.open(), "src", Scene::kHost, o);
+        })
+        .backup = true;
 }
 Stage::Client& add_stream(Stage& stage, Clock::duration listing_lasts = {}) {
-    auto& client = stage.add([](Stage::Client& c) { c.committed = Scene::back_up_stream(c.open()); }, 1, listing_lasts);
+    auto& client =
+        stage.add([](Stage::Client& c) { c.committed = Scene::back_up_stream(c.open()); }, 1, listing_lasts);
     client.backup = true;
     client.usual_packs = 1; // all of its content is there
     return client;
@@ -614,14 +655,16 @@ Stage::Client& add_prune(Stage& stage, int64_t grace = kGrace, Clock::duration l
 /// Two that condemn, in one step each, first what nothing needs, then the rest; and a grace period later
 /// one that deletes.
 void add_prunes(Stage& stage) {
-    stage.add([](Stage::Client& c) {
-        auto no_copies = thorough();
-        no_copies.max_repack = 0;
-        c.at_once([&] { prune(c.open(), no_copies); });
-        c.at_once([&] { prune(c.open(), thorough()); });
-        c.pass_time(kGrace + 1);
-        prune(c.open(), thorough());
-    }, 3);
+    stage.add(
+        [](Stage::Client& c) {
+            auto no_copies = thorough();
+            no_copies.max_repack = 0;
+            c.at_once([&] { prune(c.open(), no_copies); });
+            c.at_once([&] { prune(c.open(), thorough()); });
+            c.pass_time(kGrace + 1);
+            prune(c.open(), thorough());
+        },
+        3);
 }
 
 } // namespace
@@ -646,7 +689,8 @@ TEST_CASE("prune, side by side: one that condemns and a backup") { // about 750 
     CHECK(all.count.backups_refused == 0);
 }
 
-TEST_CASE("prune, side by side: one that condemns and a backup from a pipe, of what vanishes, or one that just looked") {
+TEST_CASE("prune, side by side: one that condemns and a backup from a pipe, of what vanishes, or one that "
+          "just looked") {
     Captured said;
     using Cast = void (*)(Stage&);
     std::pair<const char*, Cast> variants[]{
@@ -672,7 +716,8 @@ TEST_CASE("prune, side by side: one that condemns and a backup from a pipe, of w
 
 TEST_CASE("prune, side by side: one that deletes and a backup") { // about 1350
     Captured said;
-    support::fs::remove(Scene::get().dir / "src/v"); // so that of a pack on which the backup relies too little is used
+    support::fs::remove(Scene::get().dir /
+                        "src/v"); // so that of a pack on which the backup relies too little is used
     Rehearsal all(Scene::get().needed, [](Stage& s) {
         add_backup(s).others_delete = true;
         add_prune(s);
@@ -700,7 +745,8 @@ TEST_CASE("prune, side by side: one that deletes and a backup from a pipe, or of
     CHECK(condemned.count.deleting > 20);
 }
 
-TEST_CASE("prune, side by side: a backup that lasts while one condemns and, a grace period later, another deletes") { // about 970
+TEST_CASE("prune, side by side: a backup that lasts while one condemns and, a grace period later, another "
+          "deletes") { // about 970
     Captured said;
     Rehearsal all(Scene::get().fresh, [](Stage& s) {
         auto& backup = add_backup(s);
@@ -821,8 +867,10 @@ struct Mortal : PlainStore {
     }
     void create(const std::string& name, View data) override {
         bool end = changing = last();
-        if (!end || how == after) objects.create(name, data);
-        else if (how == half) objects.put(name, data.first(data.size() / 2));
+        if (!end || how == after)
+            objects.create(name, data);
+        else if (how == half)
+            objects.put(name, data.first(data.size() / 2));
         if (end) die();
     }
     void remove(const std::string& name) override {
@@ -844,7 +892,8 @@ TEST_CASE("prune, killed at any operation: all snapshots stay, and later ones fi
         const char* what;
         const TestStore& begin;
         int64_t grace;
-    } cases[]{{"condemning", scene.fresh, kGrace}, {"deleting", scene.needed, kGrace}, {"at once", scene.fresh, 0}};
+    } cases[]{
+        {"condemning", scene.fresh, kGrace}, {"deleting", scene.needed, kGrace}, {"at once", scene.fresh, 0}};
     for (auto& [name, begin, grace] : cases) {
         auto& what = name;
         TestStore untouched(begin);
@@ -859,7 +908,9 @@ TEST_CASE("prune, killed at any operation: all snapshots stay, and later ones fi
                 try {
                     prune(*open_repository(mortal), thorough(grace));
                     ended = true;
-                } catch (const Error&) { ++deaths; }
+                } catch (const Error&) {
+                    ++deaths;
+                }
                 g_stop_by = 0;
                 if (ended) break;
                 auto repo = open_repository(store);
@@ -891,7 +942,8 @@ Entry stored_file(Packer& packer, const std::string& path, const std::vector<Byt
     return e;
 }
 /// A snapshot of these files (path and chunks), in this order, in a run of its own.
-Snapshot store_snapshot(Store& store, uint64_t seed, const std::vector<std::pair<std::string, std::vector<Bytes>>>& files) {
+Snapshot store_snapshot(Store& store, uint64_t seed,
+                        const std::vector<std::pair<std::string, std::vector<Bytes>>>& files) {
     auto repo = open_repository(store);
     Packer packer(*repo, 1, kCheckpoint);
     Chunker chunker(repo->keys.gear());
@@ -903,9 +955,15 @@ Snapshot store_snapshot(Store& store, uint64_t seed, const std::vector<std::pair
     packer.checkpoint(snapshot_added(s));
     return s;
 }
-void forget_all(Store& store, const std::vector<const Snapshot*>& gone) { forget(*open_repository(store), gone); }
-Prune::Plan plan_of(Store& store, const PruneOptions& o = thorough()) { return Prune(*open_repository(store), o).plan(); }
-Prune::Sum prune(Store& store, const PruneOptions& o = thorough()) { return prune(*open_repository(store), o); }
+void forget_all(Store& store, const std::vector<const Snapshot*>& gone) {
+    forget(*open_repository(store), gone);
+}
+Prune::Plan plan_of(Store& store, const PruneOptions& o = thorough()) {
+    return Prune(*open_repository(store), o).plan();
+}
+Prune::Sum prune(Store& store, const PruneOptions& o = thorough()) {
+    return prune(*open_repository(store), o);
+}
 size_t bytes_in(const TestStore& store, const char* dir) {
     size_t sum = 0;
     for (auto& name : store.names(dir)) sum += store.objects.at(name).size();
@@ -915,7 +973,8 @@ size_t bytes_in(const TestStore& store, const char* dir) {
 std::set<std::string> packs_with(TestStore& store, View chunk) {
     auto repo = open_repository(store);
     std::set<std::string> names;
-    for (auto& p : repo->index.places(repo->keys.hasher()(chunk))) names.insert(object_name(Name::packs, repo->index.pack(repo->index.frame(p.frame)).name));
+    for (auto& p : repo->index.places(repo->keys.hasher()(chunk)))
+        names.insert(object_name(Name::packs, repo->index.pack(repo->index.frame(p.frame)).name));
     return names;
 }
 
@@ -971,14 +1030,15 @@ TEST_CASE("prune: --now waits for nothing") {
     auto gone = store_snapshot(store, 1, {{"a", {noise(5000, 1)}}, {"b", {noise(5000, 2)}}});
     auto stays = store_snapshot(store, 2, {{"b", {noise(5000, 2)}}});
     forget_all(store, {&gone});
-    store.put(Scene::kOrphan, noise(100, 1)); // this second
+    store.put(Scene::kOrphan, noise(100, 1));    // this second
     CHECK(prune(store, thorough(0)).packs == 3); // with the one of which a part was copied
     CHECK(store.names("packs").size() == 2);
     CHECK(faults_in(store, {stays.id}) == "");
     CHECK(plan_of(store).empty());
 }
 
-TEST_CASE("prune: packs that no segment names are condemned when they are an hour old, and deleted a grace period later") {
+TEST_CASE("prune: packs that no segment names are condemned when they are an hour old, and deleted a grace "
+          "period later") {
     TestStore store = new_repository();
     store.clock = now_ns() / 1'000'000'000; // what is young is so by the local clock as well
     auto s = store_snapshot(store, 1, {{"a", {noise(1000, 1)}}});
@@ -1003,7 +1063,8 @@ TEST_CASE("prune: packs that no segment names are condemned when they are an hou
     CHECK(faults_in(store, {s.id}) == "");
 }
 
-TEST_CASE("prune: of more than 100,000 packs that no segment names the first go in one run, the others in the next") {
+TEST_CASE("prune: of more than 100,000 packs that no segment names the first go in one run, the others in "
+          "the next") {
     TestStore store = new_repository();
     store.clock = now_ns() / 1'000'000'000;
     auto s = store_snapshot(store, 1, {{"a", {noise(1000, 1)}}});
@@ -1161,7 +1222,8 @@ TEST_CASE("prune: where each of two condemned the other's copy of a chunk, it is
     auto chunk = noise(5000, 1);
     auto s = store_snapshot(store, 1, {{"a", {chunk}}});
     store_chunks(*open_repository(store), {chunk}, {}, true);
-    for (auto& name : packs_with(store, chunk)) write_segment(*open_repository(store), condemned_record(*parse_hash(name.substr(6))));
+    for (auto& name : packs_with(store, chunk))
+        write_segment(*open_repository(store), condemned_record(*parse_hash(name.substr(6))));
     auto both = packs_with(store, chunk);
     REQUIRE(both.size() == 2);
     store.clock += kGrace;
@@ -1171,7 +1233,8 @@ TEST_CASE("prune: where each of two condemned the other's copy of a chunk, it is
     CHECK(faults_in(store, {s.id}) == "");
 }
 
-TEST_CASE("prune: a snapshot that is taken back within the grace period keeps all it needs, and none is later") {
+TEST_CASE(
+    "prune: a snapshot that is taken back within the grace period keeps all it needs, and none is later") {
     TestStore store = new_repository();
     auto s = store_snapshot(store, 1, {{"a", {noise(5000, 1)}}, {"b", {noise(300'000, 2)}}});
     auto other = store_snapshot(store, 2, {{"c", {noise(5000, 3)}}});
@@ -1192,7 +1255,8 @@ TEST_CASE("prune: a snapshot that is taken back within the grace period keeps al
     SUBCASE("after that") {
         CHECK(prune(store).packs == 2);
         auto before = store.objects;
-        CHECK(complaint([&] { unforget(*open_repository(store), s, 1); }).find("deleted already") != std::string::npos);
+        CHECK(complaint([&] { unforget(*open_repository(store), s, 1); }).find("deleted already") !=
+              std::string::npos);
         CHECK(store.objects == before);
     }
     CHECK(faults_in(store, wanted) == "");
@@ -1231,7 +1295,8 @@ TEST_CASE("prune: refuses where it cannot know what is needed, and changes nothi
         for (auto& p : repo->index.packs())
             for (auto& id : stays.tree)
                 for (auto& place : repo->index.places(id))
-                    if (repo->index.pack(repo->index.frame(place.frame)).name == p.name) store.objects.erase(object_name(Name::packs, p.name));
+                    if (repo->index.pack(repo->index.frame(place.frame)).name == p.name)
+                        store.objects.erase(object_name(Name::packs, p.name));
         wanted = short_id(stays.id);
     }
     SUBCASE("a pack with content is not there") {
@@ -1318,7 +1383,8 @@ TEST_CASE("prune: nobody relies on what was condemned, wherever the index says s
     CHECK(repo->index.places(repo->keys.hasher()(many[0])).empty());
 }
 
-TEST_CASE("prune: a deleted pack that a server brings back goes again, also where there is a backup each day") {
+TEST_CASE(
+    "prune: a deleted pack that a server brings back goes again, also where there is a backup each day") {
     TestStore store = new_repository();
     auto gone = store_snapshot(store, 1, {{"a", {noise(5000, 1)}}});
     forget_all(store, {&gone});
@@ -1395,7 +1461,8 @@ TEST_CASE("prune: on a server that deletes nothing it says so, and nothing is lo
     CHECK(faults_in(store, {stays.id, again.id}) == "");
 }
 
-TEST_CASE("prune: of files that continue in another part of the tree nothing is lost, whichever parts are shared") {
+TEST_CASE(
+    "prune: of files that continue in another part of the tree nothing is lost, whichever parts are shared") {
     TestStore store = new_repository();
     auto repo = open_repository(store);
     Chunker chunker(repo->keys.gear());
@@ -1416,14 +1483,15 @@ TEST_CASE("prune: of files that continue in another part of the tree nothing is 
     std::set<SnapshotId> wanted;
     auto take = [&](const char* small, const std::vector<Bytes>& chunks) {
         auto seed = all.size() + 1;
-        all.push_back(store_snapshot(store, seed, {{"a", {noise(100, uint64_t(*small))}}, {large, chunks}, {"c", {noise(100, 5)}}}));
+        all.push_back(store_snapshot(
+            store, seed, {{"a", {noise(100, uint64_t(*small))}}, {large, chunks}, {"c", {noise(100, 5)}}}));
         wanted.insert(all.back().id);
     };
     take("1", base);
-    take("2", base);                   // the first part is another, the rest is shared
-    take("1", with({5}, 1));           // the same, by another chunk of the file itself
-    take("1", with({n + 5}, 2));       // the middle
-    take("1", with({2 * n + 5}, 3));   // the last, and what is before is shared
+    take("2", base);                    // the first part is another, the rest is shared
+    take("1", with({5}, 1));            // the same, by another chunk of the file itself
+    take("1", with({n + 5}, 2));        // the middle
+    take("1", with({2 * n + 5}, 3));    // the last, and what is before is shared
     take("2", with({5, 2 * n + 5}, 4)); // only the middle is shared
     prune(store);
     store.clock += kGrace;
@@ -1431,7 +1499,8 @@ TEST_CASE("prune: of files that continue in another part of the tree nothing is 
     CHECK(faults_in(store, wanted) == "");
 }
 
-TEST_CASE("prune: the id of a snapshot is known a hundred merges later, also of one that was forgotten and pruned") {
+TEST_CASE("prune: the id of a snapshot is known a hundred merges later, also of one that was forgotten and "
+          "pruned") {
     TestStore store = new_repository();
     auto gone = store_snapshot(store, 1, {{"a", {noise(5000, 1)}}});
     auto stays = store_snapshot(store, 2, {{"b", {noise(5000, 2)}}});
@@ -1504,6 +1573,7 @@ TEST_CASE("repair: behind a chunk that is not what its id says, the others of it
     sealer.add(info, plain.head, plain.body);
     auto object = sealer.finish();
     size_t had = 0;
-    CHECK(open_frames(*repo, object.table, object.salt, Keys::back(object.sealed), [&](auto&, auto&, View) { ++had; }) == 1);
+    CHECK(open_frames(*repo, object.table, object.salt, Keys::back(object.sealed),
+                      [&](auto&, auto&, View) { ++had; }) == 1);
     CHECK(had == 4);
 }

@@ -18,16 +18,20 @@ std::map<std::string, std::string> picture(const support::fs::path& top) {
     }
     return all;
 }
-/// What of a restored tree is not as it was; directories of a restore that did not end may lack their metadata.
-std::string wrong_in(const support::fs::path& restored, const std::map<std::string, std::string>& wanted, bool whole) {
+/// What of a restored tree is not as it was; directories of a restore that did not end may lack their
+/// metadata.
+std::string wrong_in(const support::fs::path& restored, const std::map<std::string, std::string>& wanted,
+                     bool whole) {
     std::string wrong;
     size_t found = 0;
     if (!support::fs::exists(restored)) return whole ? "nothing was restored" : "";
     for (auto& [path, shown] : picture(restored)) {
         auto at = wanted.find(path);
         ++found;
-        if (at == wanted.end()) wrong += show(path) + " was never there\n";
-        else if (at->second != shown && (whole || !support::fs::is_directory(support::fs::symlink_status(restored / path))))
+        if (at == wanted.end())
+            wrong += show(path) + " was never there\n";
+        else if (at->second != shown &&
+                 (whole || !support::fs::is_directory(support::fs::symlink_status(restored / path))))
             wrong += show(path) + " is " + shown + ", was " + at->second + "\n";
     }
     if (whole && found != wanted.size()) wrong += text(found, " of ", wanted.size(), " names are there\n");
@@ -38,7 +42,7 @@ std::string wrong_in(const support::fs::path& restored, const std::map<std::stri
 struct Past {
     support::TempDir dir;
     TestStore empty = new_repository();
-    TestStore base;                  // three backups, of which a fourth finds segments to remove
+    TestStore base;                            // three backups, of which a fourth finds segments to remove
     std::map<std::string, std::string> source; // as it is now
     std::set<SnapshotId> in_base;
 
@@ -52,10 +56,13 @@ struct Past {
     Snapshot back_up(Store& store) const {
         auto repo = open_repository(store);
         auto result = Backup(*repo, options()).run((dir / "src").string(), Scene::record("host"));
-        if (!result.refused.empty() || result.unreadable > 0) throw std::runtime_error("a file that can be read is taken for unreadable");
+        if (!result.refused.empty() || result.unreadable > 0)
+            throw std::runtime_error("a file that can be read is taken for unreadable");
         return result.snapshot;
     }
-    void write(const std::string& path, size_t size, uint64_t seed) const { support::write_file(dir / "src" / path, string_of(noise(size, seed))); }
+    void write(const std::string& path, size_t size, uint64_t seed) const {
+        support::write_file(dir / "src" / path, string_of(noise(size, seed)));
+    }
 
     Past() : base(empty) {
         write("a", 3000, 1);
@@ -95,7 +102,8 @@ Exit restore_newest(Store& store, const support::fs::path& dest) {
 }
 std::string wrong_in_restore(Store& store, const std::map<std::string, std::string>& wanted) {
     support::TempDir dest;
-    if (auto exit = restore_newest(store, dest / "to"); exit != Exit::ok) return text("the restore ends with ", int(exit));
+    if (auto exit = restore_newest(store, dest / "to"); exit != Exit::ok)
+        return text("the restore ends with ", int(exit));
     return wrong_in(dest / "to", wanted, true);
 }
 /// What `check --read-data` finds wrong; "" if nothing.
@@ -110,7 +118,8 @@ std::string found_by_check(Store& store) {
     return sound ? "" : "check: " + said.text();
 }
 
-/// What of the snapshots that a store lists cannot be read; "" if nothing. Uploads that were cut do not count.
+/// What of the snapshots that a store lists cannot be read; "" if nothing. Uploads that were cut do not
+/// count.
 std::string lost_in(TestStore& store) {
     auto faults = faults_in(store, snapshots_in(store));
     auto repo = open_repository(store);
@@ -127,7 +136,8 @@ class Failing : public PlainStore {
     /// What becomes of that call. All but the first: there is no answer.
     enum How { refused, not_done, half_done, done };
 
-    Failing(TestStore& to, int k, How how, bool for_good) : to_(to), left_(k), how_(how), for_good_(for_good) {}
+    Failing(TestStore& to, int k, How how, bool for_good)
+        : to_(to), left_(k), how_(how), for_good_(for_good) {}
     std::atomic<bool> reached{false}, changing{false}; // the call was made; and was to change something
 
     std::vector<Listed> list(const std::string& dir) override {
@@ -188,9 +198,10 @@ struct Failure {
     std::optional<Exit> exit; // of the job, if it ended with an Error
 };
 
-/// Runs `job` once for each way in which each of its calls may fail, on a copy of `begin`, and `after` with what
-/// became of the copy. Returns how many runs ended with an Error, and how many in spite of all went on.
-template <class Job, class After> std::pair<int, int> fail_everywhere(const TestStore& begin, Job job, After after) {
+/// Runs `job` once for each way in which each of its calls may fail, on a copy of `begin`, and `after` with
+/// what became of the copy. Returns how many runs ended with an Error, and how many in spite of all went on.
+template <class Job, class After>
+std::pair<int, int> fail_everywhere(const TestStore& begin, Job job, After after) {
     std::pair<int, int> count;
     for (bool for_good : {false, true}) {
         bool reached = true;
@@ -214,8 +225,10 @@ template <class Job, class After> std::pair<int, int> fail_everywhere(const Test
                 if (failure.exit) {
                     CHECK(!words.empty());
                     // A lost connection is never taken for damage, which would send the user to repair.
-                    if (how == Failing::refused) CHECK((failure.exit == Exit::failed || failure.exit == Exit::damaged));
-                    else CHECK(failure.exit == Exit::network);
+                    if (how == Failing::refused)
+                        CHECK((failure.exit == Exit::failed || failure.exit == Exit::damaged));
+                    else
+                        CHECK(failure.exit == Exit::network);
                 }
                 after(store, failure);
                 if (!failing.changing && how == Failing::not_done) break; // looking half is not looking
@@ -234,7 +247,8 @@ void check_faults_met(const std::pair<int, int>& met, int least) {
 
 } // namespace
 
-TEST_CASE("faults: a backup, each call of which may fail, commits or says why, loses nothing, and the next one is whole") {
+TEST_CASE("faults: a backup, each call of which may fail, commits or says why, loses nothing, and the next "
+          "one is whole") {
     Captured said;
     auto& past = Past::get();
     for (bool first : {true, false}) {
@@ -244,69 +258,83 @@ TEST_CASE("faults: a backup, each call of which may fail, commits or says why, l
             made.reset();
             made = past.back_up(store);
         };
-        auto met = fail_everywhere(first ? past.empty : past.base, job, [&](TestStore& store, const Failure& failure) {
-            CHECK(made.has_value() == !failure.exit);
-            CHECK(open_repository(store)->damage.empty());
-            auto ids = snapshots_in(store);
-            for (auto& id : first ? std::set<SnapshotId>{} : past.in_base) CHECK(ids.contains(id));
-            if (made) CHECK(ids.contains(made->id));
-            CHECK(lost_in(store) == ""); // (I3)
-            ids.insert(past.back_up(store).id);
-            CHECK(faults_in(store, ids) == "");
-            CHECK(found_by_check(store) == "");
-            if (failure.exit || failure.how != Failing::refused) CHECK(wrong_in_restore(store, past.source) == "");
-        });
+        auto met = fail_everywhere(first ? past.empty : past.base, job,
+                                   [&](TestStore& store, const Failure& failure) {
+                                       CHECK(made.has_value() == !failure.exit);
+                                       CHECK(open_repository(store)->damage.empty());
+                                       auto ids = snapshots_in(store);
+                                       for (auto& id : first ? std::set<SnapshotId>{} : past.in_base)
+                                           CHECK(ids.contains(id));
+                                       if (made) CHECK(ids.contains(made->id));
+                                       CHECK(lost_in(store) == ""); // (I3)
+                                       ids.insert(past.back_up(store).id);
+                                       CHECK(faults_in(store, ids) == "");
+                                       CHECK(found_by_check(store) == "");
+                                       if (failure.exit || failure.how != Failing::refused)
+                                           CHECK(wrong_in_restore(store, past.source) == "");
+                                   });
         check_faults_met(met, 3);
     }
 }
 
-TEST_CASE("faults: a restore, each call of which may fail, leaves whole files only, and the next one is whole") {
+TEST_CASE(
+    "faults: a restore, each call of which may fail, leaves whole files only, and the next one is whole") {
     Captured said;
     auto& past = Past::get();
     TestStore begin(past.base);
     past.back_up(begin);
     std::unique_ptr<support::TempDir> dest;
     Exit exit = Exit::ok;
-    auto met = fail_everywhere(begin, [&](Store& store) {
-        dest = std::make_unique<support::TempDir>();
-        exit = restore_newest(store, *dest / "to");
-    }, [&](TestStore& store, const Failure& failure) {
-        bool whole = !failure.exit && exit == Exit::ok;
-        CHECK(wrong_in(*dest / "to", past.source, whole) == "");
-        if (!failure.exit && !whole) CHECK(exit == Exit::damaged); // and it says what it could not read
-        CHECK(restore_newest(store, *dest / "to") == Exit::ok);
-        CHECK(wrong_in(*dest / "to", past.source, true) == "");
-    });
+    auto met = fail_everywhere(
+        begin,
+        [&](Store& store) {
+            dest = std::make_unique<support::TempDir>();
+            exit = restore_newest(store, *dest / "to");
+        },
+        [&](TestStore& store, const Failure& failure) {
+            bool whole = !failure.exit && exit == Exit::ok;
+            CHECK(wrong_in(*dest / "to", past.source, whole) == "");
+            if (!failure.exit && !whole) CHECK(exit == Exit::damaged); // and it says what it could not read
+            CHECK(restore_newest(store, *dest / "to") == Exit::ok);
+            CHECK(wrong_in(*dest / "to", past.source, true) == "");
+        });
     check_faults_met(met, 0);
 }
 
 TEST_CASE("faults: a prune, each call of which may fail, loses no snapshot, and later ones finish the work") {
     Captured said;
     auto& scene = Scene::get();
-    for (auto& [name, begin, wait] : {std::tuple("condemning", &scene.fresh, kGrace), {"deleting", &scene.needed, kGrace}, {"at once", &scene.fresh, int64_t(0)}}) {
+    for (auto& [name, begin, wait] : {std::tuple("condemning", &scene.fresh, kGrace),
+                                      {"deleting", &scene.needed, kGrace},
+                                      {"at once", &scene.fresh, int64_t(0)}}) {
         auto& what = name;
         int64_t grace = wait;
         CAPTURE(what);
         TestStore untouched(*begin);
         auto wanted = snapshots_in(untouched);
-        auto met = fail_everywhere(*begin, [grace](Store& store) { prune(*open_repository(store), thorough(grace)); },
-                                                 [&](TestStore& store, const Failure&) {
-            CHECK(open_repository(store)->damage.empty());
-            check_settles(store, wanted);
-        });
+        auto met = fail_everywhere(
+            *begin, [grace](Store& store) { prune(*open_repository(store), thorough(grace)); },
+            [&](TestStore& store, const Failure&) {
+                CHECK(open_repository(store)->damage.empty());
+                check_settles(store, wanted);
+            });
         check_faults_met(met, 3);
     }
 }
 
-TEST_CASE("faults: a checkpoint that fails while a file is read ends the run; the file is not taken for unreadable") {
+TEST_CASE("faults: a checkpoint that fails while a file is read ends the run; the file is not taken for "
+          "unreadable") {
     Captured said;
     support::TempDir dir;
-    for (int i = 0; i < 6; ++i) support::write_random_file(dir / text("src/", i), 6 * MiB, uint64_t(i)); // two packs on the way
+    for (int i = 0; i < 6; ++i)
+        support::write_random_file(dir / text("src/", i), 6 * MiB, uint64_t(i)); // two packs on the way
     TestStore store = new_repository();
     std::atomic<bool> refused = false;
     store.on_create = [&](const std::string& name) {
         bool now = name.starts_with("index/") && !refused.exchange(true);
-        if (now) for (int i = 0; i < 1000 && store.names("packs").empty(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        if (now)
+            for (int i = 0; i < 1000 && store.names("packs").empty(); ++i)
+                std::this_thread::sleep_for(std::chrono::milliseconds(1));
         return now ? TestStore::Fault::refused : TestStore::Fault::none;
     };
     std::string words;
@@ -314,14 +342,17 @@ TEST_CASE("faults: a checkpoint that fails while a file is read ends the run; th
     try {
         auto repo = open_repository(store);
         result = Backup(*repo, Past::options()).run((dir / "src").string(), Scene::record("host"));
-    } catch (const Error& e) { words = e.what(); }
+    } catch (const Error& e) {
+        words = e.what();
+    }
     INFO(said.text());
     REQUIRE(refused);
     CHECK(result.unreadable == 0);
     CHECK_NAMES(words, "no space");
 }
 
-TEST_CASE("faults: a restore that loses its connection while a file waits for what was not asked for yet ends") {
+TEST_CASE(
+    "faults: a restore that loses its connection while a file waits for what was not asked for yet ends") {
     Captured said;
     TestStore store = new_repository();
     std::string second; // the pack of the tree's second part
@@ -354,7 +385,8 @@ TEST_CASE("faults: a restore that loses its connection while a file waits for wh
     };
     store.on_read = [&](const std::string& name) {
         if (name != second) return;
-        if (!support::wait_until(waits, std::chrono::milliseconds(5000))) throw std::runtime_error("nobody writes");
+        if (!support::wait_until(waits, std::chrono::milliseconds(5000)))
+            throw std::runtime_error("nobody writes");
         std::this_thread::sleep_for(std::chrono::milliseconds(50));
         throw ConnectionLost("the line broke");
     };
@@ -378,7 +410,8 @@ class Powered : public PlainStore {
     static constexpr std::array kLeft{absent, empty, half, zeros, zero_tail, hole, whole};
 
     /// `revives`: removed objects come back, too: their directory was not written either.
-    Powered(TestStore& disk, int k, Left left, bool revives) : disk_(disk), left_(k), how_(left), revives_(revives) {}
+    Powered(TestStore& disk, int k, Left left, bool revives)
+        : disk_(disk), left_(k), how_(left), revives_(revives) {}
     bool reached = false, changing = false;
     int removed = 0;
     /// Of the objects that this run created: those whose creation was confirmed, in their order.
@@ -424,7 +457,8 @@ class Powered : public PlainStore {
         if (left == half) bytes.resize(bytes.size() / 2);
         if (left == zeros) std::ranges::fill(bytes, 0);
         if (left == zero_tail) std::fill(bytes.begin() + long(bytes.size() / 2), bytes.end(), 0);
-        if (left == hole) std::fill(bytes.begin() + long(bytes.size() / 3), bytes.end() - long(bytes.size() / 3), 0);
+        if (left == hole)
+            std::fill(bytes.begin() + long(bytes.size() / 3), bytes.end() - long(bytes.size() / 3), 0);
         if (left == absent) disk.objects.erase(name);
     }
 
@@ -455,7 +489,9 @@ class Crowded : public PlainStore {
     std::vector<std::string> under_way;
 
     std::vector<Listed> list(const std::string& dir) override { return answer(), disk_.list(dir); }
-    Bytes read(const std::string& name, uint64_t offset, size_t length) override { return answer(), disk_.read(name, offset, length); }
+    Bytes read(const std::string& name, uint64_t offset, size_t length) override {
+        return answer(), disk_.read(name, offset, length);
+    }
     void remove(const std::string& name) override { return answer(), disk_.remove(name); }
     void truncate(const std::string&) override { throw Error("not here"); }
     void rename(const std::string&, const std::string&) override { throw Error("not here"); }
@@ -469,7 +505,8 @@ class Crowded : public PlainStore {
         changed_.notify_all();
         changed_.wait_for(lock, std::chrono::seconds(5), [&] { return off_ || under_way.size() == 3; });
         if (!off_)
-            for (auto& pack : under_way) Powered::damage(disk_, pack, Powered::kLeft[random_.below(Powered::kLeft.size())]);
+            for (auto& pack : under_way)
+                Powered::damage(disk_, pack, Powered::kLeft[random_.below(Powered::kLeft.size())]);
         off_ = true;
         changed_.notify_all();
         throw ConnectionLost("the server is off");
@@ -490,7 +527,8 @@ class Crowded : public PlainStore {
 
 } // namespace
 
-TEST_CASE("power: several uploads are under way when the server loses power, and something else is left of each") {
+TEST_CASE(
+    "power: several uploads are under way when the server loses power, and something else is left of each") {
     Captured said;
     support::TempDir dir;
     support::write_file(dir / "src/large", string_of(noise(64 * MiB, 1))); // four packs and more
@@ -509,7 +547,8 @@ TEST_CASE("power: several uploads are under way when the server loses power, and
             auto before = snapshots_in(disk);
             Crowded server(disk, spared, seed);
             CHECK_THROWS_AS(back_up(server), ConnectionLost);
-            CHECK(server.under_way.size() >= 3); // or one more, which was just past its last look at the server
+            CHECK(server.under_way.size() >=
+                  3);                   // or one more, which was just past its last look at the server
             CHECK(lost_in(disk) == ""); // (I2, I3)
             CHECK(snapshots_in(disk) == before);
             disk.clock += 60;
@@ -520,7 +559,8 @@ TEST_CASE("power: several uploads are under way when the server loses power, and
         }
 }
 
-TEST_CASE("power: whatever a server was writing when it lost power, the next backup heals it, and nothing that was committed is lost") {
+TEST_CASE("power: whatever a server was writing when it lost power, the next backup heals it, and nothing "
+          "that was committed is lost") {
     Captured said;
     auto& past = Past::get();
     int cuts = 0, removed = 0;
@@ -529,22 +569,30 @@ TEST_CASE("power: whatever a server was writing when it lost power, the next bac
             bool reached = true;
             for (int k = 1; reached; ++k)
                 for (auto left : Powered::kLeft) {
-                    INFO(text(first ? "first backup" : "later backup", ": power lost at call ", k, ", left of it: ", int(left), revives ? ", and what was removed" : ""));
+                    INFO(text(first ? "first backup" : "later backup", ": power lost at call ", k,
+                              ", left of it: ", int(left), revives ? ", and what was removed" : ""));
                     TestStore disk(first ? past.empty : past.base);
                     Powered server(disk, k, left, revives);
                     bool ended = false;
                     try {
                         past.back_up(server);
                         ended = true;
-                    } catch (const Error& e) { CHECK(e.exit == Exit::network); }
+                    } catch (const Error& e) {
+                        CHECK(e.exit == Exit::network);
+                    }
                     removed += server.removed;
                     reached = server.reached;
                     if (!reached) break;
                     ++cuts;
                     auto ids = snapshots_in(disk);
-                    // A segment with a right end was whole once, for all that anybody can tell: only a repair says that it may go.
-                    CHECK(lost_in(disk) == (server.hollow.empty() ? "" : server.hollow + " is damaged: what it listed is unknown\n")); // (I2, I3)
-                    CHECK((ended || ids.size() <= (first ? 0 : past.in_base.size()) + 1)); // +1: committed, and nobody heard of it
+                    // A segment with a right end was whole once, for all that anybody can tell: only a repair
+                    // says that it may go.
+                    CHECK(lost_in(disk) ==
+                          (server.hollow.empty()
+                               ? ""
+                               : server.hollow + " is damaged: what it listed is unknown\n")); // (I2, I3)
+                    CHECK((ended || ids.size() <= (first ? 0 : past.in_base.size()) +
+                                                      1)); // +1: committed, and nobody heard of it
                     for (auto& id : first ? std::set<SnapshotId>{} : past.in_base) CHECK(ids.contains(id));
                     disk.clock += 60;
                     ids.insert(past.back_up(disk).id);
@@ -556,8 +604,10 @@ TEST_CASE("power: whatever a server was writing when it lost power, the next bac
                     }
                     CHECK(faults_in(disk, ids) == "");
                     CHECK(found_by_check(disk) == "");
-                    if (server.changing) CHECK(wrong_in_restore(disk, past.source) == "");
-                    else break;
+                    if (server.changing)
+                        CHECK(wrong_in_restore(disk, past.source) == "");
+                    else
+                        break;
                 }
         }
     INFO(cuts, " cuts, ", removed, " objects removed");
@@ -565,7 +615,8 @@ TEST_CASE("power: whatever a server was writing when it lost power, the next bac
     CHECK(removed > 0);
 }
 
-TEST_CASE("power: a server that confirmed what it had not written loses no earlier snapshot; a check sees what is lost, a repair and a backup heal it") {
+TEST_CASE("power: a server that confirmed what it had not written loses no earlier snapshot; a check sees "
+          "what is lost, a repair and a backup heal it") {
     Captured said;
     auto& past = Past::get();
     int found = 0, healed_alone = 0;
@@ -579,13 +630,17 @@ TEST_CASE("power: a server that confirmed what it had not written loses no earli
                 support::Random random(seed);
                 for (auto& name : server.confirmed) {
                     bool segment = name.starts_with("index/");
-                    if (seed == 0 ? !segment : seed == 1 ? segment : random.below(2) == 0) Powered::damage(disk, name, left); // packs alone, segments alone
+                    if (seed == 0 ? !segment : seed == 1 ? segment : random.below(2) == 0)
+                        Powered::damage(disk, name, left); // packs alone, segments alone
                 }
-                for (auto& id : first ? std::set<SnapshotId>{} : past.in_base) CHECK(snapshots_in(disk).contains(id));
+                for (auto& id : first ? std::set<SnapshotId>{} : past.in_base)
+                    CHECK(snapshots_in(disk).contains(id));
                 disk.clock += 60;
                 try {
                     past.back_up(disk);
-                } catch (const Error& e) { CHECK(e.exit == Exit::damaged); }
+                } catch (const Error& e) {
+                    CHECK(e.exit == Exit::damaged);
+                }
                 if (found_by_check(disk).empty()) {
                     ++healed_alone;
                 } else {

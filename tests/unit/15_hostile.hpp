@@ -1,6 +1,7 @@
 // Whole runs against a repository that somebody has prepared: a client that holds the key and seals what it
 // likes, a server that alters, swaps, hides and replays. What comes out is right, or an error that leads to
-// exit code 5; never wrong data, a write outside of the destination, a crash, a hang, or memory without bound.
+// exit code 5; never wrong data, a write outside of the destination, a crash, a hang, or memory without
+// bound.
 
 namespace {
 
@@ -94,7 +95,8 @@ const std::vector<Deed>& deeds() {
 
 // ---- within bounds ---------------------------------------------------------------------------------------
 
-constexpr long kMemoryMax = 300 * 1024, kMemoryLeast = 20 * 1024; // KiB; the latter is taken without any attack
+constexpr long kMemoryMax = 300 * 1024,
+               kMemoryLeast = 20 * 1024; // KiB; the latter is taken without any attack
 long peak_kib() {
     struct rusage use;
     getrusage(RUSAGE_SELF, &use);
@@ -105,37 +107,45 @@ bool is_printable(std::string_view s) {
     while (!s.empty()) {
         size_t n = utf8_length(s);
         auto c = uint8_t(s[0]);
-        if (n == 0 || (c < 0x20 && c != '\n') || c == 0x7f || (n == 2 && c == 0xc2 && uint8_t(s[1]) < 0xa0)) return false;
+        if (n == 0 || (c < 0x20 && c != '\n') || c == 0x7f || (n == 2 && c == 0xc2 && uint8_t(s[1]) < 0xa0))
+            return false;
         s.remove_prefix(n);
     }
     return true;
 }
 /// How `f` ends in a process of its own with the program's settings: "" if all is well, else what is wrong:
 /// a crash, a hang, too much memory, an exception that is no Error, or an exit code that is not among these.
-template <class F> std::string bounded(F f, const std::set<Exit>& allowed, unsigned seconds = 30, long memory_max = kMemoryMax) {
+template <class F>
+std::string bounded(F f, const std::set<Exit>& allowed, unsigned seconds = 30, long memory_max = kMemoryMax) {
     return in_child(seconds, [&] {
         prepare_process();
         Captured said, out(std::cout);
         long before = peak_kib();
         Exit exit = exit_of(f);
         long took = peak_kib() - before;
-        if (!is_printable(said.text() + out.text())) throw Error("raw bytes for a terminal: " + show(said.text() + out.text()).substr(0, 500));
-        if (took > memory_max) throw Error(text("takes ", took / 1024, " MiB; ends with ", int(exit), ": ", said.text().substr(0, 200)));
-        if (!allowed.contains(exit)) throw Error(text("ends with ", int(exit), ": ", said.text().substr(0, 500)));
+        if (!is_printable(said.text() + out.text()))
+            throw Error("raw bytes for a terminal: " + show(said.text() + out.text()).substr(0, 500));
+        if (took > memory_max)
+            throw Error(
+                text("takes ", took / 1024, " MiB; ends with ", int(exit), ": ", said.text().substr(0, 200)));
+        if (!allowed.contains(exit))
+            throw Error(text("ends with ", int(exit), ": ", said.text().substr(0, 500)));
     });
 }
 /// Every verb on a copy of what somebody prepared: none but these exit codes, nothing outside of "dest".
-void check_deeds(const TestStore& prepared, const std::set<Exit>& allowed, const std::set<std::string>& only = {},
-                 const std::vector<Deed>& all = deeds()) {
+void check_deeds(const TestStore& prepared, const std::set<Exit>& allowed,
+                 const std::set<std::string>& only = {}, const std::vector<Deed>& all = deeds()) {
     for (auto& deed : all) {
         if (!only.empty() && !only.contains(deed.name)) continue;
         INFO(std::string(deed.name));
         support::TempDir dir;
         support::write_file(dir / "outside/file", "as it was");
-        auto wrong = bounded([&] {
-            TestStore store(prepared);
-            return deed.run(store, dir.path());
-        }, allowed);
+        auto wrong = bounded(
+            [&] {
+                TestStore store(prepared);
+                return deed.run(store, dir.path());
+            },
+            allowed);
         CHECK(wrong == "");
         CHECK(support::read_file(dir / "outside/file") == "as it was");
         CHECK(support::files_below(dir / "outside").size() == 1);
@@ -216,7 +226,8 @@ TEST_CASE("hostile client: what unfolds to very much in the index is refused, in
     TestStore store = new_repository();
     store_snapshot(store, 0, {{"a", {noise(500, 1)}}});
     SUBCASE("records without end") {
-        put_segment(store, std::vector<Bytes>(30, repeated(record(Record::snapshot_forgotten, Bytes(16)), kFrameMax - 100)));
+        put_segment(store, std::vector<Bytes>(
+                               30, repeated(record(Record::snapshot_forgotten, Bytes(16)), kFrameMax - 100)));
     }
     SUBCASE("a record of many tags") {
         Writer tags;
@@ -263,7 +274,8 @@ TEST_CASE("hostile client: what unfolds to very much in the index is refused, in
 
 TEST_CASE("hostile client: a tree that unfolds to very much is refused, in bounded memory") {
     TestStore store = new_repository();
-    auto list_one = [&](const Bytes& part, size_t times) { // the same part of a tree, and the same list, many times
+    auto list_one = [&](const Bytes& part,
+                        size_t times) { // the same part of a tree, and the same list, many times
         auto repo = open_repository(store);
         Packer packer(*repo, 1, kCheckpoint);
         auto id = packer.put(Kind::tree, part);
@@ -286,23 +298,29 @@ TEST_CASE("hostile client: a tree that unfolds to very much is refused, in bound
     };
     SUBCASE("a list that is named a thousand times") { list_one(encode_entries({all_sorts()[0]}), 1000); }
     SUBCASE("as many attributes as there are bytes") {
-        list_one(entry(tree_flags::xattrs, [](Writer& w) {
-            w.varint(kChunkMax - 100);
-            w.raw(Bytes(kChunkMax - 100));
-        }), 1);
+        list_one(entry(tree_flags::xattrs,
+                       [](Writer& w) {
+                           w.varint(kChunkMax - 100);
+                           w.raw(Bytes(kChunkMax - 100));
+                       }),
+                 1);
     }
     SUBCASE("empty attributes in all of it") {
-        list_one(entry(tree_flags::xattrs, [](Writer& w) {
-            w.varint((kChunkMax - 100) / 2);
-            w.raw(Bytes(kChunkMax - 50));
-        }), 1);
+        list_one(entry(tree_flags::xattrs,
+                       [](Writer& w) {
+                           w.varint((kChunkMax - 100) / 2);
+                           w.raw(Bytes(kChunkMax - 50));
+                       }),
+                 1);
     }
     SUBCASE("as many holes as there are bytes") {
-        list_one(entry(tree_flags::holes, [](Writer& w) {
-            w.varint(1);
-            w.varint((kChunkMax - 100) / 2);
-            w.raw(Bytes(kChunkMax - 100));
-        }), 1);
+        list_one(entry(tree_flags::holes,
+                       [](Writer& w) {
+                           w.varint(1);
+                           w.varint((kChunkMax - 100) / 2);
+                           w.raw(Bytes(kChunkMax - 100));
+                       }),
+                 1);
     }
     check_deeds(store, {Exit::ok, Exit::damaged}, {"restore", "backup"});
 }
@@ -311,7 +329,8 @@ TEST_CASE("hostile client: frames that unfold to more than they say are refused,
     TestStore store = new_repository();
     std::vector<std::pair<FrameInfo, Bytes>> frames;
     auto bomb = Bytes(kFrameMax - 1);
-    const uint64_t number = support::slow_tests() ? 200 : 60; // together 1 GB at least, where 300 MB are allowed
+    const uint64_t number =
+        support::slow_tests() ? 200 : 60; // together 1 GB at least, where 300 MB are allowed
     for (uint64_t i = 0; i < number; ++i) {
         FrameInfo info;
         info.chunks = {{chunk_id(i), 8}};
@@ -375,14 +394,19 @@ Entry link_to(const std::string& path, const std::string& target) {
 } // namespace
 
 TEST_CASE("hostile client: a path that leads out of the tree is refused, and what is beside it is restored") {
-    for (auto& path : {std::string("../outside/file"), std::string(".."), std::string("."), std::string("/outside/file"), std::string("a//b"), std::string("a/./b"),
-                       std::string("a/../../outside/file"), std::string("a/.."), std::string("a/"), std::string("/"), std::string("a\0b", 3)}) {
+    for (auto& path :
+         {std::string("../outside/file"), std::string(".."), std::string("."), std::string("/outside/file"),
+          std::string("a//b"), std::string("a/./b"), std::string("a/../../outside/file"), std::string("a/.."),
+          std::string("a/"), std::string("/"), std::string("a\0b", 3)}) {
         CAPTURE(path);
         TestStore store = new_repository();
         put_tree(store, [&](Packer& packer) {
-            auto good = stored_file(packer, "good", {noise(300, 1)}), last = stored_file(packer, "z", {noise(300, 2)}), bad = stored_file(packer, path, {noise(300, 3)});
+            auto good = stored_file(packer, "good", {noise(300, 1)}),
+                 last = stored_file(packer, "z", {noise(300, 2)}),
+                 bad = stored_file(packer, path, {noise(300, 3)});
             // All in their order, which is not what is wrong.
-            return std::vector{std::pair(std::string(), encode_entries({entry_of(Type::directory, "")})), {path, encode_entries({bad}, path)},
+            return std::vector{std::pair(std::string(), encode_entries({entry_of(Type::directory, "")})),
+                               {path, encode_entries({bad}, path)},
                                {std::string("good"), encode_entries({good, last}, "good")}};
         });
         check_deeds(store, {Exit::damaged}, {"restore", "restore --overwrite", "ls", "check"});
@@ -402,9 +426,15 @@ TEST_CASE("hostile client: a link in a tree leads nowhere, whatever lies behind 
     put_tree(store, [&](Packer& packer) {
         auto with = [&](const std::string& path) { return stored_file(packer, path, {noise(300, 1)}); };
         SUBCASE("a file in a link") { all.insert(all.end(), {link_to("l", "../outside"), with("l/file")}); }
-        SUBCASE("a directory in a link") { all.insert(all.end(), {link_to("l", "../outside"), below("l/d"), with("l/d/file")}); }
-        SUBCASE("a link in a link") { all.insert(all.end(), {link_to("l", "../outside"), link_to("l/file", "new")}); }
-        SUBCASE("two links, one behind the other") { all.insert(all.end(), {link_to("k", ".."), link_to("l", "k/outside"), with("l/file")}); }
+        SUBCASE("a directory in a link") {
+            all.insert(all.end(), {link_to("l", "../outside"), below("l/d"), with("l/d/file")});
+        }
+        SUBCASE("a link in a link") {
+            all.insert(all.end(), {link_to("l", "../outside"), link_to("l/file", "new")});
+        }
+        SUBCASE("two links, one behind the other") {
+            all.insert(all.end(), {link_to("k", ".."), link_to("l", "k/outside"), with("l/file")});
+        }
         SUBCASE("a hard link to what is behind a link") {
             auto first = with("l/file"), second = with("m");
             first.link_group = second.link_group = 1;
@@ -412,8 +442,12 @@ TEST_CASE("hostile client: a link in a tree leads nowhere, whatever lies behind 
             all.insert(all.end(), {link_to("l", "../outside"), first, second});
         }
         SUBCASE("a file in a file") { all.insert(all.end(), {with("l"), with("l/file")}); }
-        SUBCASE("the same name twice: a link, then a file") { all.insert(all.end(), {link_to("l", "../outside/file"), with("l")}); }
-        SUBCASE("the same name twice: a link, then a directory") { all.insert(all.end(), {link_to("l", "../outside"), below("l"), with("l/file")}); }
+        SUBCASE("the same name twice: a link, then a file") {
+            all.insert(all.end(), {link_to("l", "../outside/file"), with("l")});
+        }
+        SUBCASE("the same name twice: a link, then a directory") {
+            all.insert(all.end(), {link_to("l", "../outside"), below("l"), with("l/file")});
+        }
         return std::vector{std::pair(std::string(), encode_entries(all))};
     });
     check_deeds(store, {Exit::damaged}, {"restore", "restore --overwrite"});
@@ -430,8 +464,11 @@ TEST_CASE("hostile client: hard links to what is not there, or is something else
             return e;
         };
         auto other = linked(stored_file(packer, "e", {noise(300, 2)}));
-        return std::vector{std::pair(std::string(), encode_entries({entry_of(Type::directory, ""), linked(link_to("a", "../outside/file")), linked(entry_of(Type::file, "b")),
-                                                                    linked(stored_file(packer, "c", {content})), linked(entry_of(Type::directory, "d")), other}))};
+        return std::vector{std::pair(
+            std::string(),
+            encode_entries({entry_of(Type::directory, ""), linked(link_to("a", "../outside/file")),
+                            linked(entry_of(Type::file, "b")), linked(stored_file(packer, "c", {content})),
+                            linked(entry_of(Type::directory, "d")), other}))};
     });
     check_deeds(store, {Exit::ok}, {"restore", "restore --overwrite", "ls", "check", "backup"});
     support::TempDir dir;
@@ -451,7 +488,9 @@ TEST_CASE("hostile client: absurd numbers in a tree lead to an error, not to a c
     put_tree(store, [&](Packer& packer) {
         auto content = packer.put(Kind::data, noise(300, 1));
         SUBCASE("a size that no content has") { e.size = INT64_MAX, has_its_size = false; }
-        SUBCASE("a size that the content does not have") { e.size = INT64_MAX, e.chunks = {content}, has_its_size = false; }
+        SUBCASE("a size that the content does not have") {
+            e.size = INT64_MAX, e.chunks = {content}, has_its_size = false;
+        }
         SUBCASE("more content than its size") { e.size = 299, e.chunks = {content}, has_its_size = false; }
         SUBCASE("content of the right size that is not the file's") {
             e.size = 600;
@@ -494,7 +533,8 @@ TEST_CASE("hostile client: packs whose tables are not true give an error, and a 
     SUBCASE("frames beyond 4 GiB") {
         auto pack = put_pack(store, {{FrameInfo{}, Bytes(10)}});
         pack.table.clear();
-        for (uint64_t i = 0; i < 300; ++i) pack.table.push_back({Kind::data, uint32_t(kFrameMax), {{chunk_id(i), 8}}});
+        for (uint64_t i = 0; i < 300; ++i)
+            pack.table.push_back({Kind::data, uint32_t(kFrameMax), {{chunk_id(i), 8}}});
         put_segment(store, {record(Record::pack_added, encode_pack(pack))});
         put_tree(store, [](Packer&) {
             std::vector<Entry> all{entry_of(Type::directory, "")};
@@ -510,7 +550,13 @@ TEST_CASE("hostile client: packs whose tables are not true give an error, and a 
         auto repo = open_repository(store);
         Sealer sealer(repo->keys, kPackLabel);
         std::vector<Entry> all{entry_of(Type::directory, "")};
-        const std::vector<Bytes> frames{{}, {0}, {1, 8}, {0, 7, 1, 2, 3, 4, 5, 6, 7, 8}, {2, 1, 1}, joined({{1, 8}, noise(20, 1)}), Bytes(10, 0xff)};
+        const std::vector<Bytes> frames{{},
+                                        {0},
+                                        {1, 8},
+                                        {0, 7, 1, 2, 3, 4, 5, 6, 7, 8},
+                                        {2, 1, 1},
+                                        joined({{1, 8}, noise(20, 1)}),
+                                        Bytes(10, 0xff)};
         for (uint64_t i = 0; i < frames.size(); ++i) {
             sealer.add({Kind::data, 0, {{chunk_id(i), 8}}}, frames[i]);
             all.push_back(file(text("a", i), 0));
@@ -523,7 +569,8 @@ TEST_CASE("hostile client: packs whose tables are not true give an error, and a 
         put_tree(store, [&](Packer&) { return std::vector{std::pair(std::string(), encode_entries(all))}; });
         auto again = open_repository(store);
         CHECK(open_frames(*again, pack.table, pack.salt, bytes, [](auto&, auto&, View) {}) == frames.size());
-        CHECK_NAMES(complaint([&] { open_pack(*again, pack, bytes, [](auto&, auto&, View) {}); }), "is not what its id says");
+        CHECK_NAMES(complaint([&] { open_pack(*again, pack, bytes, [](auto&, auto&, View) {}); }),
+                    "is not what its id says");
     }
     SUBCASE("a snapshot that is none, which only a repair reads") {
         FrameInfo info;
@@ -532,12 +579,14 @@ TEST_CASE("hostile client: packs whose tables are not true give an error, and a 
         info.chunks = {{open_repository(store)->keys.hasher()(nonsense), 50}};
         put_pack(store, {{info, nonsense}});
         store.put("index/00000063-" + hex(hash_of(1)), noise(500, 9)); // so that the index counts as damaged
-        auto wrong = bounded([&] {
-            TestStore copy(store);
-            repair(copy);
-            copy.objects.erase("index/00000063-" + hex(hash_of(1)));
-            return repair(copy); // it got to its end
-        }, {Exit::ok, Exit::damaged});
+        auto wrong = bounded(
+            [&] {
+                TestStore copy(store);
+                repair(copy);
+                copy.objects.erase("index/00000063-" + hex(hash_of(1)));
+                return repair(copy); // it got to its end
+            },
+            {Exit::ok, Exit::damaged});
         CHECK(wrong == "");
         CHECK_NOTHROW(repair(store));
         return;
@@ -546,13 +595,17 @@ TEST_CASE("hostile client: packs whose tables are not true give an error, and a 
     check_deeds(store, {Exit::ok, Exit::damaged}, {"backup", "repair"});
 }
 
-TEST_CASE("hostile client: objects in packs/ that are whole and no packs are named by a repair, which gets past them") {
+TEST_CASE("hostile client: objects in packs/ that are whole and no packs are named by a repair, which gets "
+          "past them") {
     TestStore store = new_repository();
     store_snapshot(store, 0, {{"good", {noise(500, 1)}}});
-    std::vector<Bytes> none; // what is too short for a head, for a footer; and what is long enough and was never sealed
-    for (size_t size : {size_t(0), size_t(1), kHead - 1, kHead, kHead + kTag + kFooter - 1, kHead + kTag + kFooter}) {
+    std::vector<Bytes>
+        none; // what is too short for a head, for a footer; and what is long enough and was never sealed
+    for (size_t size :
+         {size_t(0), size_t(1), kHead - 1, kHead, kHead + kTag + kFooter - 1, kHead + kTag + kFooter}) {
         none.push_back(noise(size, size));
-        std::ranges::copy(View(kPackLabel.magic).first(std::min(size, kPackLabel.magic.size())), none.back().begin());
+        std::ranges::copy(View(kPackLabel.magic).first(std::min(size, kPackLabel.magic.size())),
+                          none.back().begin());
     }
     for (auto& bytes : none) store.put(object_name(Name::packs, sha256(bytes)), bytes);
     Captured said;
@@ -567,7 +620,8 @@ TEST_CASE("hostile client: objects in packs/ that are whole and no packs are nam
     CHECK(check_all(store) == Exit::ok);
 }
 
-TEST_CASE("hostile client: a pack as large as can be, to which the server adds a byte, spoils no segment that a repair writes") {
+TEST_CASE("hostile client: a pack as large as can be, to which the server adds a byte, spoils no segment "
+          "that a repair writes") {
     TestStore store = new_repository();
     store_snapshot(store, 0, {{"good", {noise(500, 1)}}});
     auto repo = open_repository(store);
@@ -578,7 +632,8 @@ TEST_CASE("hostile client: a pack as large as can be, to which the server adds a
         Writer head;
         head.u8(uint8_t(Codec::stored));
         head.varint(size);
-        sealer.add({Kind::data, 0, std::vector<Chunk>(size / kChunkMax, {id, uint32_t(kChunkMax)})}, head.view(), Bytes(size));
+        sealer.add({Kind::data, 0, std::vector<Chunk>(size / kChunkMax, {id, uint32_t(kChunkMax)})},
+                   head.view(), Bytes(size));
     }
     PlainObject object(sealer.finish());
     REQUIRE(object.bytes.size() == kPackMax);
@@ -610,27 +665,38 @@ const std::vector<Deed>& looks() {
     };
     static const std::vector<Deed> all{
         {"ls --all", with([](Repository& repo, auto& all, bool& damaged, auto&) {
-            std::vector<std::string> names{"z"};
-            auto found = find_versions(repo, all, names, damaged);
-            if (found["z"].size() != 1 || !names.empty()) throw std::runtime_error("what is whole was not found");
-        })},
-        {"du", with([](Repository& repo, auto& all, bool& damaged, auto&) { disk_usage(repo, *all[0], "", INT64_MIN, damaged); })},
-        {"du of what is not there", with([](Repository& repo, auto& all, bool& damaged, auto&) { disk_usage(repo, *all[0], "m", INT64_MIN, damaged); })},
-        {"du --unique", with([](Repository& repo, auto& all, bool& damaged, auto&) { unique_bytes(repo, all, damaged); })},
-        {"diff", with([](Repository& repo, auto& all, bool& damaged, auto&) { damaged = !print_difference(repo, *all[0], *all[1], false); })},
-        {"diff, the other way", with([](Repository& repo, auto& all, bool& damaged, auto&) { damaged = !print_difference(repo, *all[1], *all[0], false); })},
+             std::vector<std::string> names{"z"};
+             auto found = find_versions(repo, all, names, damaged);
+             if (found["z"].size() != 1 || !names.empty())
+                 throw std::runtime_error("what is whole was not found");
+         })},
+        {"du", with([](Repository& repo, auto& all, bool& damaged, auto&) {
+             disk_usage(repo, *all[0], "", INT64_MIN, damaged);
+         })},
+        {"du of what is not there", with([](Repository& repo, auto& all, bool& damaged, auto&) {
+             disk_usage(repo, *all[0], "m", INT64_MIN, damaged);
+         })},
+        {"du --unique",
+         with([](Repository& repo, auto& all, bool& damaged, auto&) { unique_bytes(repo, all, damaged); })},
+        {"diff", with([](Repository& repo, auto& all, bool& damaged, auto&) {
+             damaged = !print_difference(repo, *all[0], *all[1], false);
+         })},
+        {"diff, the other way", with([](Repository& repo, auto& all, bool& damaged, auto&) {
+             damaged = !print_difference(repo, *all[1], *all[0], false);
+         })},
         {"diff --dir", with([](Repository& repo, auto& all, bool&, auto& dir) {
-            BackupOptions o;
-            o.dry_run = o.verbose = true;
-            o.against = all[0];
-            Backup(repo, o).run((dir / "outside").string(), Scene::record(kHost));
-        })},
-        {"cat of what may have been there", with([](Repository& repo, auto& all, bool&, auto&) { print_file(repo, *all[0], "m"); })},
+             BackupOptions o;
+             o.dry_run = o.verbose = true;
+             o.against = all[0];
+             Backup(repo, o).run((dir / "outside").string(), Scene::record(kHost));
+         })},
+        {"cat of what may have been there",
+         with([](Repository& repo, auto& all, bool&, auto&) { print_file(repo, *all[0], "m"); })},
         {"forget --path", with([](Repository& repo, auto& all, bool&, auto&) {
-            Patterns patterns;
-            patterns.add("z");
-            for_not_matching(repo, *all[0], patterns, [](auto&) {});
-        })},
+             Patterns patterns;
+             patterns.add("z");
+             for_not_matching(repo, *all[0], patterns, [](auto&) {});
+         })},
     };
     return all;
 }
@@ -647,9 +713,12 @@ TEST_CASE("damaged tree: whoever looks at it is told so, with exit code 5, and g
     }
     auto prepare = [&](bool list_is_lost) {
         put_tree(store, [&](Packer& packer) {
-            std::vector<Entry> first{entry_of(Type::directory, ""), stored_file(packer, "a", {noise(300, 1)})};
-            return std::vector{std::pair(std::string(), encode_entries(first)), {std::string("m"), noise(100, 3)},
-                               {std::string("z"), encode_entries({stored_file(packer, "z", {noise(300, 2)})}, "z")}};
+            std::vector<Entry> first{entry_of(Type::directory, ""),
+                                     stored_file(packer, "a", {noise(300, 1)})};
+            return std::vector{
+                std::pair(std::string(), encode_entries(first)),
+                {std::string("m"), noise(100, 3)},
+                {std::string("z"), encode_entries({stored_file(packer, "z", {noise(300, 2)})}, "z")}};
         });
         if (!list_is_lost) return;
         auto s = sample_snapshot(2);
@@ -670,7 +739,8 @@ TEST_CASE("cat: a file whose content does not have its size is an error, one wit
     auto zeros = [](size_t n) { return Bytes(n); };
     put_tree(store, [&](Packer& packer) {
         std::vector<Entry> all{entry_of(Type::directory, "")};
-        auto add = [&](const std::string& path, int64_t more, std::vector<Extent> holes, Exit exit, const Bytes& content) {
+        auto add = [&](const std::string& path, int64_t more, std::vector<Extent> holes, Exit exit,
+                       const Bytes& content) {
             auto e = stored_file(packer, path, {one, two});
             e.size += uint64_t(more);
             e.holes = std::move(holes);
@@ -680,11 +750,14 @@ TEST_CASE("cat: a file whose content does not have its size is an error, one wit
         add("a whole one", 0, {}, Exit::ok, joined({one, two}));
         add("b hole at its begin", 100, {{0, 100}}, Exit::ok, joined({zeros(100), one, two}));
         add("c holes in a chunk and at its end", 150, {{100, 50}, {550, 100}}, Exit::ok,
-            joined({Bytes(one.begin(), one.begin() + 100), zeros(50), Bytes(one.begin() + 100, one.end()), two, zeros(100)}));
-        add("d hole larger than a buffer", int64_t(3 * MiB + 1), {{300, 3 * MiB + 1}}, Exit::ok, joined({one, zeros(3 * MiB + 1), two}));
+            joined({Bytes(one.begin(), one.begin() + 100), zeros(50), Bytes(one.begin() + 100, one.end()),
+                    two, zeros(100)}));
+        add("d hole larger than a buffer", int64_t(3 * MiB + 1), {{300, 3 * MiB + 1}}, Exit::ok,
+            joined({one, zeros(3 * MiB + 1), two}));
         add("e more content", -1, {}, Exit::damaged, joined({one, Bytes(two.begin(), two.end() - 1)}));
         add("f much more content", -200, {}, Exit::damaged, one);
-        add("g more content, before a hole", 99, {{499, 100}}, Exit::damaged, joined({one, Bytes(two.begin(), two.end() - 1), zeros(100)}));
+        add("g more content, before a hole", 99, {{499, 100}}, Exit::damaged,
+            joined({one, Bytes(two.begin(), two.end() - 1), zeros(100)}));
         add("h less content", 1, {}, Exit::damaged, joined({one, two}));
         add("i less content, with a hole", 101, {{0, 100}}, Exit::damaged, joined({zeros(100), one, two}));
         return std::vector{std::pair(std::string(), encode_entries(all))};
@@ -693,13 +766,16 @@ TEST_CASE("cat: a file whose content does not have its size is an error, one wit
     for (auto& [listed, expected] : wanted) {
         auto& path = listed;
         CAPTURE(path);
-        auto wrong = bounded([&] {
-            Fd to(::open((dir / "out").c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600)); // in a process of its own
-            dup2(to.get(), 1);
-            auto repo = open_repository(store);
-            print_file(*repo, *repo->snapshots()[0], path);
-            return Exit::ok;
-        }, {expected.first});
+        auto wrong = bounded(
+            [&] {
+                Fd to(::open((dir / "out").c_str(), O_WRONLY | O_CREAT | O_TRUNC,
+                             0600)); // in a process of its own
+                dup2(to.get(), 1);
+                auto repo = open_repository(store);
+                print_file(*repo, *repo->snapshots()[0], path);
+                return Exit::ok;
+            },
+            {expected.first});
         CHECK(wrong == "");
         CHECK((support::read_file(dir / "out") == expected.second)); // not shown
     }
@@ -749,12 +825,13 @@ TEST_CASE("check: what it reads and cannot have is named, whichever way it reads
     }
 }
 
-// ---- a server that alters, swaps, hides and replays --------------------------------------------------------
+// ---- a server that alters, swaps, hides and replays
+// --------------------------------------------------------
 
 namespace {
 
-/// A small repository: one key, three segments of which one is superseded, packs of two backups; what the source
-/// was at each of them.
+/// A small repository: one key, three segments of which one is superseded, packs of two backups; what the
+/// source was at each of them.
 struct Small {
     support::TempDir dir;
     TestStore store = new_repository();
@@ -772,7 +849,9 @@ struct Small {
         auto repo = open_repository(to);
         return Backup(*repo, options()).run((dir / "src").string(), Scene::record(kHost)).snapshot;
     }
-    void write(const char* path, size_t size, uint64_t seed) const { support::write_file(dir / "src" / path, string_of(noise(size, seed))); }
+    void write(const char* path, size_t size, uint64_t seed) const {
+        support::write_file(dir / "src" / path, string_of(noise(size, seed)));
+    }
     Small() {
         write("a", 300, 1);
         write("d/b", 200, 2);
@@ -792,7 +871,8 @@ struct Small {
     }
 };
 
-/// What a client sees of a small repository that was tampered with. Throws where anything is wrong that is not said.
+/// What a client sees of a small repository that was tampered with. Throws where anything is wrong that is
+/// not said.
 struct Sight {
     Exit restore = Exit::ok, list = Exit::ok, check = Exit::ok;
     bool nothing_wrong = true; // all that was restored is right
@@ -804,7 +884,8 @@ Sight look_at(Store& store, bool all_verbs = true) {
     support::TempDir dest;
     seen.restore = quiet_exit_of([&] { return restore_into(store, dest / "to"); });
     // An older state is right as well: without --expect nobody can tell.
-    auto newest = wrong_in(dest / "to", small.sources[1], false), older = wrong_in(dest / "to", small.sources[0], false);
+    auto newest = wrong_in(dest / "to", small.sources[1], false),
+         older = wrong_in(dest / "to", small.sources[0], false);
     seen.nothing_wrong = newest.empty() || older.empty();
     seen.whole = wrong_in(dest / "to", small.sources[1], true).empty();
     if (all_verbs) {
@@ -823,8 +904,8 @@ void check_sight(Store& store, bool older_is_right = false, bool all_verbs = tru
     if (seen.restore == Exit::ok && !older_is_right) CHECK(seen.whole);
     if (all_verbs && seen.restore == Exit::damaged) CHECK(seen.check == Exit::damaged);
 }
-/// A repair and a backup make all well again that is still on the disk: the newest snapshot, and whatever is stored
-/// from now on. What is lost of an older one is said.
+/// A repair and a backup make all well again that is still on the disk: the newest snapshot, and whatever is
+/// stored from now on. What is lost of an older one is said.
 void check_heals(TestStore& store, bool all_is_there = false) {
     support::TempDir dest;
     CHECK(quiet_exit_of([&] { return repair(store), Exit::ok; }) == Exit::ok);
@@ -837,7 +918,8 @@ void check_heals(TestStore& store, bool all_is_there = false) {
 
 } // namespace
 
-TEST_CASE("hostile server: any byte of any object flipped, any object cut anywhere or longer: right data or exit code 5, and a repair heals it") {
+TEST_CASE("hostile server: any byte of any object flipped, any object cut anywhere or longer: right data or "
+          "exit code 5, and a repair heals it") {
     auto& small = Small::get();
     const size_t step = support::slow_tests() ? 1 : 7;
     size_t altered = 0;
@@ -850,8 +932,10 @@ TEST_CASE("hostile server: any byte of any object flipped, any object cut anywhe
                 INFO(text(name, cut ? " cut to " : " flipped at ", at, " of ", bytes.size()));
                 TestStore store(small.store);
                 auto& object = store.objects.at(name);
-                if (cut) object.resize(at);
-                else object[at] ^= uint8_t(1u << at % 8);
+                if (cut)
+                    object.resize(at);
+                else
+                    object[at] ^= uint8_t(1u << at % 8);
                 bool all = at / step % 8 == 0;
                 check_sight(store, name.starts_with("index/"), all);
                 if (all) check_heals(store, name.starts_with("index/"));
@@ -869,7 +953,8 @@ TEST_CASE("hostile server: any byte of any object flipped, any object cut anywhe
     CHECK(altered * step > 2000);
 }
 
-TEST_CASE("hostile server: a key object flipped or cut anywhere, or longer, is damage, and nobody is asked for a passphrase") {
+TEST_CASE("hostile server: a key object flipped or cut anywhere, or longer, is damage, and nobody is asked "
+          "for a passphrase") {
     auto& small = Small::get();
     auto name = small.store.names("keys").at(0);
     auto open = [&](TestStore& store) {
@@ -893,7 +978,8 @@ TEST_CASE("hostile server: a key object flipped or cut anywhere, or longer, is d
     CHECK(open(longer) == Exit::damaged);
 }
 
-TEST_CASE("hostile server: objects swapped, replaced by others of this or of another repository, under any name: right data or exit code 5") {
+TEST_CASE("hostile server: objects swapped, replaced by others of this or of another repository, under any "
+          "name: right data or exit code 5") {
     auto& small = Small::get();
     Captured said;
     // The same files in other repositories: with the same passphrase, and with another.
@@ -918,7 +1004,8 @@ TEST_CASE("hostile server: objects swapped, replaced by others of this or of ano
             swapped.objects.at(name).swap(swapped.objects.at(other));
             check_sight(replaced, index);
             if (!other.starts_with("keys/")) check_sight(swapped, true);
-            moved.objects[name.substr(0, name.find('/')) + other.substr(other.find('/'))] = other_bytes; // in another directory
+            moved.objects[name.substr(0, name.find('/')) + other.substr(other.find('/'))] =
+                other_bytes; // in another directory
             check_sight(moved, index, false);
         }
         for (auto& other : others)
@@ -948,7 +1035,8 @@ TEST_CASE("hostile server: objects swapped, replaced by others of this or of ano
     }
 }
 
-TEST_CASE("hostile server: any object or any pair of objects withheld, and old ones brought back: right data or exit code 5") {
+TEST_CASE("hostile server: any object or any pair of objects withheld, and old ones brought back: right data "
+          "or exit code 5") {
     auto& small = Small::get();
     Captured said;
     std::vector<std::string> names;
@@ -960,8 +1048,10 @@ TEST_CASE("hostile server: any object or any pair of objects withheld, and old o
             TestStore store(small.store);
             store.hidden = {a, b};
             check_sight(store, true);
-            bool has_packs = std::ranges::none_of(store.hidden, [](auto& n) { return n.starts_with("packs/"); });
-            if (a.starts_with("packs/") && b.starts_with("packs/")) { // a backup sends again what is not there, and it counts
+            bool has_packs =
+                std::ranges::none_of(store.hidden, [](auto& n) { return n.starts_with("packs/"); });
+            if (a.starts_with("packs/") &&
+                b.starts_with("packs/")) { // a backup sends again what is not there, and it counts
                 small.back_up(store);
                 auto seen = look_at(store);
                 CHECK(seen.whole);
@@ -982,15 +1072,34 @@ TEST_CASE("hostile server: any object or any pair of objects withheld, and old o
         CHECK(look_at(store).restore == Exit::ok); // consistent: --expect is what notices it
         for (auto& n : small.store.names("packs")) store.objects[n] = small.store.objects.at(n);
         check_sight(store, true);
-        CHECK_FALSE(open_repository(store)->index.snapshots.contains(small.snapshots[1].id)); // which is what --expect looks for
+        CHECK_FALSE(open_repository(store)->index.snapshots.contains(
+            small.snapshots[1].id)); // which is what --expect looks for
     }
 }
 
-TEST_CASE("hostile server: names in a listing that are none of ours are passed over, and none reaches a terminal as it is") {
+TEST_CASE("hostile server: names in a listing that are none of ours are passed over, and none reaches a "
+          "terminal as it is") {
     auto& small = Small::get();
-    std::vector<std::string> odd{"", ".", "..", "../../outside/file", "a/b", "/", std::string("a\0b", 3), std::string("\0", 1), "\x1b[31m\x07\n\r", "\xff\xfe", "\xc2\x9b",
-                                 std::string(64, 'g'), std::string(64, 'A'), std::string(64, '/'), std::string(73, '-'), std::string(1'000'000, 'x'),
-                                 "0000000g-" + std::string(64, '0'), "-0000001-" + std::string(64, '0'), "+0000001-" + std::string(64, '0'), "00000001_" + std::string(64, '0')};
+    std::vector<std::string> odd{"",
+                                 ".",
+                                 "..",
+                                 "../../outside/file",
+                                 "a/b",
+                                 "/",
+                                 std::string("a\0b", 3),
+                                 std::string("\0", 1),
+                                 "\x1b[31m\x07\n\r",
+                                 "\xff\xfe",
+                                 "\xc2\x9b",
+                                 std::string(64, 'g'),
+                                 std::string(64, 'A'),
+                                 std::string(64, '/'),
+                                 std::string(73, '-'),
+                                 std::string(1'000'000, 'x'),
+                                 "0000000g-" + std::string(64, '0'),
+                                 "-0000001-" + std::string(64, '0'),
+                                 "+0000001-" + std::string(64, '0'),
+                                 "00000001_" + std::string(64, '0')};
     TestStore store(small.store);
     store.on_list = [&](const std::string&, auto& found) {
         for (auto& name : odd) {
@@ -1001,13 +1110,16 @@ TEST_CASE("hostile server: names in a listing that are none of ours are passed o
     for (auto& deed : deeds()) {
         INFO(std::string(deed.name));
         support::TempDir dir;
-        auto wrong = bounded([&] {
-            TestStore copy(store);
-            copy.on_list = store.on_list;
-            return deed.run(copy, dir.path());
-        }, {Exit::ok});
+        auto wrong = bounded(
+            [&] {
+                TestStore copy(store);
+                copy.on_list = store.on_list;
+                return deed.run(copy, dir.path());
+            },
+            {Exit::ok});
         CHECK(wrong == "");
-        if (std::string_view(deed.name) == "restore") CHECK(wrong_in(dir / "dest", small.sources[1], true) == "");
+        if (std::string_view(deed.name) == "restore")
+            CHECK(wrong_in(dir / "dest", small.sources[1], true) == "");
     }
     // Where there is no repository, what is there is named: fit for a terminal.
     for (auto& name : odd) {
@@ -1028,7 +1140,9 @@ TEST_CASE("hostile server: sizes and times in a listing are whatever it likes: r
         auto& name = one.first;
         auto& bytes = one.second;
         uint64_t size = bytes.size();
-        for (uint64_t listed : {uint64_t(0), uint64_t(1), size - 1, size + 1, uint64_t(kHead), uint64_t(kSegmentMax), uint64_t(INT64_MAX), uint64_t(INT64_MAX) + 1, UINT64_MAX}) {
+        for (uint64_t listed :
+             {uint64_t(0), uint64_t(1), size - 1, size + 1, uint64_t(kHead), uint64_t(kSegmentMax),
+              uint64_t(INT64_MAX), uint64_t(INT64_MAX) + 1, UINT64_MAX}) {
             INFO(name, " of ", size, " bytes is listed with ", listed);
             TestStore store(small.store);
             store.on_list = [&](const std::string& dir, auto& found) {
@@ -1036,7 +1150,8 @@ TEST_CASE("hostile server: sizes and times in a listing are whatever it likes: r
                     if (dir + "/" + o.name == name) o.size = listed;
             };
             if (name.starts_with("keys/")) {
-                CHECK(quiet_exit_of([&] { return Repository::open(store, passphrase), Exit::ok; }) == Exit::damaged);
+                CHECK(quiet_exit_of([&] { return Repository::open(store, passphrase), Exit::ok; }) ==
+                      Exit::damaged);
                 continue;
             }
             check_sight(store, name.starts_with("index/"), listed % 2 == 0);
@@ -1053,7 +1168,8 @@ TEST_CASE("hostile server: sizes and times in a listing are whatever it likes: r
         check_sight(store);
         CHECK(look_at(store).restore == Exit::ok);
         for (auto verb : {"backup", "prune", "repair"}) {
-            auto deed = std::ranges::find(deeds(), std::string_view(verb), [](auto& d) { return std::string_view(d.name); });
+            auto deed = std::ranges::find(deeds(), std::string_view(verb),
+                                          [](auto& d) { return std::string_view(d.name); });
             support::TempDir dir;
             auto exit = quiet_exit_of([&] { return deed->run(store, dir.path()); });
             CHECK((exit == Exit::ok || exit == Exit::damaged));
@@ -1125,7 +1241,8 @@ TEST_CASE("hostile server: a million names cost bounded time and memory, whateve
         store.name = [=](uint64_t i) { return digits(i, 64); };
         TestStore objects(Small::get().store);
         store.to = &objects;
-        CHECK(bounded([&] { return Repository::open(store, passphrase), Exit::ok; }, {Exit::ok}, 60, memory_max) == "");
+        CHECK(bounded([&] { return Repository::open(store, passphrase), Exit::ok; }, {Exit::ok}, 60,
+                      memory_max) == "");
         return;
     }
     for (auto& deed : deeds()) {
@@ -1134,20 +1251,36 @@ TEST_CASE("hostile server: a million names cost bounded time and memory, whateve
         support::TempDir work;
         TestStore objects(Small::get().store);
         store.to = &objects;
-        auto wrong = bounded([&] {
-            auto exit = exit_of([&] { return deed.run(store, work.path()); });
-            if (store.reads > 5000) throw std::runtime_error(text(store.reads.load(), " made-up objects were read")); // each is a round trip
-            return exit;
-        }, {Exit::ok, Exit::damaged}, 120, memory_max);
+        auto wrong = bounded(
+            [&] {
+                auto exit = exit_of([&] { return deed.run(store, work.path()); });
+                if (store.reads > 5000)
+                    throw std::runtime_error(
+                        text(store.reads.load(), " made-up objects were read")); // each is a round trip
+                return exit;
+            },
+            {Exit::ok, Exit::damaged}, 120, memory_max);
         CHECK(wrong == "");
         CHECK(wrong_in(work / "dest", Small::get().sources[1], false) == "");
     }
 }
 
-TEST_CASE("hostile server: key objects that ask for a scrypt of a terabyte, or of none, are refused before that") {
+TEST_CASE(
+    "hostile server: key objects that ask for a scrypt of a terabyte, or of none, are refused before that") {
     auto& small = Small::get();
-    for (auto& cost : {std::tuple<uint8_t, uint32_t, uint32_t>{30, 8, 1}, {20, 8192, 1}, {15, UINT32_MAX, 1}, {63, 8, 1}, {255, 8, 1}, {15, 8, UINT32_MAX}, {15, 8, 17},
-                                {0, 0, 0}, {0, 8, 1}, {14, 8, 1}, {15, 0, 1}, {15, 1, 1}, {15, 8, 0}}) {
+    for (auto& cost : {std::tuple<uint8_t, uint32_t, uint32_t>{30, 8, 1},
+                       {20, 8192, 1},
+                       {15, UINT32_MAX, 1},
+                       {63, 8, 1},
+                       {255, 8, 1},
+                       {15, 8, UINT32_MAX},
+                       {15, 8, 17},
+                       {0, 0, 0},
+                       {0, 8, 1},
+                       {14, 8, 1},
+                       {15, 0, 1},
+                       {15, 1, 1},
+                       {15, 8, 0}}) {
         auto log_n = std::get<0>(cost);
         auto r = std::get<1>(cost), p = std::get<2>(cost);
         INFO(int(log_n), " ", r, " ", p);
@@ -1160,7 +1293,9 @@ TEST_CASE("hostile server: key objects that ask for a scrypt of a terabyte, or o
         TestStore only(small.store), beside(small.store);
         for (auto& n : only.names("keys")) only.objects.erase(n);
         for (auto* store : {&only, &beside}) store->put(object_name(Name::keys, sha256(w.view())), w.view());
-        CHECK(bounded([&] { return Repository::open(only, passphrase), Exit::ok; }, {Exit::damaged}, 10) == "");
-        CHECK(bounded([&] { return Repository::open(beside, passphrase), Exit::ok; }, {Exit::ok, Exit::damaged}, 10) == "");
+        CHECK(bounded([&] { return Repository::open(only, passphrase), Exit::ok; }, {Exit::damaged}, 10) ==
+              "");
+        CHECK(bounded([&] { return Repository::open(beside, passphrase), Exit::ok; },
+                      {Exit::ok, Exit::damaged}, 10) == "");
     }
 }

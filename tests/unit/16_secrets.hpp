@@ -2,34 +2,41 @@
 
 namespace {
 
-/// Looks for secrets in all that this process may write to. They are known by the complement of their last bytes
-/// only, so that whoever looks does not find himself; the first bytes of what was freed belong to the heap.
+/// Looks for secrets in all that this process may write to. They are known by the complement of their last
+/// bytes only, so that whoever looks does not find himself; the first bytes of what was freed belong to the
+/// heap.
 class MemorySearch {
   public:
     void add(const char* what, View secret) {
         Needle n{what, {}};
-        for (uint8_t b : secret.last(std::min<size_t>(secret.size(), 16))) n.complement.push_back(uint8_t(~b));
+        for (uint8_t b : secret.last(std::min<size_t>(secret.size(), 16)))
+            n.complement.push_back(uint8_t(~b));
         needles_.push_back(std::move(n));
     }
-    /// Which of them are somewhere, and where; "" if none is anywhere. Takes nothing from the heap, which would
-    /// overwrite what it looks for.
+    /// Which of them are somewhere, and where; "" if none is anywhere. Takes nothing from the heap, which
+    /// would overwrite what it looks for.
     std::string found() {
         std::string where;
-        Fd list(::open("/proc/self/maps", O_RDONLY | O_CLOEXEC)), memory(::open("/proc/self/mem", O_RDONLY | O_CLOEXEC));
+        Fd list(::open("/proc/self/maps", O_RDONLY | O_CLOEXEC)),
+            memory(::open("/proc/self/mem", O_RDONLY | O_CLOEXEC));
         size_t size = 0, looked = 0;
         for (ssize_t n; (n = ::read(list.get(), maps_ + size, kSize - 1 - size)) > 0;) size += size_t(n);
         maps_[size] = 0;
-        for (auto* line = reinterpret_cast<char*>(maps_); line && *line; line = std::strchr(line, '\n'), line += line != nullptr) {
+        for (auto* line = reinterpret_cast<char*>(maps_); line && *line;
+             line = std::strchr(line, '\n'), line += line != nullptr) {
             uint64_t begin = 0, end = 0;
             char rights[5] = "";
-            if (std::sscanf(line, "%lx-%lx %4s", &begin, &end, rights) != 3 || std::strncmp(rights, "rw", 2) != 0) continue;
+            if (std::sscanf(line, "%lx-%lx %4s", &begin, &end, rights) != 3 ||
+                std::strncmp(rights, "rw", 2) != 0)
+                continue;
             for (uint64_t at = begin; at < end; at += kSize - 64) { // 64: what lies across two parts
                 auto n = pread(memory.get(), part_, size_t(std::min<uint64_t>(kSize, end - at)), off_t(at));
                 if (n <= 0) break;
                 looked += size_t(n);
                 for (auto& needle : needles_)
                     if (size_t i = find({part_, size_t(n)}, needle.complement); i != SIZE_MAX)
-                        where += text(needle.what, " at ", std::hex, at + i, " in ", std::string_view(line).substr(0, std::strcspn(line, "\n")), "; ");
+                        where += text(needle.what, " at ", std::hex, at + i, " in ",
+                                      std::string_view(line).substr(0, std::strcspn(line, "\n")), "; ");
             }
         }
         CryptoPP::SecureWipeBuffer(part_, kSize);
@@ -44,7 +51,8 @@ class MemorySearch {
     };
     static size_t find(View in, const Bytes& complement) {
         for (size_t from = 0; from + complement.size() <= in.size();) {
-            auto* at = static_cast<const uint8_t*>(std::memchr(&in[from], uint8_t(~complement[0]), in.size() - complement.size() + 1 - from));
+            auto* at = static_cast<const uint8_t*>(
+                std::memchr(&in[from], uint8_t(~complement[0]), in.size() - complement.size() + 1 - from));
             if (!at) break;
             from = size_t(at - in.data());
             size_t same = 1;
@@ -55,7 +63,10 @@ class MemorySearch {
         return SIZE_MAX;
     }
     static constexpr size_t kSize = MiB;
-    static uint8_t* mapped() { return static_cast<uint8_t*>(mmap(nullptr, kSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)); }
+    static uint8_t* mapped() {
+        return static_cast<uint8_t*>(
+            mmap(nullptr, kSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    }
     uint8_t *part_ = mapped(), *maps_ = mapped();
     std::vector<Needle> needles_;
 
@@ -83,7 +94,11 @@ void add_secrets(MemorySearch& search, Store& store, const Secret& words) {
     search.add("the passphrase", words.view());
     search.add("the master key", master.view());
     Keys keys(master);
-    for (auto& [what, key] : {std::pair("the id key", &id_key(keys)), {"the gear key", &keys.gear()}, {"the pack key", &pack_key(keys)}, {"the index key", &index_key(keys)}}) search.add(what, key->view());
+    for (auto& [what, key] : {std::pair("the id key", &id_key(keys)),
+                              {"the gear key", &keys.gear()},
+                              {"the pack key", &pack_key(keys)},
+                              {"the index key", &index_key(keys)}})
+        search.add(what, key->view());
     auto& object = objects.whole.at(0).second;
     search.add("the passphrase's key", stretch(words, View(inside(object)).subspan(17, 32), cheap()).view());
     auto sheet = recovery_sheet(master);
@@ -95,7 +110,10 @@ void add_object_keys(MemorySearch& search, TestStore& store, const Secret& words
     Keys keys(Repository::unlock(objects, words));
     for (auto& [name, bytes] : store.objects)
         if (!name.starts_with("keys/"))
-            search.add("the key of an object", hkdf((name.starts_with("packs/") ? pack_key(keys) : index_key(keys)).view(), View(bytes).subspan(8, sizeof(Salt)), "nfreeze object").view());
+            search.add("the key of an object",
+                       hkdf((name.starts_with("packs/") ? pack_key(keys) : index_key(keys)).view(),
+                            View(bytes).subspan(8, sizeof(Salt)), "nfreeze object")
+                           .view());
 }
 /// As the program does with --option VALUE.
 Secret passphrase_by(const char* option, const std::string& value) {
@@ -115,7 +133,8 @@ TEST_CASE("secrets: the search finds what is there") {
     CHECK(search.found() == "");
 }
 
-TEST_CASE("secrets: of a passphrase, and of all keys that it leads to, nothing is in memory once a repository was used and closed") {
+TEST_CASE("secrets: of a passphrase, and of all keys that it leads to, nothing is in memory once a "
+          "repository was used and closed") {
     Captured said;
     support::TempDir dir;
     support::write_random_file(dir / "src/a", 700'000, 1);
@@ -129,7 +148,8 @@ TEST_CASE("secrets: of a passphrase, and of all keys that it leads to, nothing i
         add_secrets(search, store, words);
         BackupOptions o;
         o.connections = 2;
-        Backup(*Repository::open(store, [&] { return words.clone(); }), o).run((dir / "src").string(), Scene::record("host"));
+        Backup(*Repository::open(store, [&] { return words.clone(); }), o)
+            .run((dir / "src").string(), Scene::record("host"));
         {
             auto repo = Repository::open(store, [&] { return words.clone(); });
             RestoreOptions r;
@@ -156,12 +176,15 @@ TEST_CASE("secrets: of a passphrase, and of all keys that it leads to, nothing i
         search.add("a wrong passphrase", wrong.view());
         CHECK_THROWS_AS(Repository::open(store, [&] { return wrong.clone(); }), Error);
     }
-    for (auto* what : {"the passphrase", "the id key", "the pack key", "the index key"}) CHECK_NAMES(while_open, what);
+    for (auto* what : {"the passphrase", "the id key", "the pack key", "the index key"})
+        CHECK_NAMES(while_open, what);
     CHECK(search.found() == "");
 }
 
-TEST_CASE("secrets: each step leaves nothing behind in memory that was freed, before anything else uses that") {
-    for (auto* step : {"a key object is made", "a key object is opened", "a wrong passphrase is tried", "a sheet is printed", "a sheet is read", "keys are derived", "an object is sealed"}) {
+TEST_CASE(
+    "secrets: each step leaves nothing behind in memory that was freed, before anything else uses that") {
+    for (auto* step : {"a key object is made", "a key object is opened", "a wrong passphrase is tried",
+                       "a sheet is printed", "a sheet is read", "keys are derived", "an object is sealed"}) {
         CAPTURE(std::string(step));
         MemorySearch search;
         CHECK(search.found() == ""); // all buffers of the search are made
@@ -173,9 +196,11 @@ TEST_CASE("secrets: each step leaves nothing behind in memory that was freed, be
             search.add("the pack key", pack_key(keys).view());
             std::string_view now = step;
             Bytes object;
-            if (now.find("key object") != now.npos || now.find("wrong") != now.npos) object = encode_key_object(master, words, cheap(), 1, "test");
+            if (now.find("key object") != now.npos || now.find("wrong") != now.npos)
+                object = encode_key_object(master, words, cheap(), 1, "test");
             if (now == "a key object is opened") CHECK(open_key_object(object, words).has_value());
-            if (now == "a wrong passphrase is tried") CHECK_FALSE(open_key_object(object, fresh_words(28)).has_value());
+            if (now == "a wrong passphrase is tried")
+                CHECK_FALSE(open_key_object(object, fresh_words(28)).has_value());
             if (now.find("sheet") != now.npos) {
                 auto sheet = recovery_sheet(master);
                 search.add("the sheet", as_bytes(sheet).subspan(35, 20));
@@ -186,7 +211,8 @@ TEST_CASE("secrets: each step leaves nothing behind in memory that was freed, be
                 Sealer sealer(keys, kPackLabel);
                 sealer.add({}, noise(1000, 1));
                 auto sealed = sealer.finish();
-                search.add("the object's key", hkdf(pack_key(keys).view(), sealed.salt, "nfreeze object").view());
+                search.add("the object's key",
+                           hkdf(pack_key(keys).view(), sealed.salt, "nfreeze object").view());
                 CHECK(open_object(keys, kPackLabel, Keys::back(sealed.sealed), "a pack").frames.size() == 1);
             }
         }
@@ -194,7 +220,8 @@ TEST_CASE("secrets: each step leaves nothing behind in memory that was freed, be
     }
 }
 
-TEST_CASE("secrets: a passphrase leaves nothing behind on its way from a file or a command, however long it is") {
+TEST_CASE(
+    "secrets: a passphrase leaves nothing behind on its way from a file or a command, however long it is") {
     for (size_t length : {size_t(8), size_t(15), size_t(16), size_t(40), size_t(5000)}) {
         CAPTURE(length);
         support::TempDir dir;

@@ -3,7 +3,8 @@
 namespace {
 
 /// The sizes of all objects of a repository into which these files were stored, by directory.
-std::map<std::string, std::vector<size_t>> sizes_with(const std::vector<std::pair<std::string, std::vector<Bytes>>>& files) {
+std::map<std::string, std::vector<size_t>>
+sizes_with(const std::vector<std::pair<std::string, std::vector<Bytes>>>& files) {
     TestStore store = new_repository();
     store_snapshot(store, 1, files);
     std::map<std::string, std::vector<size_t>> sizes;
@@ -23,20 +24,26 @@ std::vector<Bytes> cut_up(const Chunker& chunker, const Bytes& content) {
 } // namespace
 
 TEST_CASE("sizes: small files, as many and as much in sum, look the same whatever their own sizes") {
-    auto even = sizes_with({{"a", {noise(100'000, 1)}}, {"b", {noise(100'000, 2)}}, {"c", {noise(100'000, 3)}}});
+    auto even =
+        sizes_with({{"a", {noise(100'000, 1)}}, {"b", {noise(100'000, 2)}}, {"c", {noise(100'000, 3)}}});
     CHECK(even["packs"].size() == 2);
     for (size_t less : {1'000u, 30'000u, 80'000u}) {
         CAPTURE(less);
-        CHECK((sizes_with({{"a", {noise(100'000 - less, 4)}}, {"b", {noise(100'000 + less, 5)}}, {"c", {noise(100'000, 6)}}}) == even));
+        CHECK((sizes_with({{"a", {noise(100'000 - less, 4)}},
+                           {"b", {noise(100'000 + less, 5)}},
+                           {"c", {noise(100'000, 6)}}}) == even));
     }
     // One that is a tenth larger does not: the sum is what can be seen.
-    CHECK_FALSE((sizes_with({{"a", {noise(130'000, 4)}}, {"b", {noise(100'000, 5)}}, {"c", {noise(100'000, 6)}}}) == even));
+    CHECK_FALSE(
+        (sizes_with({{"a", {noise(130'000, 4)}}, {"b", {noise(100'000, 5)}}, {"c", {noise(100'000, 6)}}}) ==
+         even));
 }
 
 TEST_CASE("sizes: a file of 3 MB and one of 1 MB look like two of 2 MB that were cut into as many chunks") {
     TestStore store = new_repository();
     Chunker chunker(open_repository(store)->keys.gear());
-    // Where a file is cut depends on its content and on the key, so contents are tried until there are as many chunks.
+    // Where a file is cut depends on its content and on the key, so contents are tried until there are as
+    // many chunks.
     constexpr size_t kWanted = 5;
     auto files = [&](size_t a, size_t b, uint64_t seed) {
         for (;; seed += 2) {
@@ -53,7 +60,8 @@ TEST_CASE("sizes: a file of 3 MB and one of 1 MB look like two of 2 MB that were
     }
 }
 
-TEST_CASE("sizes: all packs of content but the last have 14 to 19 MiB, whatever the files are; no more can be told from their number") {
+TEST_CASE("sizes: all packs of content but the last have 14 to 19 MiB, whatever the files are; no more can "
+          "be told from their number") {
     TestStore store = new_repository();
     Chunker chunker(open_repository(store)->keys.gear());
     const size_t total = 60 * MiB;
@@ -64,7 +72,8 @@ TEST_CASE("sizes: all packs of content but the last have 14 to 19 MiB, whatever 
         auto content = noise(total, file_size);
         for (size_t at = 0; at < total; at += file_size) {
             View part = View(content).subspan(at, std::min(file_size, total - at));
-            files.emplace_back(text("file", 1000 + files.size()), cut_up(chunker, Bytes(part.begin(), part.end())));
+            files.emplace_back(text("file", 1000 + files.size()),
+                               cut_up(chunker, Bytes(part.begin(), part.end())));
         }
         auto packs = sizes_with(files)["packs"];
         std::erase_if(packs, [](size_t n) { return n < MiB; }); // of the tree

@@ -2,7 +2,8 @@
 // made with the right key, and packs with nothing in them but their size.
 
 TEST_SUITE_BEGIN("alone"); // memory and round trips are counted
-TEST_CASE("large: what a repository of a terabyte costs a run that has little to do: so many bytes, round trips and megabytes of memory") {
+TEST_CASE("large: what a repository of a terabyte costs a run that has little to do: so many bytes, round "
+          "trips and megabytes of memory") {
     const bool slow = support::slow_tests();
     const uint64_t packs = slow ? 62'500 : 6'250; // of 16 MiB, each of 16 chunks
     support::Proxy proxy(support::shared_sshd().port());
@@ -21,7 +22,8 @@ TEST_CASE("large: what a repository of a terabyte costs a run that has little to
             p.size = 16 * MiB;
             for (uint64_t f = 0; f < 4; ++f) {
                 p.table.push_back({Kind::data, uint32_t(3 * MiB), {}});
-                for (uint64_t c = 0; c < 4; ++c) p.table.back().chunks.push_back({chunk_id(n * 16 + f * 4 + c), uint32_t(MiB)});
+                for (uint64_t c = 0; c < 4; ++c)
+                    p.table.back().chunks.push_back({chunk_id(n * 16 + f * 4 + c), uint32_t(MiB)});
             }
             put_record(records, Record::pack_added, encode_pack(p));
             auto path = site.repo / object_name(Name::packs, p.name);
@@ -37,10 +39,13 @@ TEST_CASE("large: what a repository of a terabyte costs a run that has little to
     auto result = site.backup();
     REQUIRE_EXIT(result, 0);
     auto down = double(proxy.downstream), chunks = double(16 * packs);
-    if (slow) MESSAGE(packs, " packs, ", chunks, " chunks: ", down / 1e6, " MB down, ", proxy.round_trips.load(), " round trips, ", result.seconds, " s at ", 2 * proxy.delay_ms.load(),
-                      " ms, ", result.peak_kib / 1024, " MiB of memory");
-    CHECK(down < 32 * chunks + 300 * double(packs) + 1e6); // its id, length and share of a pack's record; names in a listing
-    CHECK(proxy.round_trips < int(packs / 100) + 60);      // OpenSSH lists a hundred names in one
+    if (slow)
+        MESSAGE(packs, " packs, ", chunks, " chunks: ", down / 1e6, " MB down, ", proxy.round_trips.load(),
+                " round trips, ", result.seconds, " s at ", 2 * proxy.delay_ms.load(), " ms, ",
+                result.peak_kib / 1024, " MiB of memory");
+    CHECK(down < 32 * chunks + 300 * double(packs) +
+                     1e6); // its id, length and share of a pack's record; names in a listing
+    CHECK(proxy.round_trips < int(packs / 100) + 60); // OpenSSH lists a hundred names in one
     CHECK(result.peak_kib * 1024 < 120 * double(MiB) + 250 * chunks);
 }
 TEST_SUITE_END();

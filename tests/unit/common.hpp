@@ -161,15 +161,13 @@ template <class F> std::string in_child(unsigned seconds, F f) {
     }
     (void)to.close();
     std::string said(4096, '\0');
-    said.resize(
-        read_full(from.get(), {reinterpret_cast<uint8_t*>(said.data()), said.size()}, "the child"));
+    said.resize(read_full(from.get(), {reinterpret_cast<uint8_t*>(said.data()), said.size()}, "the child"));
     int status = 0;
     waitpid(child, &status, 0);
     if (WIFSIGNALED(status))
         return WTERMSIG(status) == SIGALRM ? text("still at it after ", seconds, " s")
                                            : text("signal ", WTERMSIG(status));
-    return WIFEXITED(status) && WEXITSTATUS(status) != 0 ? text("exit code ", WEXITSTATUS(status))
-                                                         : said;
+    return WIFEXITED(status) && WEXITSTATUS(status) != 0 ? text("exit code ", WEXITSTATUS(status)) : said;
 }
 
 // ---- a store in memory ------------------------------------------------------------------------
@@ -186,13 +184,19 @@ class PlainStore : public Store {
     virtual void make_directory(const std::string&) { throw Error("not here"); }
 
     using Store::list;
-    std::vector<Listed> list_all(Where where) final { return list(where ? std::string(Name::path(*where)) : std::string()); }
-    Foreign read(const Name& name, uint64_t offset, size_t length) final { return Foreign(read(name.path(), offset, length)); }
+    std::vector<Listed> list_all(Where where) final {
+        return list(where ? std::string(Name::path(*where)) : std::string());
+    }
+    Foreign read(const Name& name, uint64_t offset, size_t length) final {
+        return Foreign(read(name.path(), offset, length));
+    }
     void create(const Sealed& object) final { create(object.name().path(), object.bytes()); }
     void remove(const Name& name) final { remove(name.path()); }
     void truncate(const Name& name) final { truncate(name.path()); }
     void rename(const Name& from, const Name& to) final { rename(from.path(), to.path()); }
-    void make_directory(Where where) final { make_directory(where ? std::string(Name::path(*where)) : std::string()); }
+    void make_directory(Where where) final {
+        make_directory(where ? std::string(Name::path(*where)) : std::string());
+    }
 };
 
 std::string object_name(Name::Directory directory, const Hash& hash) { return Name{directory, hash}.path(); }
@@ -200,18 +204,22 @@ std::string object_name(Name::Directory directory, const Hash& hash) { return Na
 /// What was sealed, to be changed at will.
 struct PlainObject {
     explicit PlainObject(const SealedObject& o)
-        : name(o.sealed.name().hash), salt(o.salt), bytes(o.sealed.bytes().begin(), o.sealed.bytes().end()), table(o.table) {}
+        : name(o.sealed.name().hash), salt(o.salt), bytes(o.sealed.bytes().begin(), o.sealed.bytes().end()),
+          table(o.table) {}
     Hash name;
     Salt salt;
     Bytes bytes;
     Table table;
 };
 Foreign foreign(View bytes) { return Foreign(Bytes(bytes.begin(), bytes.end())); }
-Bytes encode_key_object(const Secret& master, const Secret& passphrase, ScryptCost cost, int64_t time, const std::string& label) {
+Bytes encode_key_object(const Secret& master, const Secret& passphrase, ScryptCost cost, int64_t time,
+                        const std::string& label) {
     auto sealed = Keys::seal_master(master, passphrase, cost, time, label);
     return Bytes(sealed.bytes().begin(), sealed.bytes().end());
 }
-std::optional<Secret> open_key_object(View object, const Secret& passphrase) { return Keys::open_master(foreign(object), passphrase); }
+std::optional<Secret> open_key_object(View object, const Secret& passphrase) {
+    return Keys::open_master(foreign(object), passphrase);
+}
 // What these classes keep to themselves: an explicit instantiation may name it.
 const Secret& id_key(const Keys& keys);
 const Secret& pack_key(const Keys& keys);
@@ -246,18 +254,18 @@ class TestStore : public PlainStore {
     std::map<std::string, int64_t> stamps; // seconds, when they were created
     int64_t clock = 1'000'000'000;         // what it is now
     std::set<std::string> directories;
-    bool append_only = false;                           // remove() is refused
-    std::set<std::string> hidden;                       // not listed, not found
-    std::function<Fault(const std::string&)> on_create; // none if not set
-    std::function<void(const std::string&)> on_read;    // before the object is looked for
-    std::function<void(const std::string&, std::vector<Listed>&)>
-        on_list; // may change the listing
+    bool append_only = false;                                              // remove() is refused
+    std::set<std::string> hidden;                                          // not listed, not found
+    std::function<Fault(const std::string&)> on_create;                    // none if not set
+    std::function<void(const std::string&)> on_read;                       // before the object is looked for
+    std::function<void(const std::string&, std::vector<Listed>&)> on_list; // may change the listing
     std::atomic<int> reads{0}, creates{0}, removes{0};
 
     TestStore() = default;
     /// A copy of the objects alone.
     TestStore(const TestStore& other)
-        : PlainStore(), objects(other.objects), stamps(other.stamps), clock(other.clock), directories(other.directories) {}
+        : PlainStore(), objects(other.objects), stamps(other.stamps), clock(other.clock),
+          directories(other.directories) {}
     TestStore& operator=(const TestStore&) = delete;
 
     std::vector<Listed> list(const std::string& dir) override {
@@ -294,9 +302,7 @@ class TestStore : public PlainStore {
             if (!directories.contains(name.substr(0, name.rfind('/'))))
                 throw NotThere("no directory for " + name);
             if (objects.contains(name)) throw Error(name + " exists");
-            size_t part = fault == Fault::absent ? 0
-                          : fault == Fault::torn ? data.size() / 2
-                                                 : data.size();
+            size_t part = fault == Fault::absent ? 0 : fault == Fault::torn ? data.size() / 2 : data.size();
             if (part > 0) objects[name] = Bytes(data.begin(), data.begin() + long(part));
             stamps[name] = clock;
         }
@@ -376,7 +382,8 @@ template <auto Segments, auto HighestSeq, auto Written, auto Uncertain, auto Loa
     friend auto& uncertain_of(Repository& repo) { return repo.*Uncertain; }
     friend void load(Repository& repo) { (repo.*Load)(); }
 };
-template struct OpenedRepository<&Repository::segments_, &Repository::highest_seq_, &Repository::written_, &Repository::uncertain_,
+template struct OpenedRepository<&Repository::segments_, &Repository::highest_seq_, &Repository::written_,
+                                 &Repository::uncertain_,
                                  static_cast<void (Repository::*)()>(&Repository::load)>;
 
 /// Passes everything on to another store.
@@ -465,7 +472,10 @@ void write_segment(Repository& repo, View records) {
 PackInfo put_pack(Repository& repo, Sealer& sealer) {
     auto object = sealer.finish();
     repo.store.create(object.sealed);
-    return {.name = object.sealed.name().hash, .salt = object.salt, .size = object.sealed.bytes().size(), .table = object.table};
+    return {.name = object.sealed.name().hash,
+            .salt = object.salt,
+            .size = object.sealed.bytes().size(),
+            .table = object.table};
 }
 /// What is superseded by now goes, as the first run does when some time has passed.
 void tidy_index(TestStore& store) {
@@ -499,9 +509,7 @@ Bytes condemned_record(const Hash& name, int64_t since = 0) {
     put_since(w, Record::pack_condemned, name, since);
     return w.take();
 }
-Bytes snapshot_added(const Snapshot& s) {
-    return record(Record::snapshot_added, encode_snapshot(s));
-}
+Bytes snapshot_added(const Snapshot& s) { return record(Record::snapshot_added, encode_snapshot(s)); }
 
 /// The ids of a repository's snapshots, as seeds of sample_snapshot() from 1 to `most`.
 std::set<uint64_t> snapshot_seeds(const Repository& repo, uint64_t most) {
@@ -521,14 +529,13 @@ std::set<uint64_t> seeds_up_to(uint64_t most) {
 std::vector<Bytes> sample_chunks(size_t number, size_t largest, uint64_t seed) {
     std::vector<Bytes> chunks;
     support::Random random(seed);
-    for (size_t i = 0; i < number; ++i)
-        chunks.push_back(noise(1 + random.below(largest), random.next()));
+    for (size_t i = 0; i < number; ++i) chunks.push_back(noise(1 + random.below(largest), random.next()));
     return chunks;
 }
 
 /// Stores chunks in a run of its own, which ends with a segment that holds `additions`.
-std::vector<ChunkId> store_chunks(Repository& repo, const std::vector<Bytes>& chunks,
-                                  View additions = {}, bool force = false) {
+std::vector<ChunkId> store_chunks(Repository& repo, const std::vector<Bytes>& chunks, View additions = {},
+                                  bool force = false) {
     Packer packer(repo, 2, kCheckpoint);
     std::vector<ChunkId> ids;
     for (auto& c : chunks) ids.push_back(packer.put(Kind::data, c, force));

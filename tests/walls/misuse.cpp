@@ -1,5 +1,6 @@
-// What must not compile. Each line that ends in a comment with WALL is refused by the compiler, and no other line
-// is: scenarios_walls.cpp compares. Nothing of this is ever linked.
+// What must not compile. Each line that ends in a comment with WALL is refused by the compiler, and no other
+// line is: scenarios_walls.cpp compares. Nothing of this is ever linked.
+// clang-format off
 #define NFREEZE_NO_MAIN
 #include "../../nfreeze.cpp"
 
