@@ -9814,9 +9814,12 @@ struct Job {
                                            args.verb() == "init" || may_be_repository(operands[position]));
         if (!given && !usual.empty() && operands.size() < most)
             operands.insert(operands.begin() + long(std::min(position, operands.size())), "");
-        if (operands.size() < least)
-            throw args.wrong(text(missing_word(operands.size()), " is missing",
-                                  usual.empty() ? " (or REPO, if NFREEZE_REPOSITORY is not set)" : ""));
+        if (operands.size() < least) {
+            auto word = missing_word(operands.size());
+            const char* unset = word == "REPO" ? " and NFREEZE_REPOSITORY is not set"
+                                               : " (or REPO, if NFREEZE_REPOSITORY is not set)";
+            throw args.wrong(text(word, " is missing", usual.empty() ? unset : ""));
+        }
         if (operands.size() > most) throw args.wrong("there are too many words");
         repo_name = operands[position].empty() ? usual : operands[position];
         operands.erase(operands.begin() + long(position));
