@@ -9924,6 +9924,26 @@ struct Job {
         if (address.remote() || stat(address.path.c_str(), &st) != 0) return {};
         return std::pair(st.st_dev, st.st_ino);
     }
+    /// Throws Usage if `path`, which need not be there, is the repository or lies in it: --delete would take
+    /// it away, and what is backed up would grow by itself.
+    void check_outside(const std::string& path, const char* what) const {
+        auto own = own_directory();
+        std::string at = path;
+        auto parent = [](const std::string& of) {
+            size_t slash = of.rfind('/', of.find_last_not_of('/'));
+            return slash == of.npos ? "." : slash == 0 ? "/" : of.substr(0, slash);
+        };
+        auto resolved = [](const std::string& of) {
+            std::unique_ptr<char, decltype(&free)> real(realpath(of.c_str(), nullptr), free);
+            return std::string(real ? real.get() : "");
+        };
+        while (own && resolved(at).empty() && at != "." && at != "/") at = parent(at);
+        struct stat st;
+        for (std::string above = resolved(at); own && !above.empty();
+             above = above == "/" ? "" : parent(above))
+            if (stat(above.c_str(), &st) == 0 && *own == std::pair(st.st_dev, st.st_ino))
+                throw Usage(text(what, " ", in_quotes(path), " is the repository, or lies in it"));
+    }
     /// The exit code of a verb that only reads: what is lost or doubtful may hide newer snapshots.
     Exit verdict() const { return repo->damage.empty() && repo->doubts.empty() ? Exit::ok : Exit::damaged; }
 };
@@ -10157,6 +10177,7 @@ Exit verb_backup(const Arguments& args) {
         std::unique_ptr<char, decltype(&free)> source(realpath(operand.c_str(), nullptr), free);
         auto missing = system_error("back up", operand);
         if (!source && job.operands.size() == 1) throw missing;
+        if (source) job.check_outside(source.get(), "SRC");
         if (source)
             sources.push_back(source.get());
         else
@@ -10256,6 +10277,7 @@ Exit verb_restore(const Arguments& args) {
     if (job.operands[0] == "latest" && access("latest", F_OK) != 0)
         throw Usage("DEST is missing: the newest snapshot is restored unless --snapshot says which; a "
                     "directory of that name is ./latest");
+    job.check_outside(job.operands[0], "DEST");
     job.open();
     if (job.args.flag("all-versions")) return restore_all_versions(job);
     auto& snapshot = choose_snapshot(*job.repo, job.choice());

@@ -724,4 +724,34 @@ TEST_CASE(
     CHECK(compare(site.src, site.dest) == "");
 }
 
+TEST_CASE("restore, backup: not into a local repository, nor of one to itself: it would be deleted, or grow "
+          "by itself") {
+    const Site site(Site::Kind::local);
+    write_file(site.src / "dir/file", "x");
+    site.init_or_fail();
+    site.backup_or_fail();
+    fs::create_symlink(site.repo, site.dir / "link");
+    const std::string before = fingerprint(site.repo);
+    for (const fs::path& place :
+         {fs::path(), fs::path("packs"), fs::path("not/there"), fs::path("packs/not/there")})
+        for (const fs::path& repo : {fs::path(site.repo), site.dir / "link"}) {
+            const std::string dest = place.empty() ? repo : repo / place;
+            CAPTURE(dest);
+            for (const Strings& words : {Strings{"restore", site.url, dest},
+                                         Strings{"restore", "--delete", "--allow-shrink", site.url, dest},
+                                         Strings{"restore", "--all-versions", site.url, dest, "dir/file"},
+                                         Strings{"backup", dest, site.url}}) {
+                if (words[0] == "backup" && contains(dest, "not")) continue;
+                const Result result = site.nfreeze(words);
+                CHECK_EXIT(result, 2);
+                CHECK_NAMES(result.err, "is the repository, or lies in it");
+            }
+        }
+    CHECK(fingerprint(site.repo) == before);
+    // Beside it, and above it, are other things.
+    CHECK_EXIT(site.nfreeze({"restore", site.url, site.repo.string() + "-not"}), 0);
+    CHECK_EXIT(site.nfreeze({"restore", "--delete", "--allow-shrink", site.url, site.repo.parent_path()}), 0);
+    CHECK(fingerprint(site.repo) == before);
+}
+
 TEST_SUITE_END();
