@@ -1234,8 +1234,8 @@ class Sealed {
 // [SECTION] 5. Crypto and sealed objects
 // ============================================================================
 // Uses: 3, 4. Provides: Secret, derivation of keys, ids, hashes, and the only ways to seal an object and to
-// look into one. Apart from the chunker's table these are the only calls into the crypto library. Must hold:
-// I6, I8.
+// look into one. Apart from the chunker's table and known_hosts' hashes these are the only uses of keys and
+// hashes of the crypto library. Must hold: I6, I8.
 
 /// Bytes that are wiped when they go and cannot be copied by accident (I8). They are not swapped out where
 /// the system allows that; the few pages stay locked, for another secret may lie on them.
@@ -1449,7 +1449,7 @@ size_t padme(size_t n) {
 
 /// All keys of a repository, derived from its master key, and the one way between what a store has and what
 /// the rest of the program sees: with these what leaves is sealed (I1), and what came is opened (I6). What
-/// they are nobody else can see.
+/// they are nobody else can see, but for the one that says where files are cut.
 class Keys {
   public:
     explicit Keys(const Secret& master)
@@ -1463,7 +1463,7 @@ class Keys {
     /// What is said before anything can be authenticated: which key opens it. Zeros where it is too short.
     static Salt salt(const Foreign& f) { return first<sizeof(Salt)>(f, 8); }
     /// What was sealed just now, to be opened again.
-    static Foreign back(const Sealed& s) { return Foreign(Bytes(s.bytes().begin(), s.bytes().end())); }
+    static Foreign back(Sealed s) { return Foreign(s.take()); }
 
     class Sealer;
     class Opener;
@@ -1896,6 +1896,7 @@ class Throttle {
 /// repeated under the same name: the caller seals it anew, which gives it a new name.
 struct Uncertain : ConnectionLost {
     using ConnectionLost::ConnectionLost;
+    bool all_sent = false; // what was missing is the server's word for it: less at a time would not help
 };
 
 /// How far a run is, for whoever shows it. In bytes.
@@ -3436,7 +3437,9 @@ class SftpStore : public Store {
             moved.bytes = 0;
         } catch (const ConnectionLost& lost) {
             drop_idle();
-            throw Uncertain(lost.what());
+            Uncertain uncertain(lost.what());
+            uncertain.all_sent = moved.bytes == data.size();
+            throw uncertain;
         } catch (const Error& e) { // full, or forbidden: what was begun is taken away, if we may
             if (e.exit != Exit::failed) throw;
             bool undone = false;
@@ -4547,15 +4550,17 @@ class Repository {
     /// the store's retry_for since `begun`.
     bool create(const Sealed& object, Clock::time_point begun) {
         uint64_t before = store.work.up;
+        bool all_sent = false;
         try {
             store.create(object);
             store.work.stored += object.bytes().size();
             broken_off_ = 0;
             return true;
-        } catch (const Uncertain&) {
+        } catch (const Uncertain& uncertain) {
             if (Clock::now() > begun + store.retry_for) throw;
+            all_sent = uncertain.all_sent;
         }
-        if (store.work.up > before)
+        if (store.work.up > before && !all_sent)
             broken_off_ = 0; // it takes what it can: no pause
         else if (broken_off_++ > 0)
             pause_for(backoff(broken_off_));
@@ -5403,8 +5408,9 @@ class Packer {
                 continue;
             }
             repo_.try_remove(object.sealed.name()); // as far as it got
-            auto frames =
-                open_object(repo_.keys, kPackLabel, Keys::back(object.sealed), "a pack just sealed").frames;
+            auto frames = open_object(repo_.keys, kPackLabel, Keys::back(std::move(object.sealed)),
+                                      "a pack just sealed")
+                              .frames;
             size_t middle = frames.size() / 2;
             for (auto [from, upto] : {std::pair(middle, frames.size()), std::pair(size_t(0), middle)}) {
                 if (from == upto) continue;

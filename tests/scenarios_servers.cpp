@@ -254,18 +254,22 @@ TEST_CASE("servers: one that ends the session at a request is not asked without 
         // Two packs of a backup may be on their way at once, and are cut in two.
         CHECK_MESSAGE(odd.count("session") <= (verb == "backup" ? 12 : 8),
                       odd.count("session") << " logins in " << result.seconds << " s");
+        if (verb == "forget") { // the next backup notes segments that were cut
+            odd.set({});
+            site.backup_or_fail();
+        }
         odd.check_sound(false);
     };
     const Strings backup{"backup", site.src, site.url}, init{"init", site.url + "/another"},
         forget{"forget", "--yes", "--keep-last", "1", site.url},
         add{"key", "add", "--new-password-file", (site.dir / "new password").string(), site.url};
-    for (const std::string what : {"create", "init"}) check(what, backup);
+    for (const std::string what : {"create", "init", "fsync"}) check(what, backup);
     check("create", forget);
     if (all_servers()) {
         for (const std::string what : {"create@/index/", "opendir"}) check(what, backup);
         for (const Strings& words : {init, add}) check("create", words);
         for (const std::string what :
-             {"write", "fsync", "close-written", "readdir", "read@/index/", "read@/keys/", "open"})
+             {"write", "close-written", "readdir", "read@/index/", "read@/keys/", "open"})
             check(what, backup);
         check("realpath", {"backup", site.src,
                            "sftp://" + odd.server.user() + "@127.0.0.1:" + std::to_string(odd.server.port()) +
