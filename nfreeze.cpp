@@ -4549,7 +4549,7 @@ class Repository {
     /// then, and what the object holds must be sent under another. Throws once that has gone on for
     /// the store's retry_for since `begun`.
     bool create(const Sealed& object, Clock::time_point begun) {
-        uint64_t before = store.work.up;
+        auto any_sent = [this, before = store.work.up.load()] { return store.work.up > before; };
         bool all_sent = false;
         try {
             store.create(object);
@@ -4560,7 +4560,7 @@ class Repository {
             if (Clock::now() > begun + store.retry_for) throw;
             all_sent = uncertain.all_sent;
         }
-        if (store.work.up > before && !all_sent)
+        if (any_sent() && !all_sent)
             broken_off_ = 0; // it takes what it can: no pause
         else if (broken_off_++ > 0)
             pause_for(backoff(broken_off_));
