@@ -50,7 +50,8 @@ std::string verdict_on(const SshOptions& o, const PublicKey& key) {
     NoTerminal nobody_to_ask;
     std::string accepted;
     try {
-        check_host_key(o, known_keys(o.known_hosts, known_host_name(o)), key.type, key.blob, accepted);
+        check_host_key(o, known_keys(o.known_hosts, known_host_name(o)), key.type, key.blob, accepted,
+                       [&] { accept_host(o, key.type, key.blob); });
         return "";
     } catch (const Error& e) {
         CHECK(e.exit == Exit::network);
@@ -334,8 +335,8 @@ TEST_CASE("host key: one that was accepted is not asked about again by the next 
     PublicKey mine("ed25519"), other("ecdsa");
     auto o = ssh_options("server", (dir / "known_hosts").string());
     std::string accepted = mine.blob;
-    CHECK_NOTHROW(check_host_key(o, {}, mine.type, mine.blob, accepted));
-    CHECK_THROWS_AS(check_host_key(o, {}, other.type, other.blob, accepted), Error);
+    CHECK_NOTHROW(check_host_key(o, {}, mine.type, mine.blob, accepted, [] {}));
+    CHECK_THROWS_AS(check_host_key(o, {}, other.type, other.blob, accepted, [] {}), Error);
 }
 
 TEST_CASE("host key: one that is added does not run into a last line without a newline") {
