@@ -9,6 +9,7 @@
 # make torture    all that takes long: asan, tsan, valgrind, fuzz, slow tests, soak (SOAK=30 minutes)
 # make asan, tsan, valgrind, fuzz (FUZZ_SECONDS=10), soak, lint, format, cov: each of these alone; cov says how
 #                 much of nfreeze.cpp the tests run
+# make audit      which lines hold each claim that nfreeze.cpp makes in its head, how many, and the tests that show it
 # make install    program, manual page, completion for bash: to $(DESTDIR)$(PREFIX)/bin, share/...
 # make deb        build/nfreeze_VERSION_ARCHITECTURE.deb
 # make reproducible  build all of that once more elsewhere and compare: it has to be the same
@@ -100,6 +101,12 @@ lint: deps-ci
 	$(FORMATTED)
 	$(CONFIGURE)
 	clang-tidy -p build --quiet nfreeze.cpp
+
+audit: deps-test
+	tests/audit.py
+	$(CONFIGURE)
+	$(BUILD) nfreeze_tests
+	JOBS=$(TEST_JOBS) tests/run.sh build/nfreeze_tests -tc='walls:*,hostile:*'
 
 cov: deps-ci
 	$(call instrumented,cov,--coverage -O0 -DNFREEZE_COVERAGE,nfreeze_tests)
@@ -197,7 +204,7 @@ clean:
 distclean:
 	rm -rf build
 
-.PHONY: all demo test ci asan tsan fuzz valgrind lint format cov soak torture bench bench-plot \
+.PHONY: all demo test ci asan tsan fuzz valgrind lint format audit cov soak torture bench bench-plot \
     deps deps-demo deps-test deps-ci deps-bench deps-servers deps-chroots deps-filesystems deps-aarch64 install deb reproducible \
     chroots filesystems aarch64 s3 servers \
     clean distclean

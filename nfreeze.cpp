@@ -10,17 +10,36 @@
 // server needs an SFTP subsystem only: no shell, no program, no rename, no overwrite, no lock.
 //
 // CONTENTS (search for "[SECTION]"; each section uses only what stands above it)
-//    1. Includes, constants, limits          8. Repository: index, packs
-//    2. Errors and messages                  9. Trees
-//    3. OS handles                          10. Backup
-//    4. Encoding                            11. Restore
-//    5. Crypto and sealed objects           12. Looking: snapshots, ls, cat, diff, du
-//    6. Chunker and compression             13. Care: check, repair, prune, forget
-//    7. Store: named objects, disk or SFTP  14. Command line
-// Three ways to read: from top to bottom; for what leaves and what is believed, 4 and 5 alone, because the
-// compiler lets nothing into a store that 5 did not seal, and nothing out of what a store gave but through
-// 5; for what else is trusted with data and secrets, 0, 3, 8, 9, 11. Section 7 is as untrusted as the
-// server, but it and its libraries run in the same process as all else.
+//    1. Includes, constants, limits          9. Trees
+//    2. Errors and messages                 10. Backup
+//    3. OS handles                          11. Restore
+//    4. Encoding                            12. Looking: snapshots, ls, cat, diff, du
+//    5. Crypto and sealed objects           13. Care: check, repair, prune, forget
+//    6. The wall: store, processes          14. The wire: SSH, SFTP, who connects
+//    7. Chunker and compression             15. Command line
+//    8. Repository: index, packs
+// Three ways to read: from top to bottom; for what leaves, what is believed, and what the kernel refuses
+// whom, 4 to 6 with what is marked in 14 and 15 (CLAIMS, below); for what else is trusted with data and
+// secrets, 0, 3, 8 to 11. Section 14 is as untrusted as the server.
+//
+// PROCESSES (section 6). A wall that a kernel lacks is left out; -v and --version say which ones stand.
+//   keeper  this one: files, keys, terminal. Once it has the passphrase it has no socket but those to the
+//           others, and starts no program (seccomp). On this machine it changes nothing in a backup and in
+//           verbs that look (seccomp, Landlock), what lies below DEST in a restore, and what lies below a
+//           repository that is here in other verbs (Landlock).
+//   wire    libssh2, host keys, what logs in, ciphertext. Forked before the command line is looked at.
+//           Before the first byte of the server comes it can no longer open, run, connect or signal
+//           anything (seccomp, Landlock).
+//   dialer  connects, by the resolver or a proxy command, also to ssh-agent; asks getent. It reads nothing
+//           that the server says and has no secret. It is not confined, as it has to run programs.
+//
+// CLAIMS. `make audit` lists the lines that hold each, counts them, and runs the tests that show it.
+//   C1  Nothing leaves but what was sealed, and names that are hashes (the compiler).
+//   C2  Nothing is parsed before it is authenticated, I6 (the compiler).
+//   C3  The process with files and keys has no network and runs nothing (the kernel).
+//   C4  What the server's bytes touch has no key, file, program or other host (fork and kernel).
+//   C5  What comes out of the wire can do nothing to the keeper (two formats of fixed shape).
+//   C6  A restore writes below DEST only, a backup nowhere (the kernel).
 //
 // WHO CAN DO WHAT
 //   The server (or who took it over, or sits on the wire) may read, alter, delete, reorder, replay,
@@ -33,9 +52,15 @@
 //   It can withhold the newest segments and so show an older, consistent state (check counts packs that no
 //   segment names). No client that remembers nothing can notice; each backup prints the id of its snapshot,
 //   which --expect looks for.
+//   Code that it smuggles in through libssh2 runs in the wire. It reaches no key of the repository, no
+//   passphrase, name or content, and no file, program or other host. It has what logs in: private keys that
+//   were named, and a way to ssh-agent while the run lasts, so that a key for backups alone is worth having.
+//   To the others it can lie, as the server can, and end the run.
+//
 //   A client that is taken over holds the passphrase and can read all. On a server that refuses to
 //   delete it can destroy nothing: it can mark snapshots as forgotten and packs as condemned, and nothing
 //   is lost until somebody who may delete prunes; prune shows what was forgotten and asks.
+//
 //   Who knows only the passphrase's key object can guess passphrases, at the price of one scrypt each.
 //
 // OBJECTS. All are created once (CREAT|EXCL, mode 0400), never renamed, overwritten or appended to.
@@ -645,8 +670,9 @@ Clock::duration backoff(int failed) { return std::chrono::milliseconds(250) * (1
 // ============================================================================
 // [SECTION] 3. OS handles
 // ============================================================================
-// Uses: 2. Provides: Fd, whole reads and writes, random bytes, commands, a pool of threads.
-// There is no raw descriptor below this section.
+// Trusted with data and secrets that pass through.
+// Uses: 2. Provides: Fd, whole reads and writes, random bytes, the terminal, sockets, commands, a pool of
+// threads. There is no raw descriptor below this section.
 
 /// Owns a file descriptor; -1 is none. close() reports errors, the destructor does not.
 class Fd {
@@ -670,6 +696,7 @@ class Fd {
     int fd_ = -1;
 };
 
+View as_bytes(std::string_view s) { return {reinterpret_cast<const uint8_t*>(s.data()), s.size()}; }
 std::string last_name(const std::string& path) { return path.substr(path.rfind('/') + 1); }
 
 struct CloseDir {
@@ -815,6 +842,130 @@ void fill_random(std::span<uint8_t> out) {
     }
 }
 
+// ---- the terminal ---------------------------------------------------------------------
+
+/// Wipes a std::string that had to hold a secret on its way into a Secret.
+void wipe(std::string& s) {
+    CryptoPP::SecureWipeBuffer(reinterpret_cast<uint8_t*>(s.data()), s.size());
+    s.clear();
+}
+
+/// The terminal while something is typed on it, with or without showing it. Whatever ends or stops the
+/// process meanwhile finds it as it was, and what is typed after it goes on is as secret as before.
+class Prompt {
+  public:
+    Prompt(int tty, bool echo) : tty_(tty), echo_(echo) {
+        caught_ = 0;
+        struct sigaction action {};
+        action.sa_handler = [](int number) { caught_ = number; }; // without SA_RESTART: a read ends
+        for (size_t i = 0; i < kSignals.size(); ++i) {
+            sigaction(kSignals[i], nullptr, &before_[i]);
+            if (before_[i].sa_handler != SIG_IGN) sigaction(kSignals[i], &action, nullptr);
+        }
+        silence();
+    }
+    ~Prompt() {
+        restore();
+        for (size_t i = 0; i < kSignals.size(); ++i) sigaction(kSignals[i], &before_[i], nullptr);
+        if (int number = std::exchange(caught_, 0)) raise(number);
+    }
+    Prompt(const Prompt&) = delete;
+    Prompt& operator=(const Prompt&) = delete;
+    /// Passes a signal on that came meanwhile; returns whether the process was stopped, and the question is
+    /// to be asked again.
+    bool pass_on() {
+        int number = std::exchange(caught_, 0);
+        if (number == 0) return false;
+        restore();
+        auto at = size_t(std::ranges::find(kSignals, number) - kSignals.begin());
+        struct sigaction ours {};
+        sigaction(number, &before_[at], &ours);
+        raise(number); // stops here, where it stops
+        sigaction(number, &ours, nullptr);
+        silence();
+        return number == SIGTSTP || number == SIGTTIN || number == SIGTTOU;
+    }
+
+  private:
+    static constexpr std::array<int, 7> kSignals{SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP, SIGTTIN, SIGTTOU};
+    void silence() {
+        while (tcgetpgrp(tty_) != getpgrp() && tcgetpgrp(tty_) > 0 &&
+               g_signal == 0) { // in the background: its settings are somebody else's
+            struct sigaction stop {
+            }, ours{};
+            stop.sa_handler = SIG_DFL;
+            sigaction(SIGTTIN, &stop, &ours);
+            auto begun = since_boot();
+            raise(SIGTTIN);
+            bool stopped = since_boot() - begun > std::chrono::milliseconds(1); // an orphan is not
+            sigaction(SIGTTIN, &ours, nullptr);
+            if (int number = caught_;
+                number == SIGINT || number == SIGTERM || number == SIGHUP || number == SIGQUIT)
+                g_signal = number;
+            else if (!stopped)
+                std::this_thread::sleep_for(std::chrono::milliseconds(200));
+        }
+        if (changed_ || tcgetattr(tty_, &settings_) != 0) return;
+        auto silent = settings_;
+        silent.c_lflag |= tcflag_t(ICANON | ISIG);
+        silent.c_iflag |= tcflag_t(ICRNL);
+        if (!echo_) silent.c_lflag &= ~tcflag_t(ECHO);
+        changed_ = tcsetattr(tty_, TCSAFLUSH, &silent) == 0;
+    }
+    void restore() {
+        if (std::exchange(changed_, false)) tcsetattr(tty_, TCSANOW, &settings_);
+    }
+    int tty_;
+    bool echo_, changed_ = false;
+    struct termios settings_ {};
+    std::array<struct sigaction, kSignals.size()> before_{};
+    static inline volatile std::sig_atomic_t caught_ = 0;
+};
+
+/// The terminal, opened once, since later nothing may be opened to write. None where there is none.
+const Fd& terminal() {
+    static const Fd tty(::open("/dev/tty", O_RDWR | O_CLOEXEC));
+    return tty;
+}
+
+/// Asks on the terminal; throws Error where there is none.
+std::string ask(const std::string& question, bool echo) {
+    static std::mutex one_at_a_time; // further connections may ask, too
+    std::lock_guard lock(one_at_a_time);
+    auto& tty = terminal();
+    if (!tty) throw Error(text("cannot ask \"", question, "\": there is no terminal"));
+    say("", true);
+    std::string answer;
+    answer.reserve(kNameMax); // so that no copy is left behind where it grew
+    char c = 0;
+    ssize_t n = 0;
+    {
+        Prompt prompt(tty.get(), echo);
+        write_full(tty.get(), as_bytes(question), "the terminal");
+        while (g_signal == 0) {
+            pollfd p{tty.get(), POLLIN, 0};
+            bool ready = poll(&p, 1, 250) > 0; // the signal may come to another thread
+            if (prompt.pass_on()) {
+                wipe(answer);
+                write_full(tty.get(), as_bytes(question), "the terminal");
+            } else if (ready) {
+                n = ::read(tty.get(), &c, 1);
+                if ((n < 0 && errno != EINTR) || n == 0 || (n == 1 && (c == '\n' || c == '\r'))) break;
+                if (n == 1) answer += c;
+            }
+        }
+    }
+    if (!echo) write_full(tty.get(), as_bytes("\n"), "the terminal");
+    stop_if_asked();
+    if (n <= 0 && answer.empty()) throw Error(text("no answer to \"", question, "\""));
+    return answer;
+}
+bool yes(const std::string& answer) {
+    return answer == "yes" || answer == "y" || answer == "Y" || answer == "YES" || answer == "Yes";
+}
+
+bool have_terminal() { return bool(terminal()) && isatty(0); }
+
 // ---- sockets between our own processes ----------------------------------------------
 
 /// Two ends of a socket; throws Error.
@@ -824,6 +975,7 @@ std::pair<Fd, Fd> socket_pair(int type) {
     return {Fd(ends[0]), Fd(ends[1])};
 }
 
+// ==> C5
 /// How long the process at the other end may take; those that ask may be asked to end meanwhile.
 enum class Wait { for_ever, while_wanted };
 constexpr auto kOthersGrace = std::chrono::seconds(1); // beyond what it has itself, to say how it ended
@@ -855,6 +1007,7 @@ bool receive_full(int socket, std::span<uint8_t> into, Wait wait) {
     }
     return true;
 }
+// <== C5
 
 constexpr size_t kMessageMax = 64 * KiB; // bytes of a message, and
 constexpr size_t kPassedMax = 32;        // descriptors with it
@@ -911,6 +1064,7 @@ std::optional<Message> receive_message(int socket, Wait wait) {
 
 // ---- commands --------------------------------------------------------------------------
 
+// ==> C4
 /// fork(), after which the child does not do as we do when a signal comes: it has the usual ways. -1: errno
 /// says why not.
 pid_t fork_quietly() {
@@ -928,6 +1082,7 @@ pid_t fork_quietly() {
     errno = why;
     return pid;
 }
+// <== C4
 
 /// There is no such program.
 struct NoProgram : Error {
@@ -1155,6 +1310,7 @@ class TaskPool {
 // ============================================================================
 // [SECTION] 4. Encoding
 // ============================================================================
+// Trusted with data.
 // Uses: 2. Provides: Writer, Reader, hex. All integers are little-endian or LEB128. There is
 // no pointer arithmetic on foreign bytes below this section: a Reader advances or throws.
 
@@ -1290,8 +1446,7 @@ ShortName short_name(const Hash& h) {
     return s;
 }
 
-View as_bytes(std::string_view s) { return {reinterpret_cast<const uint8_t*>(s.data()), s.size()}; }
-
+// ==> C1 C2
 /// Where an object lies: a directory, a hash, and in index/ a number. With sealed bytes it is all that a
 /// store is ever given; nothing of a file fits into it.
 struct Name {
@@ -1350,6 +1505,20 @@ class Sealed {
     Name name_;
     Bytes bytes_;
 };
+// <== C1 C2
+
+std::string base64(View data, bool padded) {
+    std::string out;
+    CryptoPP::StringSource(data.data(), data.size(), true,
+                           new CryptoPP::Base64Encoder(new CryptoPP::StringSink(out), false));
+    while (!padded && out.ends_with('=')) out.pop_back();
+    return out;
+}
+std::string unbase64(const std::string& s) {
+    std::string out;
+    CryptoPP::StringSource(s, true, new CryptoPP::Base64Decoder(new CryptoPP::StringSink(out)));
+    return out;
+}
 
 /// Whether a pattern of `n` parts fits all of `m` things: `any(p)`, whether a part takes any number of them;
 /// `one(p, i)`, whether another takes that one. Where it goes on wrongly, the last of the former takes one
@@ -1373,10 +1542,12 @@ template <class Any, class One> bool fits(size_t n, size_t m, Any any, One one) 
 // ============================================================================
 // [SECTION] 5. Crypto and sealed objects
 // ============================================================================
+// Trusted with secrets, and that nothing else leaves.
 // Uses: 3, 4. Provides: Secret, derivation of keys, ids, hashes, and the only ways to seal an object and to
 // look into one. Apart from the chunker's table and known_hosts' hashes these are the only uses of keys and
 // hashes of the crypto library. Must hold: I6, I8.
 
+// ==> C1 C2
 /// Bytes that are wiped when they go and cannot be copied by accident (I8). They are not swapped out where
 /// the system allows that; the few pages stay locked, for another secret may lie on them.
 class Secret {
@@ -1401,12 +1572,6 @@ class Secret {
   private:
     Bytes data_;
 };
-
-/// Wipes a std::string that had to hold a secret on its way into a Secret.
-void wipe(std::string& s) {
-    CryptoPP::SecureWipeBuffer(reinterpret_cast<uint8_t*>(s.data()), s.size());
-    s.clear();
-}
 
 Secret hkdf(View key, View salt, std::string_view label) {
     Secret out(32);
@@ -1878,13 +2043,16 @@ Secret read_recovery_sheet(std::string_view sheet) {
         throw Error("a recovery sheet has four lines, which begin with 1 to 4 and have 20 more digits each");
     return master;
 }
+// <== C1 C2
 
 // ============================================================================
-// [SECTION] 6. Store and walls
+// [SECTION] 6. The wall: store, processes
 // ============================================================================
-// Uses: 2 to 5. Provides: Store, on this machine or by way of the wire; the other processes and what each is
-// refused; what they say to each other; what the user is asked. Must hold: what leaves this process is
-// Sealed, a Name, or what logs in to the server.
+// Trusted with secrets, and that nothing else leaves.
+// Uses: 2 to 5. Provides: Store; what each process is refused; the processes; what keeper and wire say to
+// each other, and the keeper's side of it; last, a store on this machine. Must hold: C1 to C6; objects are
+// created once, never changed. What comes from a store is foreign: sizes are checked by the callers, bytes
+// are authenticated by section 5.
 
 struct ObjectInfo {
     Name name;
@@ -1952,6 +2120,7 @@ struct Work {
     }
 };
 
+// ==> C1 C2
 /// Calls may come from many threads.
 class Store {
   public:
@@ -1989,124 +2158,22 @@ class Store {
   private:
     Traffic own_traffic_;
 };
-
-/// To be added to an error where so little is free that it may be the reason. Bytes.
-std::string space_left(uint64_t free, size_t wanted) {
-    return free < wanted + MiB
-               ? text("; ", free / KiB, " KiB are free there: make room, the next run goes on from here")
-               : "";
-}
-
-/// The error of an object that was refused, with `room` as space_left() has it. Where that is silent, as at a
-/// quota, no_room still says that there is none.
-Error refused(const Error& e, bool undone, const std::string& room) {
-    Error out(e.what() + room, e.exit);
-    out.no_room = e.no_room && room.empty();
-    out.undone = undone;
-    return out;
-}
-
-/// A directory on this machine.
-class LocalStore : public Store {
-  public:
-    explicit LocalStore(std::string root) : root_(std::move(root)) {}
-
-    std::vector<Listed> list_all(Where where) override {
-        Fd fd = open_dir(where, "list");
-        std::vector<Listed> found;
-        for (auto& [name, type] : read_directory(fd.get(), path(where))) {
-            struct stat st;
-            if (fstatat(fd.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0) continue;
-            if (!S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode))
-                throw Error(text(in_quotes(path(where) + "/" + name),
-                                 " is a link or a pipe, which no repository has"));
-            found.push_back({name, uint64_t(st.st_size), st.st_mtime});
-        }
-        return found;
-    }
-    Foreign read(const Name& name, uint64_t offset, size_t length) override {
-        Fd fd = open_object(name, "read", O_RDONLY);
-        if (lseek(fd.get(), off_t(offset), SEEK_SET) < 0) fail("read", path(name));
-        Bytes out(length);
-        if (read_full(fd.get(), out, path(name)) != length)
-            throw Corrupt(text(in_quotes(path(name)), " is shorter than it was"));
-        work.moved += length;
-        return Foreign(std::move(out));
-    }
-    void create(const Sealed& object) override {
-        auto& name = object.name();
-        View data = object.bytes();
-        Fd dir = open_dir(name.directory, "create");
-        Fd fd = open_object(name, "create", O_WRONLY | O_CREAT | O_EXCL);
-        try {
-            write_full(fd.get(), data, path(name));
-            if (fsync(fd.get()) != 0 || !fd.close()) throw system_error("write", path(name));
-            sync_directory(path(name.directory));
-        } catch (const Error& e) {
-            bool undone = ::unlinkat(dir.get(), last_name(name.path()).c_str(), 0) == 0;
-            struct statvfs there;
-            bool known = statvfs(root_.c_str(), &there) == 0;
-            throw refused(e, undone, known ? space_left(there.f_bavail * there.f_frsize, data.size()) : "");
-        }
-        work.moved += data.size();
-    }
-    void remove(const Name& name) override {
-        if (::unlinkat(open_dir(name.directory, "remove").get(), last_name(name.path()).c_str(), 0) != 0)
-            fail("remove", path(name));
-    }
-    void truncate(const Name& name) override {
-        (void)!::fchmod(open_object(name, "truncate", O_RDONLY).get(), 0600);
-        open_object(name, "truncate", O_WRONLY | O_TRUNC);
-    }
-    void rename(const Name& from, const Name& to) override {
-        Fd a = open_dir(from.directory, "rename"), b = open_dir(to.directory, "rename");
-        if (::renameat(a.get(), last_name(from.path()).c_str(), b.get(), last_name(to.path()).c_str()) != 0)
-            fail("rename", path(from));
-    }
-    void make_directory(Where where) override {
-        make_directories(path(where), 0700);
-        sync_directory(path(where));
-    }
-
-  private:
-    std::string path(Where where) const { return where ? root_ + "/" + Name::path(*where) : root_; }
-    std::string path(const Name& name) const { return root_ + "/" + name.path(); }
-    /// No link may stand in place of a directory of the repository, or of an object: others may be able to
-    /// write there.
-    Fd open_dir(Where where, const char* tried) const {
-        Fd fd(::open(path(where).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC | (where ? O_NOFOLLOW : 0)));
-        struct stat st;
-        if (!fd && where && lstat(path(where).c_str(), &st) == 0 && S_ISLNK(st.st_mode))
-            throw Error(text("cannot ", tried, " ", in_quotes(path(where)),
-                             ": it is a link, which no repository has there"));
-        if (!fd) fail(tried, path(where));
-        return fd;
-    }
-    Fd open_object(const Name& name, const char* tried, int flags) const {
-        Fd dir = open_dir(name.directory, tried);
-        Fd fd(openat(dir.get(), last_name(name.path()).c_str(), flags | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC,
-                     0400)); // a pipe is not waited for
-        struct stat st;
-        if (!fd || fstat(fd.get(), &st) != 0) fail(tried, path(name));
-        if (!S_ISREG(st.st_mode))
-            throw Error(text("cannot ", tried, " ", in_quotes(path(name)), ": it is no file"));
-        return fd;
-    }
-    [[noreturn]] static void fail(const std::string& tried, const std::string& on) {
-        auto error = system_error(tried, on);
-        if (errno == ENOENT || errno == ENOTDIR) throw NotThere(error.what());
-        throw error;
-    }
-    static void sync_directory(const std::string& dir) {
-        Fd fd(::open(dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-        if (!fd || (fsync(fd.get()) != 0 && errno != EINVAL)) throw system_error("sync", dir);
-    }
-    std::string root_;
-};
+// <== C1 C2
 
 // ---- confinement: what the kernel refuses this process from now on --------------------
 // None of it can be taken back, and threads that are made later have it. What a kernel does not offer is left
 // out, and said (Walls).
+
+// ==> C3 C4 C6
+#if defined NFREEZE_INSTRUMENTED // a sanitizer needs what no other program does: such a binary tests all else
+constexpr uint32_t kMachine = 0;
+#elif defined __x86_64__
+constexpr uint32_t kMachine = AUDIT_ARCH_X86_64;
+#elif defined __aarch64__
+constexpr uint32_t kMachine = AUDIT_ARCH_AARCH64;
+#else
+constexpr uint32_t kMachine = 0; // whose numbers nobody has listed: nothing is confined
+#endif
 
 /// Which walls stand, for who asks.
 struct Walls {
@@ -2119,6 +2186,13 @@ struct Walls {
     }
 };
 
+/// What this kernel, and this program, have for them.
+Walls walls_here() {
+    const uint32_t action = SECCOMP_RET_ERRNO;
+    return {kMachine != 0 && syscall(SYS_seccomp, SECCOMP_GET_ACTION_AVAIL, 0, &action) == 0,
+            kMachine != 0 && syscall(SYS_landlock_create_ruleset, nullptr, 0, 1) >= 2};
+}
+
 /// A system call, named by its number. Where `argument` is given, what is said of the call is said of it only
 /// where that argument's bits `mask` are `value`.
 struct Call {
@@ -2126,16 +2200,6 @@ struct Call {
     int argument = -1;
     uint32_t mask = 0, value = 0;
 };
-
-#if defined NFREEZE_INSTRUMENTED // a sanitizer needs what no other program does: such a binary tests all else
-constexpr uint32_t kMachine = 0;
-#elif defined __x86_64__
-constexpr uint32_t kMachine = AUDIT_ARCH_X86_64;
-#elif defined __aarch64__
-constexpr uint32_t kMachine = AUDIT_ARCH_AARCH64;
-#else
-constexpr uint32_t kMachine = 0; // whose numbers nobody has listed: nothing is confined
-#endif
 
 /// Has the kernel let `calls` through and refuse all others (`only`), or refuse them and let all others
 /// through; in all threads. Returns whether it does.
@@ -2176,7 +2240,9 @@ bool confine_calls(const std::vector<Call>& calls, bool only) {
            (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, all_threads | no_speculation_wall, &program) == 0 ||
             syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, all_threads, &program) == 0);
 }
+// <== C3 C4 C6
 
+// ==> C4 C6
 /// Has the kernel let this thread, and those that it makes, change nothing but what lies below `writable`;
 /// `sealed_off`: nor open anything, reach any port or signal others. Returns whether it does (Landlock, from
 /// Linux 5.19 on: the one before refuses all links from one directory to another).
@@ -2208,7 +2274,9 @@ bool confine_files(const std::vector<std::string>& writable, bool sealed_off) {
     return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
            syscall(SYS_landlock_restrict_self, rules.get(), 0) == 0;
 }
+// <== C4 C6
 
+// ==> C4
 /// The wire may move bytes through the sockets that it has, wait, use memory and make threads.
 Walls confine_wire() {
     std::vector<Call> calls;
@@ -2231,7 +2299,9 @@ Walls confine_wire() {
     bool files = confine_files({}, true);
     return {confine_calls(calls, true), files};
 }
+// <== C4
 
+// ==> C3 C6
 /// What the keeper may change on this machine once it has the passphrase.
 enum class Writes { nothing, files };
 
@@ -2266,6 +2336,7 @@ bool confine_keeper(Writes writes) {
 #endif
     return confine_calls(calls, false);
 }
+// <== C3 C6
 
 // ---- the processes --------------------------------------------------------------------
 // The keeper is this one: it has the files, the keys and the terminal, and once it has the passphrase it has
@@ -2277,6 +2348,7 @@ bool confine_keeper(Writes writes) {
 [[noreturn]] void run_wire(Fd keeper, Fd dial, Fd agent);   // section 14
 [[noreturn]] void run_dialer(Fd keeper, Fd dial, Fd agent); // section 14
 
+// ==> C4
 /// Overwrites a variable of the environment (I8).
 void wipe_environment(const char* name) {
     if (char* value = getenv(name)) std::memset(value, 0, strlen(value));
@@ -2300,16 +2372,16 @@ void become(const char* name, std::span<const Fd> kept, bool messages, int argc,
     Fd nothing(::open("/dev/null", O_RDWR | O_CLOEXEC));
     for (int fd : {0, 1, 2})
         if (nothing && (fd != 2 || !messages)) dup2(nothing.get(), fd);
-    std::vector<unsigned> open{2};
-    for (auto& fd : kept) open.push_back(unsigned(fd.get()));
-    std::ranges::sort(open);
-    open.push_back(~0u);
-    for (size_t i = 0; i + 1 < open.size(); ++i)
-        if (open[i] + 1 < open[i + 1])
-            close_range(open[i] + 1, open[i + 1] - (i + 2 < open.size() ? 1 : 0), 0);
+    int last = 2;
+    for (auto& fd : kept) last = std::max(last, fd.get());
+    for (int fd = 3; fd < last; ++fd)
+        if (std::ranges::none_of(kept, [&](auto& k) { return k.get() == fd; })) ::close(fd);
+    closefrom(last + 1);
     nothing.release(); // closed with the others
 }
+// <== C4
 
+// ==> C1
 /// How to reach and recognise the server; from the command line and the environment.
 struct SshOptions {
     std::string user, host, path; // path: as in Address
@@ -2368,7 +2440,9 @@ struct SshOptions {
     static void get(Reader& in, std::chrono::seconds& time) { time = std::chrono::seconds(in.u64()); }
     template <class Number> static void get(Reader& in, Number& n) { n = Number(in.u64()); }
 };
+// <== C1
 
+// ==> C1 C4
 /// The two other processes, which begin with the first of these and end with it.
 class Outside {
   public:
@@ -2398,7 +2472,10 @@ class Outside {
     ~Outside() {
         wire_ = Fd();
         dialer_ = Fd();
-        while (waitpid(dialer_pid_, nullptr, 0) < 0 && errno == EINTR) {
+        auto until = Clock::now() + std::chrono::seconds(5);
+        while (waitpid(dialer_pid_, nullptr, WNOHANG) == 0) {
+            std::this_thread::sleep_for(std::chrono::milliseconds(1));
+            if (Clock::now() > until) kill(dialer_pid_, SIGKILL);
         }
     }
     Outside(const Outside&) = delete;
@@ -2437,176 +2514,9 @@ class Outside {
     std::mutex mutex_; // one question at a time
 };
 std::unique_ptr<Outside> g_outside; // made by main, once
+// <== C1 C4
 
-// ---- accounts: first what /etc has, then whatever else the system knows --------------
-
-/// Field number `at` of an entry, as of /etc/passwd. A static program knows of no other directory: getent
-/// does.
-std::optional<std::string> account(const std::string& database, const std::string& key, int at) {
-    if (!g_outside || key.empty() || key.starts_with('-')) return {};
-    std::istringstream fields(g_outside->look_up(database, key));
-    std::string line, field;
-    std::getline(fields, line);
-    fields = std::istringstream(line);
-    while (at-- >= 0)
-        if (!std::getline(fields, field, ':')) return {};
-    return field;
-}
-std::optional<uint32_t> numeric(const std::optional<std::string>& digits) {
-    uint32_t n = 0;
-    if (!digits) return {};
-    auto [end, bad] = std::from_chars(digits->data(), digits->data() + digits->size(), n);
-    return bad != std::errc() || end != digits->data() + digits->size() ? std::nullopt : std::optional(n);
-}
-/// Empty: nobody knows it.
-std::string name_of_user(uid_t id) {
-    auto* p = getpwuid(id);
-    return p ? p->pw_name : account("passwd", text(id), 0).value_or("");
-}
-std::string name_of_group(gid_t id) {
-    auto* g = getgrgid(id);
-    return g ? g->gr_name : account("group", text(id), 0).value_or("");
-}
-std::optional<uint32_t> user_of_name(const std::string& name) {
-    auto* p = getpwnam(name.c_str());
-    return p ? std::optional(p->pw_uid) : numeric(account("passwd", name, 2));
-}
-std::optional<uint32_t> group_of_name(const std::string& name) {
-    auto* g = getgrnam(name.c_str());
-    return g ? std::optional(g->gr_gid) : numeric(account("group", name, 2));
-}
-
-// ---- what the user is asked ------------------------------------------------------------
-
-/// The terminal while something is typed on it, with or without showing it. Whatever ends or stops the
-/// process meanwhile finds it as it was, and what is typed after it goes on is as secret as before.
-class Prompt {
-  public:
-    Prompt(int tty, bool echo) : tty_(tty), echo_(echo) {
-        caught_ = 0;
-        struct sigaction action {};
-        action.sa_handler = [](int number) { caught_ = number; }; // without SA_RESTART: a read ends
-        for (size_t i = 0; i < kSignals.size(); ++i) {
-            sigaction(kSignals[i], nullptr, &before_[i]);
-            if (before_[i].sa_handler != SIG_IGN) sigaction(kSignals[i], &action, nullptr);
-        }
-        silence();
-    }
-    ~Prompt() {
-        restore();
-        for (size_t i = 0; i < kSignals.size(); ++i) sigaction(kSignals[i], &before_[i], nullptr);
-        if (int number = std::exchange(caught_, 0)) raise(number);
-    }
-    Prompt(const Prompt&) = delete;
-    Prompt& operator=(const Prompt&) = delete;
-    /// Passes a signal on that came meanwhile; returns whether the process was stopped, and the question is
-    /// to be asked again.
-    bool pass_on() {
-        int number = std::exchange(caught_, 0);
-        if (number == 0) return false;
-        restore();
-        auto at = size_t(std::ranges::find(kSignals, number) - kSignals.begin());
-        struct sigaction ours {};
-        sigaction(number, &before_[at], &ours);
-        raise(number); // stops here, where it stops
-        sigaction(number, &ours, nullptr);
-        silence();
-        return number == SIGTSTP || number == SIGTTIN || number == SIGTTOU;
-    }
-
-  private:
-    static constexpr std::array<int, 7> kSignals{SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP, SIGTTIN, SIGTTOU};
-    void silence() {
-        while (tcgetpgrp(tty_) != getpgrp() && tcgetpgrp(tty_) > 0 &&
-               g_signal == 0) { // in the background: its settings are somebody else's
-            struct sigaction stop {
-            }, ours{};
-            stop.sa_handler = SIG_DFL;
-            sigaction(SIGTTIN, &stop, &ours);
-            auto begun = since_boot();
-            raise(SIGTTIN);
-            bool stopped = since_boot() - begun > std::chrono::milliseconds(1); // an orphan is not
-            sigaction(SIGTTIN, &ours, nullptr);
-            if (int number = caught_;
-                number == SIGINT || number == SIGTERM || number == SIGHUP || number == SIGQUIT)
-                g_signal = number;
-            else if (!stopped)
-                std::this_thread::sleep_for(std::chrono::milliseconds(200));
-        }
-        if (changed_ || tcgetattr(tty_, &settings_) != 0) return;
-        auto silent = settings_;
-        silent.c_lflag |= tcflag_t(ICANON | ISIG);
-        silent.c_iflag |= tcflag_t(ICRNL);
-        if (!echo_) silent.c_lflag &= ~tcflag_t(ECHO);
-        changed_ = tcsetattr(tty_, TCSAFLUSH, &silent) == 0;
-    }
-    void restore() {
-        if (std::exchange(changed_, false)) tcsetattr(tty_, TCSANOW, &settings_);
-    }
-    int tty_;
-    bool echo_, changed_ = false;
-    struct termios settings_ {};
-    std::array<struct sigaction, kSignals.size()> before_{};
-    static inline volatile std::sig_atomic_t caught_ = 0;
-};
-
-/// The terminal, opened once, since later nothing may be opened to write. None where there is none.
-const Fd& terminal() {
-    static const Fd tty(::open("/dev/tty", O_RDWR | O_CLOEXEC));
-    return tty;
-}
-
-/// Asks on the terminal; throws Error where there is none.
-std::string ask(const std::string& question, bool echo) {
-    static std::mutex one_at_a_time; // further connections may ask, too
-    std::lock_guard lock(one_at_a_time);
-    auto& tty = terminal();
-    if (!tty) throw Error(text("cannot ask \"", question, "\": there is no terminal"));
-    say("", true);
-    std::string answer;
-    answer.reserve(kNameMax); // so that no copy is left behind where it grew
-    char c = 0;
-    ssize_t n = 0;
-    {
-        Prompt prompt(tty.get(), echo);
-        write_full(tty.get(), as_bytes(question), "the terminal");
-        while (g_signal == 0) {
-            pollfd p{tty.get(), POLLIN, 0};
-            bool ready = poll(&p, 1, 250) > 0; // the signal may come to another thread
-            if (prompt.pass_on()) {
-                wipe(answer);
-                write_full(tty.get(), as_bytes(question), "the terminal");
-            } else if (ready) {
-                n = ::read(tty.get(), &c, 1);
-                if ((n < 0 && errno != EINTR) || n == 0 || (n == 1 && (c == '\n' || c == '\r'))) break;
-                if (n == 1) answer += c;
-            }
-        }
-    }
-    if (!echo) write_full(tty.get(), as_bytes("\n"), "the terminal");
-    stop_if_asked();
-    if (n <= 0 && answer.empty()) throw Error(text("no answer to \"", question, "\""));
-    return answer;
-}
-bool yes(const std::string& answer) {
-    return answer == "yes" || answer == "y" || answer == "Y" || answer == "YES" || answer == "Yes";
-}
-
-bool have_terminal() { return bool(terminal()) && isatty(0); }
-
-std::string base64(View data, bool padded) {
-    std::string out;
-    CryptoPP::StringSource(data.data(), data.size(), true,
-                           new CryptoPP::Base64Encoder(new CryptoPP::StringSink(out), false));
-    while (!padded && out.ends_with('=')) out.pop_back();
-    return out;
-}
-std::string unbase64(const std::string& s) {
-    std::string out;
-    CryptoPP::StringSource(s, true, new CryptoPP::Base64Decoder(new CryptoPP::StringSink(out)));
-    return out;
-}
-
+// ==> C5
 /// The host name as known_hosts writes it.
 std::string known_host_name(const SshOptions& o) {
     std::string host = o.key_alias.empty() ? o.host : o.key_alias;
@@ -2654,8 +2564,10 @@ void accept_host(const SshOptions& o, const std::string& type, const std::string
     }
     remember_host(o, type, blob);
 }
+// <== C5
 
 // ---- what keeper and wire say to each other -------------------------------------------
+// ==> C1 C2 C5
 // There are as many channels (stream sockets) as there may be connections, and each carries one call at a
 // time, so nothing is numbered. Integers are little-endian.
 //
@@ -2667,15 +2579,16 @@ void accept_host(const SshOptions& o, const std::string& type, const std::string
 //     bytes of the object. A name is all that the wire is told: it makes the path.
 //   Part of an answer: kind 1 (see Part), length 4, and so many bytes, 4 MiB + 256 KiB at most. It is
 //     done        nothing: the end of the call; all that was asked for has come
-//     failed      the end of it, too: fault 1 (see Fault), exit code 1, flags 1 (1 no room, 2 undone, 4
-//     exhausted,
-//                 8 all sent), words
+//     failed      the end of it, too: fault 1 (see Fault), exit code 1, flags 1, words. Flags: 1 no room,
+//                 2 undone, 4 exhausted, 8 all sent
 //     ready       nothing
 //     data        of a read, its bytes; of a list, 52 for each object: size 8, time 8, seq 4, hash 32;
 //                 of names, one: size 8, time 8, and the name as the server has it, of 128 bytes at most
 //     note        words for the user
-//     ask_host    length 4 of a type of key, the type, the key     ask_key   number 1 of an identity
-//     ask_password     ask_words   1 byte, whether what is typed may be seen; the server's question
+//     ask_host    length 4 of a type of key, the type, the key
+//     ask_key     number 1 of an identity
+//     ask_password   nothing
+//     ask_words   1 byte, whether what is typed may be seen; the server's question
 //     The answer to the last four: 1 byte (0 no, 1 yes), length 4, what was typed and a zero, or why not.
 // Both sides end where something else comes.
 
@@ -2966,10 +2879,166 @@ class WireStore : public Store {
     std::vector<Fd> free_;
     size_t count_; // of all that are in use or free
 };
+// <== C1 C2 C5
+
+// ---- what is on this machine --------------------------------------------------------------
+
+/// To be added to an error where so little is free that it may be the reason. Bytes.
+std::string space_left(uint64_t free, size_t wanted) {
+    return free < wanted + MiB
+               ? text("; ", free / KiB, " KiB are free there: make room, the next run goes on from here")
+               : "";
+}
+
+/// The error of an object that was refused, with `room` as space_left() has it. Where that is silent, as at a
+/// quota, no_room still says that there is none.
+Error refused(const Error& e, bool undone, const std::string& room) {
+    Error out(e.what() + room, e.exit);
+    out.no_room = e.no_room && room.empty();
+    out.undone = undone;
+    return out;
+}
+
+/// A directory on this machine.
+class LocalStore : public Store {
+  public:
+    explicit LocalStore(std::string root) : root_(std::move(root)) {}
+
+    std::vector<Listed> list_all(Where where) override {
+        Fd fd = open_dir(where, "list");
+        std::vector<Listed> found;
+        for (auto& [name, type] : read_directory(fd.get(), path(where))) {
+            struct stat st;
+            if (fstatat(fd.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0) continue;
+            if (!S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode))
+                throw Error(text(in_quotes(path(where) + "/" + name),
+                                 " is a link or a pipe, which no repository has"));
+            found.push_back({name, uint64_t(st.st_size), st.st_mtime});
+        }
+        return found;
+    }
+    Foreign read(const Name& name, uint64_t offset, size_t length) override {
+        Fd fd = open_object(name, "read", O_RDONLY);
+        if (lseek(fd.get(), off_t(offset), SEEK_SET) < 0) fail("read", path(name));
+        Bytes out(length);
+        if (read_full(fd.get(), out, path(name)) != length)
+            throw Corrupt(text(in_quotes(path(name)), " is shorter than it was"));
+        work.moved += length;
+        return Foreign(std::move(out));
+    }
+    void create(const Sealed& object) override {
+        auto& name = object.name();
+        View data = object.bytes();
+        Fd dir = open_dir(name.directory, "create");
+        Fd fd = open_object(name, "create", O_WRONLY | O_CREAT | O_EXCL);
+        try {
+            write_full(fd.get(), data, path(name));
+            if (fsync(fd.get()) != 0 || !fd.close()) throw system_error("write", path(name));
+            sync_directory(path(name.directory));
+        } catch (const Error& e) {
+            bool undone = ::unlinkat(dir.get(), last_name(name.path()).c_str(), 0) == 0;
+            struct statvfs there;
+            bool known = statvfs(root_.c_str(), &there) == 0;
+            throw refused(e, undone, known ? space_left(there.f_bavail * there.f_frsize, data.size()) : "");
+        }
+        work.moved += data.size();
+    }
+    void remove(const Name& name) override {
+        if (::unlinkat(open_dir(name.directory, "remove").get(), last_name(name.path()).c_str(), 0) != 0)
+            fail("remove", path(name));
+    }
+    void truncate(const Name& name) override {
+        (void)!::fchmod(open_object(name, "truncate", O_RDONLY).get(), 0600);
+        open_object(name, "truncate", O_WRONLY | O_TRUNC);
+    }
+    void rename(const Name& from, const Name& to) override {
+        Fd a = open_dir(from.directory, "rename"), b = open_dir(to.directory, "rename");
+        if (::renameat(a.get(), last_name(from.path()).c_str(), b.get(), last_name(to.path()).c_str()) != 0)
+            fail("rename", path(from));
+    }
+    void make_directory(Where where) override {
+        make_directories(path(where), 0700);
+        sync_directory(path(where));
+    }
+
+  private:
+    std::string path(Where where) const { return where ? root_ + "/" + Name::path(*where) : root_; }
+    std::string path(const Name& name) const { return root_ + "/" + name.path(); }
+    /// No link may stand in place of a directory of the repository, or of an object: others may be able to
+    /// write there.
+    Fd open_dir(Where where, const char* tried) const {
+        Fd fd(::open(path(where).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC | (where ? O_NOFOLLOW : 0)));
+        struct stat st;
+        if (!fd && where && lstat(path(where).c_str(), &st) == 0 && S_ISLNK(st.st_mode))
+            throw Error(text("cannot ", tried, " ", in_quotes(path(where)),
+                             ": it is a link, which no repository has there"));
+        if (!fd) fail(tried, path(where));
+        return fd;
+    }
+    Fd open_object(const Name& name, const char* tried, int flags) const {
+        Fd dir = open_dir(name.directory, tried);
+        Fd fd(openat(dir.get(), last_name(name.path()).c_str(), flags | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC,
+                     0400)); // a pipe is not waited for
+        struct stat st;
+        if (!fd || fstat(fd.get(), &st) != 0) fail(tried, path(name));
+        if (!S_ISREG(st.st_mode))
+            throw Error(text("cannot ", tried, " ", in_quotes(path(name)), ": it is no file"));
+        return fd;
+    }
+    [[noreturn]] static void fail(const std::string& tried, const std::string& on) {
+        auto error = system_error(tried, on);
+        if (errno == ENOENT || errno == ENOTDIR) throw NotThere(error.what());
+        throw error;
+    }
+    static void sync_directory(const std::string& dir) {
+        Fd fd(::open(dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+        if (!fd || (fsync(fd.get()) != 0 && errno != EINVAL)) throw system_error("sync", dir);
+    }
+    std::string root_;
+};
+
+// ---- accounts: first what /etc has, then whatever else the system knows --------------
+
+/// Field number `at` of an entry, as of /etc/passwd. A static program knows of no other directory: getent
+/// does.
+std::optional<std::string> account(const std::string& database, const std::string& key, int at) {
+    if (!g_outside || key.empty() || key.starts_with('-')) return {};
+    std::istringstream fields(g_outside->look_up(database, key));
+    std::string line, field;
+    std::getline(fields, line);
+    fields = std::istringstream(line);
+    while (at-- >= 0)
+        if (!std::getline(fields, field, ':')) return {};
+    return field;
+}
+std::optional<uint32_t> numeric(const std::optional<std::string>& digits) {
+    uint32_t n = 0;
+    if (!digits) return {};
+    auto [end, bad] = std::from_chars(digits->data(), digits->data() + digits->size(), n);
+    return bad != std::errc() || end != digits->data() + digits->size() ? std::nullopt : std::optional(n);
+}
+/// Empty: nobody knows it.
+std::string name_of_user(uid_t id) {
+    auto* p = getpwuid(id);
+    return p ? p->pw_name : account("passwd", text(id), 0).value_or("");
+}
+std::string name_of_group(gid_t id) {
+    auto* g = getgrgid(id);
+    return g ? g->gr_name : account("group", text(id), 0).value_or("");
+}
+std::optional<uint32_t> user_of_name(const std::string& name) {
+    auto* p = getpwnam(name.c_str());
+    return p ? std::optional(p->pw_uid) : numeric(account("passwd", name, 2));
+}
+std::optional<uint32_t> group_of_name(const std::string& name) {
+    auto* g = getgrnam(name.c_str());
+    return g ? std::optional(g->gr_gid) : numeric(account("group", name, 2));
+}
 
 // ============================================================================
 // [SECTION] 7. Chunker and compression
 // ============================================================================
+// Trusted with data.
 // Uses: 4, 5. Provides: where to cut a file, and frames of compressed bytes. Pure functions.
 
 /// Content-defined cut points: FastCDC's gear hash with two masks, so that lengths gather
@@ -3076,6 +3145,7 @@ Bytes decompress(View plain, size_t max) {
 // ============================================================================
 // [SECTION] 8. Repository: index, packs
 // ============================================================================
+// Trusted with data and secrets.
 // Uses: 3 to 7. Provides: Repository (open, init, commit), Packer (chunks in), ChunkReader
 // (chunks out). Must hold: I1 to I6, I10.
 
@@ -4891,7 +4961,8 @@ class Packer {
 // ============================================================================
 // [SECTION] 9. Trees
 // ============================================================================
-// Uses: 4, 6, 8. Provides: Entry, TreeWriter, TreeReader. A tree is a stream of records in walk
+// Trusted with data.
+// Uses: 4, 7, 8. Provides: Entry, TreeWriter, TreeReader. A tree is a stream of records in walk
 // order, cut between records into chunks that can each be read alone; the list of these chunks,
 // each with the first path in it, is stored in chunks too, whose ids the snapshot names.
 
@@ -5403,7 +5474,8 @@ class TreeReader {
 // ============================================================================
 // [SECTION] 10. Backup
 // ============================================================================
-// Uses: 3, 6, 8, 9. Provides: what a backup takes; Backup. The disk and the tree of the snapshot before are
+// Trusted with data.
+// Uses: 3, 7, 8, 9. Provides: what a backup takes; Backup. The disk and the tree of the snapshot before are
 // walked side by side in the same order; a new tree comes out. Must hold: I2, I3, I5, I9.
 
 /// Some file systems count the nanoseconds of times before 1970 downwards, or beyond a second.
@@ -6348,6 +6420,7 @@ std::vector<std::string> for_named(TreeReader& tree, const std::vector<std::stri
 // ============================================================================
 // [SECTION] 11. Restore
 // ============================================================================
+// Trusted with data.
 // Uses: 3, 8, 9. Provides: Restore. Every name is used relative to an open directory and never
 // through a link. Must hold: I6, I7, I10.
 
@@ -7288,6 +7361,7 @@ class Restore {
 // ============================================================================
 // [SECTION] 12. Looking: snapshots, ls, cat, diff, du
 // ============================================================================
+// Trusted with data.
 // Uses: 8, 9. Provides: tables and lists on standard output. Must hold: I10.
 
 std::string local_time(time_t seconds, const char* format) {
@@ -7753,6 +7827,7 @@ void print_file(Repository& repo, const Snapshot& snapshot, const std::string& p
 // ============================================================================
 // [SECTION] 13. Care: check, repair, prune, forget
 // ============================================================================
+// Trusted with data.
 // Uses: 8, 9, 10, 12. Provides: whether everything is there and what it was; saving what can be had;
 // which snapshots may go; making room. Must hold: I4, I5, I10: a check writes nothing, forgetting deletes
 // nothing.
@@ -8655,10 +8730,10 @@ void forget_paths(Repository& repo, const std::vector<const Snapshot*>& snapshot
 }
 
 // ============================================================================
-// [SECTION] 14. The wire: SSH, SFTP and who connects
+// [SECTION] 14. The wire: SSH, SFTP, who connects
 // ============================================================================
-// Uses: 2 to 6. Provides: the two other processes. What is read here is not trusted with secrets of the
-// repository, names or contents; with what logs in, it is.
+// Trusted with what logs in to the server, and else with neither data nor secrets.
+// Uses: 2 to 6. Provides: the two other processes. All of it runs there but the reading of addresses.
 
 // ---- where a repository is, and how to get in -----------------------------
 
@@ -10315,6 +10390,7 @@ void serve_channel(int channel, SftpStore& store) {
     }
 }
 
+// ==> C4
 [[noreturn]] void run_wire(Fd keeper, Fd dial, Fd agent) {
     auto told = receive_message(keeper.get(), Wait::for_ever);
     if (!told || told->passed.empty()) _exit(0); // the repository is on this machine
@@ -10342,6 +10418,7 @@ void serve_channel(int channel, SftpStore& store) {
     }
     _exit(0);
 }
+// <== C4
 
 // ---- the dialer ------------------------------------------------------------------------
 
@@ -10455,18 +10532,21 @@ class Dialer {
         else if (from == keeper_.get())
             std::thread([this, asked] { look_up({asked.begin() + 1, asked.end()}); }).detach();
         else if (from == agent_.get())
-            answer(from, [&] { return connect_agent(); });
+            std::thread([this, from] { answer(from, [&] { return connect_agent(); }); }).detach();
         else
             std::thread([this, from] {
                 answer(from, [&] { return options_.proxy.empty() ? Dial(options_).connect() : run_proxy(); });
             }).detach();
     }
+    /// `question`: a database, a zero, a key.
     void look_up(const std::string& question) {
-        size_t zero = question.find('\0');
+        size_t zero = std::min(question.find('\0'), question.size() - 1);
         std::string found = "n";
-        if (zero != question.npos)
+        try {
             for (auto& line : getent(question.substr(0, zero), question.substr(zero + 1)))
                 found += line + "\n";
+        } catch (const Interrupted&) { // nobody waits for it any more
+        }
         send_message(keeper_.get(), as_bytes(found));
     }
     template <class F> static void answer(int to, F connect) {
@@ -10532,6 +10612,7 @@ class Dialer {
 // ============================================================================
 // [SECTION] 15. Command line
 // ============================================================================
+// Trusted with data and secrets.
 // Uses: everything. Provides: main. One table of options serves the parser and the help.
 
 constexpr const char* kHelp = R"(
@@ -11135,6 +11216,7 @@ struct Job {
         store->patience = std::chrono::milliseconds(500);
         say("", true);
     }
+    // ==> C3 C6
     /// The passphrase, which is asked for once: from then on this process has no network, and starts no
     /// program.
     const Secret& passphrase(bool twice = false) {
@@ -11167,6 +11249,8 @@ struct Job {
         if (args.flag("verbose"))
             say(text("this process, with files and keys, is confined by ", walls_.words()));
     }
+    // <== C3 C6
+
     Progress::Style progress_style() const {
         return args.flag("progress") ? (json() ? Progress::objects : Progress::lines)
                : isatty(2) && !quiet() && !json() && !args.flag("verbose") ? Progress::redrawn
@@ -11555,11 +11639,13 @@ Exit restore(const Job& job, const Snapshot& snapshot, const RestoreOptions& o, 
     return Exit::ok;
 }
 
+// ==> C6
 /// Makes DEST: nothing can be written but below it from then on.
 void prepare_destination(Job& job, const RestoreOptions& o) {
     if (!o.dry_run) make_directories(job.operands[0], 0777);
     job.confine_writing(o.dry_run ? "" : job.operands[0]);
 }
+// <== C6
 
 /// Restores every version of some paths, each into a directory named after the time of the first snapshot
 /// that has it.
@@ -12210,7 +12296,8 @@ Exit run_command(int argc, char** argv) {
             "nothing to do. To begin:\n  nfreeze init user@host:path\n  nfreeze backup DIR user@host:path\n"
             "  nfreeze restore user@host:path DEST\nAll else: nfreeze help");
     if (verb == "--version") {
-        std::cout << "nfreeze " NFREEZE_VERSION " (format 1, libssh2 " << libssh2_version(0) << ")\n";
+        std::cout << "nfreeze " NFREEZE_VERSION " (format 1, libssh2 " << libssh2_version(0)
+                  << "; confined by " << walls_here().words() << ")\n";
         return printed(Exit::ok, Exit::failed);
     }
     if (verb == "help" || verb == "--help" || verb == "-h") {

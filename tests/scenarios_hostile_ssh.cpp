@@ -61,6 +61,7 @@ struct Served {
         return nfreeze({"backup", site.src, url_});
     }
     Result snapshots() const { return nfreeze({"snapshots", url_}); }
+    [[nodiscard]] const std::string& url() const { return url_; }
 
   private:
     std::string url_;
@@ -112,6 +113,25 @@ TEST_CASE(
     check_attacks({"ctr-1", "ctr-13", "ctr-29", "flip-ctr"});
     check_attacks({"etm-1", "etm-15", "etm-17", "etm-33", "flip-etm"});
     check_attacks({"gcm-1", "gcm-5", "gcm-15", "gcm-17", "gcm-31", "flip-gcm"});
+}
+
+TEST_CASE("hostile: packets that bring an unpatched libssh2 down end the run with 6 and a sentence") {
+#ifndef NFREEZE_BARE
+    skipped("a libssh2 without our patches: this one is the system's");
+#else
+    if (!have_attacker()) return;
+    for (const std::string attack : {"etm-padding", "chacha-1", "gcm-1"}) {
+        CAPTURE(attack);
+        const Evil evil(attack);
+        RunOptions options = evil.site.options;
+        const Result result = run({NFREEZE_BARE, "snapshots", evil.url(), "-i",
+                                   evil.site.home / ".ssh/id_key", "--timeout", "5", "--retry-for", "0"},
+                                  options);
+        check_ended(result);
+        if (attack == "etm-padding")
+            CHECK_NAMES(result.err, "the process that talks to the server has ended");
+    }
+#endif
 }
 
 TEST_CASE("hostile: a key exchange that is only a name for what the client knows is not agreed on") {

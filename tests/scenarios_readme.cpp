@@ -51,6 +51,7 @@ std::string leveled(std::string text, const std::string& here) {
                                       {"\\b[0-9a-f]{8,64}\\b", "ID"},
                                       {"[0-9.]+ ([KMG]iB|B)", "SIZE"},
                                       {"time: [0-9.]+ s", "TIME"},
+                                      {"confined by [^\n]+", "confined by WALLS"}, // this kernel's
                                       {"([d-][rwx-]{9}) +[^ ]+ +[^ ]+ ", "$1 OWNER "},
                                       {" +", " "},
                                       {" +\n", "\n"}})

@@ -56,26 +56,31 @@ list(LENGTH files count)
 set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${patched_by}" ${files} "${fetched}/debian/changelog")
 message(STATUS "libssh2: built from Debian's source with ${count} patches of ours: ${version}")
 
-# The files to compile are those that libssh2's own makefile names.
-file(READ "${source}/src/Makefile.inc" makefile)
-string(REGEX MATCH "CSOURCES =[^=]*HHEADERS" sources "${makefile}")
-string(REGEX MATCHALL "[a-z0-9_-]+\\.c" sources "${sources}")
-list(TRANSFORM sources PREPEND "${source}/src/")
+# libssh2 from a source: the files to compile are those that its own makefile names.
+function(add_libssh2 name source)
+    file(READ "${source}/src/Makefile.inc" makefile)
+    string(REGEX MATCH "CSOURCES =[^=]*HHEADERS" sources "${makefile}")
+    string(REGEX MATCHALL "[a-z0-9_-]+\\.c" sources "${sources}")
+    list(TRANSFORM sources PREPEND "${source}/src/")
+    add_library(${name} STATIC ${ARGN} ${sources})
+    set_target_properties(${name} PROPERTIES PREFIX "")
+    target_include_directories(${name} SYSTEM INTERFACE "${source}/include")
+    target_include_directories(${name} PRIVATE "${source}/include" "${source}/src")
+    # What libssh2's configure would find on any Linux with glibc or musl of the last ten years.
+    target_compile_definitions(${name} PRIVATE LIBSSH2_OPENSSL
+        HAVE_UNISTD_H HAVE_INTTYPES_H HAVE_SYS_SELECT_H HAVE_SYS_UIO_H HAVE_SYS_SOCKET_H
+        HAVE_SYS_IOCTL_H HAVE_SYS_TIME_H HAVE_SYS_UN_H HAVE_ARPA_INET_H HAVE_NETINET_IN_H
+        HAVE_GETTIMEOFDAY HAVE_STRTOLL HAVE_SNPRINTF HAVE_EXPLICIT_BZERO HAVE_POLL HAVE_SELECT
+        HAVE_O_NONBLOCK)
+    # Its assertions and messages name its files: not by where they lie on the machine that builds it.
+    target_compile_options(${name} PRIVATE "-ffile-prefix-map=${source}/=libssh2/")
+    # AddressSanitizer is to see what a server does to it, too.
+    if(INSTRUMENT MATCHES "address")
+        target_compile_options(${name} PRIVATE -fsanitize=address -g1)
+    endif()
+    target_link_libraries(${name} PUBLIC libcrypto)
+endfunction()
 
-add_library(libssh2 STATIC ${sources})
-set_target_properties(libssh2 PROPERTIES PREFIX "")
-target_include_directories(libssh2 SYSTEM INTERFACE "${source}/include")
-target_include_directories(libssh2 PRIVATE "${source}/include" "${source}/src")
-# What libssh2's configure would find on any Linux with glibc or musl of the last ten years.
-target_compile_definitions(libssh2 PRIVATE LIBSSH2_OPENSSL
-    HAVE_UNISTD_H HAVE_INTTYPES_H HAVE_SYS_SELECT_H HAVE_SYS_UIO_H HAVE_SYS_SOCKET_H
-    HAVE_SYS_IOCTL_H HAVE_SYS_TIME_H HAVE_SYS_UN_H HAVE_ARPA_INET_H HAVE_NETINET_IN_H
-    HAVE_GETTIMEOFDAY HAVE_STRTOLL HAVE_SNPRINTF HAVE_EXPLICIT_BZERO HAVE_POLL HAVE_SELECT
-    HAVE_O_NONBLOCK)
-# Its assertions and messages name its files: not by where they lie on the machine that builds it.
-target_compile_options(libssh2 PRIVATE "-ffile-prefix-map=${source}/=libssh2/")
-# AddressSanitizer is to see what a server does to it, too.
-if(INSTRUMENT MATCHES "address")
-    target_compile_options(libssh2 PRIVATE -fsanitize=address -g1)
-endif()
-target_link_libraries(libssh2 PUBLIC libcrypto)
+add_libssh2(libssh2 "${source}")
+# As it was fetched, for a test of what happens where a server brings it down.
+add_libssh2(libssh2_bare "${fetched}" EXCLUDE_FROM_ALL)

@@ -454,6 +454,66 @@ void fuzz_restore(View data) {
         HOLDS(e.path() == top / "outside" || e.path() == top / "dest");
 }
 
+// ---- the wire -------------------------------------------------------------------------------------
+
+/// The first byte is what is asked of a wire, the others all that it says, and then it ends.
+void fuzz_wire(View data) {
+    static const bool nobody_to_ask = setsid() > 0 || true; // there is no terminal
+    static const Keys keys(Secret(32));
+    static const Sealed object = Sealer(keys, kPackLabel).finish().sealed;
+    if (data.empty() || !nobody_to_ask) return;
+    auto [ours, its] = socket_pair(SOCK_STREAM);
+    const Bytes logged_in(5); // Part::done
+    HOLDS(send_full(its.get(), logged_in, Wait::for_ever));
+    HOLDS(send_full(its.get(), data.subspan(1), Wait::for_ever));
+    shutdown(its.get(), SHUT_WR);
+    SshOptions o;
+    o.accept_new = true; // into no file
+    std::vector<Fd> channels;
+    channels.push_back(std::move(ours));
+    std::ostringstream said;
+    auto* to = std::cerr.rdbuf(said.rdbuf());
+    parses([&] {
+        WireStore store(o, std::move(channels));
+        const Name name{Name::packs, {}, 0};
+        const Bytes none;
+        switch (data[0] % 7) {
+        case 0:
+            HOLDS(store.list_all({}).size() <= kListMax);
+            break;
+        case 1:
+            for (auto& found : store.list(Name::index)) HOLDS(found.name.directory == Name::index);
+            break;
+        case 2:
+            HOLDS(store.read(name, 0, 64).size() == 64);
+            break;
+        case 3:
+            store.create(object);
+            break;
+        case 4:
+            store.remove(name);
+            break;
+        case 5:
+            store.rename(name, name);
+            break;
+        default:
+            store.make_directory(Name::keys);
+        }
+    });
+    std::cerr.rdbuf(to);
+    for (char c : said.str()) HOLDS(c == '\n' || (uint8_t(c) >= 0x20 && c != 0x7f));
+}
+Bytes wire_seed(uint8_t verb, std::initializer_list<std::pair<Part, size_t>> parts) {
+    Writer out;
+    out.u8(verb);
+    for (auto& [kind, size] : parts) {
+        out.u8(uint8_t(kind));
+        out.u32(uint32_t(size));
+        out.raw(Bytes(size, 1));
+    }
+    return out.take();
+}
+
 // ---- text ---------------------------------------------------------------------------------------
 
 /// The first line is the host that is asked for.
@@ -581,6 +641,17 @@ const std::map<std::string, Target>& targets() {
                   seeds.push_back(head);
               }
               return seeds;
+          }}},
+        {"wire",
+         {fuzz_wire,
+          [] {
+              return std::vector<Bytes>{wire_seed(0, {{Part::data, 40}, {Part::note, 20}, {Part::done, 0}}),
+                                        wire_seed(1, {{Part::data, 104}, {Part::done, 0}}),
+                                        wire_seed(2, {{Part::data, 32}, {Part::data, 32}, {Part::done, 0}}),
+                                        wire_seed(3, {{Part::ready, 0}, {Part::done, 0}}),
+                                        wire_seed(4, {{Part::failed, 10}}),
+                                        wire_seed(5, {{Part::ask_host, 40}, {Part::done, 0}}),
+                                        wire_seed(6, {{Part::ask_words, 9}, {Part::done, 0}})};
           }}},
         {"segment", {fuzz_segment, [] { return std::vector<Bytes>{segment_seed()}; }}},
         {"snapshot",

@@ -12,6 +12,7 @@
 //     list,NAME,ERRNO[,TIMES]       listing its attributes fails
 //     attribute,ATTRIBUTE,ERRNO[,TIMES]   reading this attribute fails, whichever file's it is
 //     hole,NAME                     it is said to be one hole, and to take no blocks
+//     lacks,landlock,38             an old kernel: that system call (or seccomp) fails with this error
 //     run,NAME,COMMAND              before it is opened for the first time, a shell runs this
 //     pause,CALL,MS                 so many milliseconds pass behind each mknodat or symlinkat
 //     memory,N[,TIMES]              the Nth allocation of 16 KiB or more finds no memory, nor do those behind
@@ -215,6 +216,19 @@ bool has_memory(size_t size) {
 } // namespace
 
 extern "C" {
+
+long syscall(long number, ...) {
+    va_list list;
+    va_start(list, number);
+    long a[6];
+    for (long& one : a) one = va_arg(list, long);
+    va_end(list);
+    const char* called = number == SYS_landlock_create_ruleset ? "landlock"
+                         : number == SYS_seccomp               ? "seccomp"
+                                                               : nullptr;
+    if (called != nullptr && fails("lacks", called)) return -1;
+    return REAL(syscall)(number, a[0], a[1], a[2], a[3], a[4], a[5]);
+}
 
 struct dirent* readdir(DIR* directory) {
     static thread_local struct {

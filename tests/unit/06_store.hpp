@@ -1,4 +1,4 @@
-// Section 7: store, addresses, host keys.
+// Section 6: store, addresses, host keys.
 
 namespace {
 

@@ -1,4 +1,4 @@
-// Section 6: chunker and compression.
+// Section 7: chunker and compression.
 
 namespace {
 
