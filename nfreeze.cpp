@@ -9758,38 +9758,62 @@ class Session {
     bool broken_ = false; // libssh2's state is undefined after a failure: nothing may be sent any more
 };
 
+/// Memory whose begin comes again behind its end, so that a window that slides over it lies in one piece. To
+/// be made before the wire is confined; throws Error.
+class Ring {
+  public:
+    Ring() {
+        const size_t page = size_t(sysconf(_SC_PAGESIZE));
+        size_ = (2 * kWriteWindow + page - 1) / page * page;
+        Fd memory(memfd_create("ring", MFD_CLOEXEC));
+        void* at = mmap(nullptr, 2 * size_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (!memory || ftruncate(memory.get(), off_t(size_)) != 0 || at == MAP_FAILED)
+            throw system_error("get", "memory");
+        at_ = static_cast<uint8_t*>(at);
+        for (uint8_t* half : {at_, at_ + size_})
+            if (mmap(half, size_, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, memory.get(), 0) != half)
+                throw system_error("get", "memory");
+    }
+    ~Ring() {
+        if (at_) munmap(at_, 2 * size_);
+    }
+    Ring(Ring&& other) noexcept : at_(std::exchange(other.at_, nullptr)), size_(other.size_) {}
+    Ring& operator=(Ring&&) = delete;
+    size_t size() const { return size_; }
+    /// From a place that is counted on and on.
+    std::span<uint8_t> from(uint64_t place) const { return {at_ + place % size_, size_}; }
+
+  private:
+    uint8_t* at_ = nullptr;
+    size_t size_ = 0; // bytes, whole pages
+};
+thread_local const Ring* t_ring = nullptr; // of the channel whose call a thread works on
+
 /// The bytes of an object on their way from the keeper to the server: a window of them at a time.
 class Incoming {
   public:
     /// Says that we are ready for `size` bytes.
-    explicit Incoming(uint64_t size) : left_(size) { send_part(Part::ready, {}); }
+    explicit Incoming(uint64_t size) : size_(size) { send_part(Part::ready, {}); }
     ~Incoming() {
-        while (left_ > 0) begin_ = end_ = 0, fill(); // what the server did not want
+        while (came_ < size_) used_ = came_, fill(); // what the server did not want
     }
     Incoming(const Incoming&) = delete;
     Incoming& operator=(const Incoming&) = delete;
     /// The next `size` bytes, which are not used up.
     View ahead(size_t size) {
-        if (buffer_.size() - begin_ < size) {
-            std::copy(buffer_.begin() + long(begin_), buffer_.begin() + long(end_), buffer_.begin());
-            end_ -= std::exchange(begin_, 0);
-        }
-        while (end_ - begin_ < size) fill();
-        return View(buffer_).subspan(begin_, size);
+        while (came_ - used_ < size) fill();
+        return t_ring->from(used_).first(size);
     }
-    void used(size_t n) { begin_ += n; }
+    void used(size_t n) { used_ += n; }
 
   private:
     void fill() {
-        auto room = size_t(std::min<uint64_t>(left_, buffer_.size() - end_));
-        ssize_t n = ::recv(t_channel, &buffer_[end_], room, 0);
+        auto room = size_t(std::min<uint64_t>(size_ - came_, t_ring->size() - (came_ - used_)));
+        ssize_t n = ::recv(t_channel, t_ring->from(came_).data(), room, 0);
         if (n == 0 || (n < 0 && errno != EINTR)) _exit(0); // there is no keeper any more
-        end_ += n > 0 ? size_t(n) : 0;
-        left_ -= n > 0 ? uint64_t(n) : 0;
+        came_ += n > 0 ? size_t(n) : 0;
     }
-    uint64_t left_; // not received yet
-    Bytes buffer_ = Bytes(size_t(std::min<uint64_t>(left_, 2 * kWriteWindow)));
-    size_t begin_ = 0, end_ = 0;
+    uint64_t size_, came_ = 0, used_ = 0;
 };
 
 /// An SFTP server. Connections are made when there is work for them, up to a number, and each
@@ -9954,8 +9978,8 @@ class SftpStore {
 
     /// `take` gets the bytes as they come.
     template <class F> void read(const Name& name, uint64_t offset, uint64_t length, F take) {
-        Bytes part;
-        uint64_t got = 0; // what came before a connection was lost need not come again
+        static thread_local Bytes part; // kept: to get so much memory anew costs as much as to fill it
+        uint64_t got = 0;               // what came before a connection was lost need not come again
         size_t filled = 0;
         with_session([&](Session& s) {
             auto handle = open_existing(s, path(name), "read", LIBSSH2_FXF_READ, LIBSSH2_SFTP_OPENFILE);
@@ -10378,8 +10402,9 @@ void serve(const Request& r, SftpStore& store) {
 }
 
 /// Serves a channel until it is closed.
-void serve_channel(int channel, SftpStore& store) {
+void serve_channel(int channel, const Ring& ring, SftpStore& store) {
     t_channel = channel;
+    t_ring = &ring;
     for (std::array<uint8_t, Request::kSize> asked; receive_full(channel, asked, Wait::for_ever);) {
         try {
             serve(Request::decode(asked), store);
@@ -10402,14 +10427,15 @@ void serve_channel(int channel, SftpStore& store) {
         login.agent = std::move(agent);
         gather_login(options, login);
         if (libssh2_init(LIBSSH2_INIT_NO_CRYPTO) != 0) throw Error("libssh2 does not start");
+        std::vector<Ring> rings(told->passed.size());
         auto walls = confine_wire(); // before the first byte of the server
         if (options.say_walls) tell("the process that talks to the server is confined by " + walls.words());
         SftpStore store(options, login);
         std::vector<std::thread> others;
         for (size_t i = 1; i < told->passed.size(); ++i)
-            others.emplace_back(serve_channel, told->passed[i].get(), std::ref(store));
+            others.emplace_back(serve_channel, told->passed[i].get(), std::cref(rings[i]), std::ref(store));
         send_part(Part::done, {}); // it is logged in
-        serve_channel(t_channel, store);
+        serve_channel(t_channel, rings[0], store);
         for (auto& t : others) t.join();
     } catch (const Error& e) {
         send_failure(e);
