@@ -69,7 +69,7 @@ ci: deps-ci
 	$(CONFIGURE_FUZZ)
 	$(BUILD_FUZZ) & fuzz=$$!; $(call instrumented,asan,$(ASAN),nfreeze_tests,$(CLANG)) && wait $$fuzz
 	$(SANITIZED) build/asan -sf='$(CI_TESTS)'
-	$(MAKE) fuzz FUZZ_SECONDS=5
+	$(MAKE) fuzz FUZZ_SECONDS=3
 
 asan: deps-ci
 	$(call instrumented,asan,$(ASAN),nfreeze_tests,$(CLANG))

@@ -214,7 +214,7 @@ TEST_CASE("errors: init follows no link out of a directory") {
 
 TEST_CASE("errors: of several that make a repository at once one has made it, and can open it") {
     for (const Site::Kind kind : {Site::Kind::local, Site::Kind::ssh})
-        for (int round = 0; round < (slow_tests() ? 100 : 6); ++round) {
+        for (int round = 0; round < (slow_tests() ? 100 : 3); ++round) {
             CAPTURE(round);
             const Site site(kind);
             std::vector<std::unique_ptr<Child>> all;

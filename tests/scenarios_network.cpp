@@ -110,7 +110,7 @@ TEST_SUITE_BEGIN("networks");
 TEST_CASE("networks: a backup and a restore survive a cut at any byte of the conversation") {
     Sshd append_only_server(append_only());
     Line ordinary(shared_sshd()), guarded(append_only_server);
-    const int offsets = slow_tests() ? 200 : 24;
+    const int offsets = slow_tests() ? 200 : 15;
     int cuts = 0;
     for (Line* line : {&ordinary, &guarded}) {
         line->rewind();
@@ -446,7 +446,7 @@ TEST_CASE("networks: forget, prune and check survive a cut, too") {
         const Result whole = line.site.nfreeze(arguments);
         REQUIRE_EXIT(whole, 0);
         const std::int64_t up = line.proxy.upstream;
-        const int offsets = slow_tests() ? 60 : 4;
+        const int offsets = slow_tests() ? 60 : 3;
         for (int i = 0; i < offsets; ++i) {
             const std::int64_t after = up * (2 * i + 1) / (2 * offsets);
             CAPTURE(after);
