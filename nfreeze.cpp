@@ -25,13 +25,15 @@
 // PROCESSES (section 6). A wall that a kernel lacks is left out; -v and --version say which ones stand.
 //   keeper  this one: files, keys, terminal. Once it has the passphrase it has no socket but those to the
 //           others, and starts no program (seccomp). On this machine it changes nothing in a backup and in
-//           verbs that look (seccomp, Landlock), what lies below DEST in a restore, and what lies below a
-//           repository that is here in other verbs (Landlock).
+//           verbs that look (seccomp, Landlock). In a restore it makes, writes and removes only what lies
+//           below DEST, in other verbs what lies below a repository that is here (Landlock, which does not
+//           bind modes, owners, times and attributes).
 //   wire    libssh2, host keys, what logs in, ciphertext. Forked before the command line is looked at.
 //           Before the first byte of the server comes it can no longer open, run, connect or signal
 //           anything (seccomp, Landlock).
-//   dialer  connects, by the resolver or a proxy command, also to ssh-agent; asks getent. It reads nothing
-//           that the server says and has no secret. It is not confined, as it has to run programs.
+//   dialer  connects, by the resolver or a proxy command, and to ssh-agent, to which it lets through what
+//           lists keys and signs logins as the user; asks getent. It reads nothing that the server says, but
+//           what name servers do, and has no secret. It is not confined, as it has to run programs.
 //
 // CLAIMS. `make audit` lists the lines that hold each, counts them, and runs the tests that show it.
 //   C1  Nothing leaves but what was sealed, and names that are hashes (the compiler).
@@ -54,7 +56,8 @@
 //   which --expect looks for.
 //   Code that it smuggles in through libssh2 runs in the wire. It reaches no key of the repository, no
 //   passphrase, name or content, and no file, program or other host. It has what logs in: private keys that
-//   were named, and a way to ssh-agent while the run lasts, so that a key for backups alone is worth having.
+//   were named, and signatures of ssh-agent for logins as the same user while the run lasts, also to other
+//   hosts, so that a key for backups alone is worth having.
 //   To the others it can lie, as the server can, and end the run.
 //
 //   A client that is taken over holds the passphrase and can read all. On a server that refuses to
@@ -227,6 +230,7 @@
 #include <grp.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
+#include <linux/fs.h>
 #include <linux/seccomp.h>
 #include <malloc.h>
 #include <netdb.h>
@@ -346,6 +350,7 @@ constexpr size_t kSegmentsMax =
     200'000; // names in index/: hourly runs leave 88,000 in 10 years where none may be removed
 constexpr size_t kKeysMax = 16;          // key objects that are tried, each costs a scrypt
 constexpr size_t kKeyFileMax = 64 * KiB; // a password file, a private key
+constexpr size_t kHostKeyMax = 16 * KiB; // of a server: RSA has 2 KiB at most
 
 // scrypt (section 5): 2^17, 8, 1 takes 128 MiB and about 0.4 s. The floor stops a server
 // from planting cheap key objects to test guesses with; the ceiling, one that exhausts memory.
@@ -367,7 +372,8 @@ constexpr size_t kReadBlock = 4 * MiB;
 constexpr size_t kHandOver = 256 * KiB; // of what is read, the wire gives so much at a time
 constexpr size_t kOneRead = 30000 / 4;  // libssh2 asks ahead for four times as much: no more than one packet
 
-constexpr long kOpenat2 = 437, kFchmodat2 = 452; // numbers of system calls, on all machines
+constexpr long kOpenat2 = 437, kFchmodat2 = 452, kSetxattrat = 463, kRemovexattrat = 466,
+               kFileSetattr = 469; // numbers of system calls, on all machines
 
 constexpr auto kCheckpoint = std::chrono::seconds(30);
 constexpr int64_t kClockSkew =
@@ -456,15 +462,21 @@ size_t utf8_length(std::string_view s) {
     return overlong || (code >= 0xd800 && code < 0xe000) || code > 0x10ffff ? 0 : n;
 }
 
+/// Length of the first character if it is fit for a terminal as it is; 0 if not.
+size_t printable_length(std::string_view s) {
+    size_t n = utf8_length(s);
+    auto first = uint8_t(s[0]);
+    bool control = first < 0x20 || first == 0x7f || (n == 2 && first == 0xc2 && uint8_t(s[1]) < 0xa0);
+    return control ? 0 : n;
+}
+
 /// A name or a server's words, fit for a terminal: what is not printable UTF-8 becomes \xNN.
 std::string show(std::string_view s) {
     std::string out;
     while (!s.empty()) {
-        size_t n = utf8_length(s);
-        auto first = uint8_t(s[0]);
-        bool control = first < 0x20 || first == 0x7f || (n == 2 && first == 0xc2 && uint8_t(s[1]) < 0xa0);
-        if (n == 0 || control || s.starts_with("\\x")) { // the last, so that unshow() can tell
-            n = std::max<size_t>(n, 1);
+        size_t n = printable_length(s);
+        if (n == 0 || s.starts_with("\\x")) { // the latter, so that unshow() can tell
+            n = std::max<size_t>(utf8_length(s), 1);
             for (char c : s.substr(0, n)) {
                 static constexpr char digits[] = "0123456789abcdef";
                 out += {'\\', 'x', digits[uint8_t(c) >> 4], digits[uint8_t(c) & 15]};
@@ -607,8 +619,8 @@ struct Traffic {
     std::atomic<uint64_t> up{0}, down{0}; // of the run
     std::atomic<uint64_t> moved{0};       // of this phase, both ways
 };
-/// Memory that all processes of a run see (section 6). The wire may write here, too: what it can do by that
-/// is to end the run, as it can by ending itself, and to misstate how far it is.
+/// Memory that all processes of a run see (section 6). The keeper writes what it was asked by signals and
+/// reads only the traffic: the wire may write here, too, and can misstate how far it is.
 struct Common {
     std::atomic<int> signal{0};         // which one asked the run to end
     std::atomic<Clock::rep> stop_by{0}; // when transfers that are under way are given up
@@ -624,25 +636,33 @@ Common& make_common() {
 // and whether SIGUSR1 asked how far it is. The first to end it is noticed at the next call of
 // stop_if_asked(), the second ends the process at once.
 Common& g_common = make_common();
-std::atomic<int>& g_signal = g_common.signal;
+std::atomic<int> g_signal{0};
 std::atomic<bool> g_status_asked{false};
+bool g_follows = false; // this is not the keeper: what that was asked counts
+void note_signal(int number) { g_signal = number, g_common.signal = number; }
 extern "C" void on_signal(int number) {
     if (number == SIGUSR1)
         g_status_asked = true;
     else if (g_signal.exchange(number) != 0)
         _exit(int(Exit::interrupted));
+    else
+        g_common.signal = number;
 }
-std::atomic<Clock::rep>& g_stop_by = g_common.stop_by;
+int signal_seen() { return g_follows ? g_common.signal.load() : g_signal.load(); }
+std::atomic<Clock::rep> g_stop_by{0}; // when transfers that are under way are given up
+void give_until(Clock::rep time) { g_stop_by = time, g_common.stop_by = time; }
 constexpr auto kSignalGrace = std::chrono::seconds(2);
 /// Whether a signal came and the time that transfers got to end is over.
 bool overdue() {
-    if (g_signal == 0) return false;
+    if (signal_seen() == 0) return false;
+    auto& by = g_follows ? g_common.stop_by : g_stop_by;
     Clock::rep none = 0, now = Clock::now().time_since_epoch().count();
-    g_stop_by.compare_exchange_strong(none, now + Clock::duration(kSignalGrace).count());
-    return now > g_stop_by;
+    if (by.compare_exchange_strong(none, now + Clock::duration(kSignalGrace).count()))
+        g_common.stop_by = by.load();
+    return now > by;
 }
 void stop_if_asked() {
-    if (g_signal.load(std::memory_order_relaxed) != 0) throw Interrupted();
+    if (signal_seen() != 0) throw Interrupted();
 }
 
 /// Waits; throws Interrupted when a signal comes.
@@ -902,7 +922,7 @@ class Prompt {
             sigaction(SIGTTIN, &ours, nullptr);
             if (int number = caught_;
                 number == SIGINT || number == SIGTERM || number == SIGHUP || number == SIGQUIT)
-                g_signal = number;
+                note_signal(number);
             else if (!stopped)
                 std::this_thread::sleep_for(std::chrono::milliseconds(200));
         }
@@ -977,33 +997,46 @@ std::pair<Fd, Fd> socket_pair(int type) {
 }
 
 // ==> C5
-/// How long the process at the other end may take; those that ask may be asked to end meanwhile.
-enum class Wait { for_ever, while_wanted };
+/// How long the process at the other end may take. `asked`: until the run was asked to end, and that is over;
+/// `silence`: how long nothing may come over the line meanwhile.
+struct Wait {
+    bool asked;
+    Clock::duration silence;
+    static const Wait for_ever, while_wanted;
+};
+const Wait Wait::for_ever{false, Clock::duration::max()}, Wait::while_wanted{true, Clock::duration::max()};
 constexpr auto kOthersGrace = std::chrono::seconds(1); // beyond what it has itself, to say how it ended
 
-/// Until a socket can go on. Throws Interrupted where a signal came and the time that transfers got is over.
-void await_socket(int socket, short events, Wait wait) {
-    for (pollfd p{socket, events, 0}; poll(&p, 1, 250) <= 0;)
-        if (wait == Wait::while_wanted && overdue() &&
+/// Whether a socket can go on; waits for that. False where the other end stands still. Throws Interrupted.
+bool await_socket(int socket, short events, Wait wait) {
+    auto moved = [] { return g_common.traffic.up + g_common.traffic.down; };
+    auto since = Clock::now();
+    uint64_t before = moved();
+    for (pollfd p{socket, events, 0}; poll(&p, 1, 250) <= 0;) {
+        if (wait.asked && overdue() &&
             Clock::now().time_since_epoch() > Clock::duration(g_stop_by) + kOthersGrace)
             throw Interrupted();
+        if (std::exchange(before, moved()) != before) since = Clock::now();
+        if (Clock::now() - since > wait.silence) return false;
+    }
+    return true;
 }
 /// Whether all of it went: false where nobody is at the other end any more. Throws Interrupted.
-bool send_full(int socket, View from, Wait wait) {
+bool send_full(int socket, View from, const Wait& wait) {
     while (!from.empty()) {
         ssize_t n = ::send(socket, from.data(), from.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
-        if (n < 0 && errno == EAGAIN) await_socket(socket, POLLOUT, wait);
         if (n < 0 && errno != EAGAIN && errno != EINTR) return false;
+        if (n < 0 && errno == EAGAIN && !await_socket(socket, POLLOUT, wait)) return false;
         from = from.subspan(n < 0 ? 0 : size_t(n));
     }
     return true;
 }
 /// Whether all of it came. Throws Interrupted.
-bool receive_full(int socket, std::span<uint8_t> into, Wait wait) {
+bool receive_full(int socket, std::span<uint8_t> into, const Wait& wait) {
     while (!into.empty()) {
         ssize_t n = ::recv(socket, into.data(), into.size(), MSG_DONTWAIT);
-        if (n < 0 && errno == EAGAIN) await_socket(socket, POLLIN, wait);
         if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) return false;
+        if (n < 0 && errno == EAGAIN && !await_socket(socket, POLLIN, wait)) return false;
         into = into.subspan(n < 0 ? 0 : size_t(n));
     }
     return true;
@@ -1038,7 +1071,7 @@ struct Message {
     std::vector<Fd> passed;
 };
 /// The next message; none at the end, or where it is longer than any of ours. Throws Interrupted.
-std::optional<Message> receive_message(int socket, Wait wait) {
+std::optional<Message> receive_message(int socket, const Wait& wait) {
     Message got{Bytes(kMessageMax), {}};
     iovec part{got.bytes.data(), got.bytes.size()};
     alignas(cmsghdr) std::array<char, CMSG_SPACE(kPassedMax * sizeof(int))> control{};
@@ -1150,6 +1183,9 @@ class Command {
             throw Error(text(in_quotes(name_), " passed no connection on"), Exit::network);
         return std::move(got->passed[0]);
     }
+    void terminate() {
+        if (pid_ > 0) kill(pid_, SIGTERM);
+    }
     bool ended(int* status) {
         auto pid = waitpid(pid_, status, WNOHANG);
         if (pid == 0 || (pid < 0 && errno == EINTR)) return false;
@@ -1192,8 +1228,17 @@ class Command {
         posix_spawnattr_destroy(&attributes);
         return bad;
     }
+    static bool is_there(const std::string& program) {
+        const char* given = getenv("PATH");
+        std::istringstream directories(given ? given : "/bin:/usr/bin");
+        bool found = program.find('/') != program.npos; // then the system says it
+        for (std::string d; !found && std::getline(directories, d, ':');)
+            found = access(((d.empty() ? "." : d) + "/" + program).c_str(), X_OK) == 0;
+        return found;
+    }
     /// Before there are threads. Returns what the system says.
     int hold(const Fd& theirs, std::vector<char*>& argv, std::vector<char*>& variables) {
+        if (!is_there(argv[0])) return ENOENT;
         auto [ours, its] = socket_pair(SOCK_STREAM);
         pid_ = fork_quietly();
         if (pid_ < 0) return errno;
@@ -2194,6 +2239,14 @@ Walls walls_here() {
             kMachine != 0 && syscall(SYS_landlock_create_ruleset, nullptr, 0, 1) >= 2};
 }
 
+/// Says so where a wall that this kernel has cannot be put up, with or without -v.
+std::string missing_walls(const Walls& stand) {
+    auto here = walls_here();
+    return here.calls > stand.calls || here.files > stand.files
+               ? text("warning: of the walls that this kernel has, not all could be put up: ", stand.words())
+               : "";
+}
+
 /// A system call, named by its number. Where `argument` is given, what is said of the call is said of it only
 /// where that argument's bits `mask` are `value`.
 struct Call {
@@ -2268,8 +2321,9 @@ bool confine_files(const std::vector<std::string>& writable, bool sealed_off) {
     if (!rules) return false;
     for (auto& path : writable) {
         Fd at(::open(path.c_str(), O_PATH | O_CLOEXEC));
-        if (!at) continue; // what is not there cannot be written to
-        rule = {(change_files | change_names) & known, at.get()};
+        struct stat st;
+        if (!at || fstat(at.get(), &st) != 0) continue; // what is not there cannot be written to
+        rule = {(S_ISDIR(st.st_mode) ? change_files | change_names : change_files) & known, at.get()};
         if (syscall(SYS_landlock_add_rule, rules.get(), 1, &rule, 0) != 0) return false;
     }
     return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
@@ -2278,6 +2332,16 @@ bool confine_files(const std::vector<std::string>& writable, bool sealed_off) {
 // <== C4 C6
 
 // ==> C4
+/// Gives up what root may beyond others, which a call that is allowed could ask for.
+void drop_rights() {
+    struct {
+        uint32_t version;
+        int pid;
+    } header{0x20080522, 0}; // of linux/capability.h: version 3, this process
+    std::array<uint32_t, 6> none{};
+    syscall(SYS_capset, &header, none.data());
+}
+
 /// The wire may move bytes through the sockets that it has, wait, use memory and make threads.
 Walls confine_wire() {
     std::vector<Call> calls;
@@ -2285,18 +2349,23 @@ Walls confine_wire() {
         for (long n : numbers) calls.push_back({n});
     };
     let({SYS_recvfrom, SYS_sendto, SYS_ppoll, SYS_futex, SYS_read, SYS_write, SYS_recvmsg, SYS_sendmsg,
-         SYS_readv, SYS_writev, SYS_shutdown, SYS_close, SYS_fcntl, SYS_getsockopt, SYS_setsockopt});
-    let({SYS_munmap, SYS_mremap, SYS_madvise, SYS_brk, SYS_mlock, SYS_getrandom, SYS_clock_gettime,
-         SYS_gettimeofday, SYS_nanosleep, SYS_clock_nanosleep});
-    let({SYS_getpid, SYS_gettid, SYS_tgkill, SYS_sched_yield, SYS_sched_getaffinity, SYS_rseq,
-         SYS_rt_sigreturn, SYS_rt_sigprocmask, SYS_set_robust_list, SYS_restart_syscall, SYS_exit,
-         SYS_exit_group});
+         SYS_readv, SYS_writev, SYS_shutdown, SYS_close});
+    let({SYS_munmap, SYS_mremap, SYS_brk, SYS_mlock, SYS_getrandom, SYS_clock_gettime, SYS_gettimeofday,
+         SYS_nanosleep, SYS_clock_nanosleep});
+    let({SYS_getpid, SYS_gettid, SYS_sched_yield, SYS_sched_getaffinity, SYS_rseq, SYS_rt_sigreturn,
+         SYS_rt_sigprocmask, SYS_set_robust_list, SYS_restart_syscall, SYS_exit, SYS_exit_group});
 #ifdef SYS_poll // not on every machine
     let({SYS_poll, SYS_time});
 #endif
+    constexpr uint32_t whole = 0xffffffff;                       // of an argument that is a number
+    calls.push_back({SYS_tgkill, 0, whole, uint32_t(getpid())}); // abort() signals itself
+    for (int command : {F_GETFD, F_SETFD, F_GETFL, F_SETFL})
+        calls.push_back({SYS_fcntl, 1, whole, uint32_t(command)});
+    for (int advice : {MADV_DONTNEED, MADV_FREE}) calls.push_back({SYS_madvise, 2, whole, uint32_t(advice)});
     calls.push_back({SYS_clone, 0, CLONE_THREAD, CLONE_THREAD});
     calls.push_back({SYS_mmap, 2, PROT_EXEC, 0});
     calls.push_back({SYS_mprotect, 2, PROT_EXEC, 0});
+    drop_rights();
     bool files = confine_files({}, true);
     return {confine_calls(calls, true), files};
 }
@@ -2313,11 +2382,15 @@ bool confine_keeper(Writes writes) {
     auto refuse = [&](std::initializer_list<long> numbers) {
         for (long n : numbers) calls.push_back({n});
     };
-    refuse(
-        {SYS_socket, SYS_connect, SYS_bind, SYS_listen, SYS_accept, SYS_accept4, SYS_execve, SYS_execveat});
+    refuse({SYS_socket, SYS_socketpair, SYS_connect, SYS_bind, SYS_listen, SYS_accept, SYS_accept4,
+            SYS_execve, SYS_execveat});
     refuse({SYS_ptrace, SYS_process_vm_readv, SYS_process_vm_writev, SYS_io_uring_setup, SYS_io_uring_enter,
-            SYS_io_uring_register, SYS_pidfd_getfd, SYS_bpf, SYS_userfaultfd, SYS_mount, SYS_umount2,
-            SYS_move_mount, SYS_setns, SYS_unshare, SYS_chroot, SYS_pivot_root});
+            SYS_io_uring_register, SYS_pidfd_getfd, SYS_bpf, SYS_userfaultfd, SYS_add_key, SYS_request_key,
+            SYS_keyctl});
+    refuse({SYS_mount, SYS_umount2, SYS_move_mount, SYS_open_tree, SYS_fsopen, SYS_fsconfig, SYS_fsmount,
+            SYS_fspick, SYS_mount_setattr, SYS_setns, SYS_unshare, SYS_chroot, SYS_pivot_root,
+            SYS_init_module, SYS_finit_module, SYS_kexec_load, SYS_open_by_handle_at});
+    calls.push_back({SYS_ioctl, 1, 0xffffffff, TIOCSTI}); // types for the shell
     if (writes == Writes::files) return confine_calls(calls, false);
     for (uint32_t bit : {uint32_t(O_WRONLY), uint32_t(O_RDWR), uint32_t(O_CREAT), uint32_t(O_TRUNC)}) {
         calls.push_back({SYS_openat, 2, bit, bit});
@@ -2328,6 +2401,9 @@ bool confine_keeper(Writes writes) {
     refuse({SYS_truncate, SYS_unlinkat, SYS_renameat2, SYS_mkdirat, SYS_linkat, SYS_symlinkat, SYS_mknodat,
             SYS_fchmod, SYS_fchmodat, kFchmodat2, SYS_fchown, SYS_fchownat, SYS_utimensat, SYS_setxattr,
             SYS_lsetxattr, SYS_fsetxattr, SYS_removexattr, SYS_lremovexattr, SYS_fremovexattr});
+    refuse({kSetxattrat, kRemovexattrat, kFileSetattr});
+    for (auto sets : {FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR})
+        calls.push_back({SYS_ioctl, 1, 0xffffffff, uint32_t(sets)});
 #ifdef SYS_renameat // not on the newest machines
     refuse({SYS_renameat});
 #endif
@@ -2368,11 +2444,18 @@ void become(const char* name, std::span<const Fd> kept, bool messages, int argc,
         if (sigaction(number, nullptr, &before) == 0 && before.sa_handler != SIG_IGN)
             sigaction(number, &action, nullptr);
     }
-    wipe_environment("NFREEZE_PASSWORD");
+    for (char** v = environ; *v; ++v) { // the wire needs no other: what may be secret in them is not for it
+        std::string_view variable = *v;
+        bool needed = messages ? !variable.starts_with("NFREEZE_PASSWORD=")
+                               : variable.starts_with("NFREEZE_SSH_PASSWORD=");
+        if (!needed) std::memset(*v, 0, variable.size());
+    }
     for (int i = 0; i < argc; ++i) std::memset(argv[i], 0, strlen(argv[i]));
+    g_follows = true;
     Fd nothing(::open("/dev/null", O_RDWR | O_CLOEXEC));
+    if (!nothing) nothing = Fd(::open("/", O_PATH | O_CLOEXEC)); // nothing can be read or written
     for (int fd : {0, 1, 2})
-        if (nothing && (fd != 2 || !messages)) dup2(nothing.get(), fd);
+        if ((fd != 2 || !messages) && dup2(nothing.get(), fd) < 0) _exit(1);
     int last = 2;
     for (auto& fd : kept) last = std::max(last, fd.get());
     for (int fd = 3; fd < last; ++fd)
@@ -2501,12 +2584,16 @@ class Outside {
         return ours;
     }
 
-    /// Entries of one of the system's databases (getent); none where there is no such entry, or no getent.
-    std::string look_up(const std::string& database, const std::string& key) {
+    /// Field number `at` of an entry in one of the system's databases of accounts (getent); empty where there
+    /// is no such entry, or no getent. Throws Error where nobody is there to ask.
+    std::string look_up(const std::string& database, const std::string& key, int at) {
         std::lock_guard lock(mutex_);
-        if (!send_message(dialer_.get(), as_bytes(text('n', database, '\0', key)))) return "";
-        auto found = receive_message(dialer_.get(), Wait::while_wanted);
-        return found ? std::string(found->bytes.begin() + 1, found->bytes.end()) : "";
+        auto question = text('n', database, '\0', at, '\0', key);
+        auto found = send_message(dialer_.get(), as_bytes(question))
+                         ? receive_message(dialer_.get(), Wait::while_wanted)
+                         : std::nullopt;
+        if (!found) throw Error("the process that asks for names has ended: run it again");
+        return {found->bytes.begin() + 1, found->bytes.end()};
     }
 
   private:
@@ -2518,6 +2605,64 @@ std::unique_ptr<Outside> g_outside; // made by main, once
 // <== C1 C4
 
 // ==> C5
+// ---- host keys --------------------------------------------------------------
+// Our own reader of known_hosts: libssh2's knows neither patterns nor @revoked and stops at the
+// first line it does not understand.
+
+bool glob_match(std::string_view pattern, std::string_view s) {
+    return fits(
+        pattern.size(), s.size(), [&](size_t p) { return pattern[p] == '*'; },
+        [&](size_t p, size_t i) { return pattern[p] == '?' || pattern[p] == s[i]; });
+}
+
+/// Whether the host field of a known_hosts line means `host` ("name" or "[name]:port").
+bool host_field_matches(const std::string& field, const std::string& host) {
+    if (field.starts_with("|1|")) { // |1|salt|HMAC-SHA1(salt, host)
+        size_t bar = field.find('|', 3);
+        if (bar == field.npos) return false;
+        std::string salt = unbase64(field.substr(3, bar - 3)), want = unbase64(field.substr(bar + 1));
+        uint8_t mac[20];
+        CryptoPP::HMAC<CryptoPP::SHA1>(as_bytes(salt).data(), salt.size())
+            .CalculateDigest(mac, as_bytes(host).data(), host.size());
+        return want == std::string_view(reinterpret_cast<char*>(mac), sizeof mac);
+    }
+    bool matched = false;
+    std::istringstream patterns(field);
+    for (std::string p; std::getline(patterns, p, ',');) {
+        std::transform(p.begin(), p.end(), p.begin(),
+                       [](char c) { return c >= 'A' && c <= 'Z' ? char(c + 32) : c; });
+        if (p.starts_with('!') && glob_match(p.substr(1), host)) return false;
+        matched |= glob_match(p, host);
+    }
+    return matched;
+}
+
+struct KnownKey {
+    std::string type, blob;  // "ssh-ed25519", the raw key
+    bool revoked, authority; // it signs others' keys, which libssh2 does not look at
+};
+
+/// All keys that the files know for this host, revoked ones for any host included. Lines that
+/// cannot be understood are passed over.
+std::vector<KnownKey> known_keys(const std::vector<std::string>& files, const std::string& host) {
+    std::vector<KnownKey> keys;
+    for (auto& file : files) {
+        if (access(file.c_str(), R_OK) != 0) continue;
+        std::istringstream lines(read_small_file(file, 16 * MiB));
+        for (std::string line; std::getline(lines, line);) {
+            std::istringstream words(line);
+            std::string marker, field, type, key;
+            if (line.starts_with('@')) words >> marker;
+            if (!(words >> field >> type >> key) || field.starts_with('#')) continue;
+            if (!host_field_matches(field, host)) continue;
+            key = unbase64(key);
+            if (key.size() > 4 && key.substr(4).starts_with(type))
+                keys.push_back({type, key, marker == "@revoked", marker == "@cert-authority"});
+        }
+    }
+    return keys;
+}
+
 /// The host name as known_hosts writes it.
 std::string known_host_name(const SshOptions& o) {
     std::string host = o.key_alias.empty() ? o.host : o.key_alias;
@@ -2555,6 +2700,9 @@ void accept_host(const SshOptions& o, const std::string& type, const std::string
     if ((type != "ssh-rsa" && std::ranges::count(types, type) == 0) || blob.size() < 4 ||
         !blob.substr(4).starts_with(type))
         throw Corrupt("there is no such key of a host");
+    for (auto& k : known_keys(o.known_hosts, known_host_name(o)))
+        if (!k.authority && (!k.revoked || k.blob == blob)) throw Corrupt("this host is known");
+    if (!o.pinned.empty() || blob.size() > kHostKeyMax) throw Corrupt("this key is not asked about");
     if (!o.accept_new) {
         auto answer = ask(text("The authenticity of host '", known_host_name(o), "' can't be established.\n",
                                type, " key fingerprint is ", fingerprint(blob),
@@ -2644,8 +2792,11 @@ class WireStore : public Store {
         : Store(options.retry_for, &g_common.traffic), options_(options), free_(std::move(channels)),
           count_(free_.size()) {
         std::ranges::reverse(free_); // the first says how the login went, and is taken first
-        Lease first(*this);
-        first.answer(Request{Ask::names, kNoDirectory});
+        try {
+            Lease(*this).answer(Request{Ask::make_directory, kNoDirectory});
+        } catch (const NotThere& e) { // that is no answer to a login
+            throw Error(e.what(), Exit::network);
+        }
     }
     bool waiting() override {
         std::lock_guard lock(mutex_);
@@ -2732,6 +2883,7 @@ class WireStore : public Store {
         /// Whatever comes in answer to a call, until it is done.
         void answer(const Request& request, const Take& take = {}, View data = {},
                     std::span<uint8_t> into = {}) {
+            size_t parts = 0;
             for (Bytes body;;) {
                 std::array<uint8_t, 5> head;
                 receive(head);
@@ -2744,7 +2896,7 @@ class WireStore : public Store {
                     into = into.subspan(size);
                     continue;
                 }
-                if (size > kPartMax) lie();
+                if (size > (kind == Part::data ? kPartMax : kMessageMax + 3) || ++parts > kListMax) lie();
                 body.resize(size);
                 receive(body);
                 if (kind == Part::done) {
@@ -2768,7 +2920,7 @@ class WireStore : public Store {
                     if (data.empty()) lie();
                     return send(std::exchange(data, {}));
                 case Part::data:
-                    if (!take) lie();
+                    if (!take || body.empty()) lie();
                     return take(body);
                 case Part::note:
                     return say(fit(body));
@@ -2787,7 +2939,8 @@ class WireStore : public Store {
         }
         [[noreturn]] static void gone() {
             stop_if_asked();
-            throw Error("the process that talks to the server has ended: run it again", Exit::network);
+            throw Error("the process that talks to the server has ended, or stands still: run it again",
+                        Exit::network);
         }
         [[noreturn]] static void lie() {
             throw Error(
@@ -2796,16 +2949,25 @@ class WireStore : public Store {
                 Exit::network);
         }
         void send(View bytes) {
-            if (!send_full(channel_.get(), bytes, Wait::while_wanted)) gone();
+            if (!send_full(channel_.get(), bytes, patience())) gone();
         }
         void receive(std::span<uint8_t> into) {
-            if (!receive_full(channel_.get(), into, Wait::while_wanted)) gone();
+            if (!receive_full(channel_.get(), into, patience())) gone();
+        }
+        /// It reconnects for so long, and then a call may take as long as a server may be silent; some more
+        /// for what asks the user (an agent, a proxy command).
+        Wait patience() const {
+            return {true, store_.retry_for + 4 * store_.options_.timeout + std::chrono::minutes(15)};
         }
         /// Its words, which are fit for a terminal unless it was taken over.
         static std::string fit(View said) {
             std::string words(said.begin(), said.end());
-            bool plain = std::ranges::none_of(words, [](char c) { return uint8_t(c) < 0x20 || c == 0x7f; });
-            return plain ? words : show(words);
+            for (std::string_view rest = words; !rest.empty();) {
+                size_t n = printable_length(rest);
+                if (n == 0) return show(words);
+                rest.remove_prefix(n);
+            }
+            return words;
         }
         [[noreturn]] void fail(View body) {
             Reader in(body, "an answer");
@@ -2838,7 +3000,9 @@ class WireStore : public Store {
             try {
                 auto& o = store_.options_;
                 auto whose = text(show(o.user), "@", show(o.host));
+                if (kind != Part::ask_host && !o.terminal) throw Error("there is no terminal");
                 if (kind == Part::ask_host) {
+                    if (store_.asked_about_host_.exchange(true)) in.fail("a question for the second time");
                     auto type = in.raw(in.u32()), blob = in.raw(in.left());
                     accept_host(o, {type.begin(), type.end()}, {blob.begin(), blob.end()});
                 } else if (kind == Part::ask_key) {
@@ -2879,6 +3043,7 @@ class WireStore : public Store {
     std::condition_variable changed_;
     std::vector<Fd> free_;
     size_t count_; // of all that are in use or free
+    std::atomic<bool> asked_about_host_{false};
 };
 // <== C1 C2 C5
 
@@ -3003,14 +3168,9 @@ class LocalStore : public Store {
 /// Field number `at` of an entry, as of /etc/passwd. A static program knows of no other directory: getent
 /// does.
 std::optional<std::string> account(const std::string& database, const std::string& key, int at) {
-    if (!g_outside || key.empty() || key.starts_with('-')) return {};
-    std::istringstream fields(g_outside->look_up(database, key));
-    std::string line, field;
-    std::getline(fields, line);
-    fields = std::istringstream(line);
-    while (at-- >= 0)
-        if (!std::getline(fields, field, ':')) return {};
-    return field;
+    if (!g_outside || key.empty() || key.starts_with('-') || key.size() > kNameMax) return {};
+    auto found = g_outside->look_up(database, key, at);
+    return found.empty() ? std::nullopt : std::optional(found);
 }
 std::optional<uint32_t> numeric(const std::optional<std::string>& digits) {
     uint32_t n = 0;
@@ -4731,7 +4891,7 @@ class Packer {
         if (why.exit != Exit::interrupted && !why.undone) return;
         crunch_.abandon();
         wire_.abandon();
-        g_stop_by = (Clock::now() + kCheckpointGrace).time_since_epoch().count();
+        give_until((Clock::now() + kCheckpointGrace).time_since_epoch().count());
         collect();
         try {
             if (records_.size() > 0) commit([] { return View(); });
@@ -8808,7 +8968,7 @@ class Throttle {
         free_ = std::max(free_, Clock::now()) + std::chrono::nanoseconds(bytes * 1'000'000'000 / rate_);
         auto until = free_;
         lock.unlock();
-        while (Clock::now() < until && g_signal == 0)
+        while (Clock::now() < until && signal_seen() == 0)
             std::this_thread::sleep_for(
                 std::min<Clock::duration>(until - Clock::now(), std::chrono::milliseconds(50)));
     }
@@ -8825,62 +8985,6 @@ struct Unreachable : ConnectionLost {
 };
 
 // ---- host keys --------------------------------------------------------------
-// Our own reader of known_hosts: libssh2's knows neither patterns nor @revoked and stops at the
-// first line it does not understand.
-
-bool glob_match(std::string_view pattern, std::string_view s) {
-    return fits(
-        pattern.size(), s.size(), [&](size_t p) { return pattern[p] == '*'; },
-        [&](size_t p, size_t i) { return pattern[p] == '?' || pattern[p] == s[i]; });
-}
-
-/// Whether the host field of a known_hosts line means `host` ("name" or "[name]:port").
-bool host_field_matches(const std::string& field, const std::string& host) {
-    if (field.starts_with("|1|")) { // |1|salt|HMAC-SHA1(salt, host)
-        size_t bar = field.find('|', 3);
-        if (bar == field.npos) return false;
-        std::string salt = unbase64(field.substr(3, bar - 3)), want = unbase64(field.substr(bar + 1));
-        uint8_t mac[20];
-        CryptoPP::HMAC<CryptoPP::SHA1>(as_bytes(salt).data(), salt.size())
-            .CalculateDigest(mac, as_bytes(host).data(), host.size());
-        return want == std::string_view(reinterpret_cast<char*>(mac), sizeof mac);
-    }
-    bool matched = false;
-    std::istringstream patterns(field);
-    for (std::string p; std::getline(patterns, p, ',');) {
-        std::transform(p.begin(), p.end(), p.begin(),
-                       [](char c) { return c >= 'A' && c <= 'Z' ? char(c + 32) : c; });
-        if (p.starts_with('!') && glob_match(p.substr(1), host)) return false;
-        matched |= glob_match(p, host);
-    }
-    return matched;
-}
-
-struct KnownKey {
-    std::string type, blob;  // "ssh-ed25519", the raw key
-    bool revoked, authority; // it signs others' keys, which libssh2 does not look at
-};
-
-/// All keys that the files know for this host, revoked ones for any host included. Lines that
-/// cannot be understood are passed over.
-std::vector<KnownKey> known_keys(const std::vector<std::string>& files, const std::string& host) {
-    std::vector<KnownKey> keys;
-    for (auto& file : files) {
-        if (access(file.c_str(), R_OK) != 0) continue;
-        std::istringstream lines(read_small_file(file, 16 * MiB));
-        for (std::string line; std::getline(lines, line);) {
-            std::istringstream words(line);
-            std::string marker, field, type, key;
-            if (line.starts_with('@')) words >> marker;
-            if (!(words >> field >> type >> key) || field.starts_with('#')) continue;
-            if (!host_field_matches(field, host)) continue;
-            key = unbase64(key);
-            if (key.size() > 4 && key.substr(4).starts_with(type))
-                keys.push_back({type, key, marker == "@revoked", marker == "@cert-authority"});
-        }
-    }
-    return keys;
-}
 
 /// Throws unless the server's key is pinned, known, or accepted now by `accept`, which throws. `accepted`
 /// remembers the answer for further connections of the same run.
@@ -8940,7 +9044,7 @@ struct Login {
     std::vector<KnownKey> known; // host keys
     std::vector<KeyFile> keys;
     std::vector<Certificate> certificates;
-    Fd dial, agent; // to the dialer: for connections to the server, and to the agent
+    Fd dial, agent; // to the dialer: for connections to the server, and what is asked of the agent
     std::mutex asking_agent;
 };
 
@@ -8981,34 +9085,58 @@ Fd ask_dialer(const Fd& dialer) {
     throw Error(why, got->bytes[0] == 'n' ? Exit::network : Exit::failed);
 }
 
-/// The user's ssh-agent. Calls may come from many threads, each with a connection of its own.
+// SSH's own way to write numbers and strings.
+void put_number(Writer& out, size_t n) {
+    for (int shift : {24, 16, 8, 0}) out.u8(uint8_t(n >> shift));
+}
+void put_string(Writer& out, View s) {
+    put_number(out, s.size());
+    out.raw(s);
+}
+uint32_t number(View v) { return uint32_t(v[0]) << 24 | uint32_t(v[1]) << 16 | uint32_t(v[2]) << 8 | v[3]; }
+std::string string(Reader& in) {
+    auto s = in.raw(number(in.raw(4)));
+    return {s.begin(), s.end()};
+}
+constexpr uint8_t kListKeys = 11, kKeys = 12, kSign = 13, kSigned = 14; // messages to and from an agent
+
+/// What a login signs (RFC 4252, section 7), by whom it is.
+struct ToSign {
+    std::string user, service, method, algorithm;
+    explicit ToSign(View data) {
+        Reader in(data, "what is to be signed");
+        string(in);                             // the session's id
+        if (in.u8() != 50) in.fail("no login"); // SSH_MSG_USERAUTH_REQUEST
+        user = string(in);
+        service = string(in);
+        method = string(in);
+        in.u8();
+        algorithm = string(in);
+        string(in); // the key
+        in.end();
+    }
+};
+
+/// The user's ssh-agent. Calls may come from many threads.
 class Agent {
   public:
     struct Key {
         std::string blob, comment;
     };
-    explicit Agent(Login& login) {
-        std::lock_guard lock(login.asking_agent); // its answers are not numbered
-        if (succeeds([&] { socket_ = ask_dialer(login.agent); })) list();
-    }
+    explicit Agent(Login& login) : login_(login) { list(); }
     const std::vector<Key>& keys() const { return keys_; }
     /// The signature by a key of what a login signs, in the form that libssh2 wants; throws Corrupt, which
     /// the caller must not let through libssh2.
     Bytes sign(const std::string& key, View data) {
-        Reader what(data, "what is to be signed"); // RFC 4252, section 7
-        string(what);                              // the session's id
-        what.u8();
-        for (int i = 0; i < 3; ++i) string(what); // user, service, method
-        what.u8();
-        auto method = string(what), plain = plain_method(method);
+        auto method = ToSign(data).algorithm, plain = plain_method(method);
         Writer request;
-        request.u8(13); // SSH_AGENTC_SIGN_REQUEST
+        request.u8(kSign);
         put_string(request, as_bytes(key));
         put_string(request, data);
         put_number(request, plain == "rsa-sha2-512" ? 4 : plain == "rsa-sha2-256" ? 2 : 0);
         Bytes answer = ask(request.view());
         Reader in(answer, "the agent's answer");
-        if (in.u8() != 14) in.fail("no signature"); // SSH_AGENT_SIGN_RESPONSE
+        if (in.u8() != kSigned) in.fail("no signature");
         in.raw(4);
         if (auto by = string(in); by != method && by != plain) in.fail("a signature of another kind");
         auto signature = string(in);
@@ -9016,12 +9144,11 @@ class Agent {
     }
 
   private:
-    static constexpr size_t kAnswerMax = 256 * KiB; // as OpenSSH's agent has it
     void list() {
         try {
-            Bytes answer = ask(as_bytes("\x0b")); // SSH_AGENTC_REQUEST_IDENTITIES
+            Bytes answer = ask(View(&kListKeys, 1));
             Reader in(answer, "the agent's list");
-            if (in.u8() != 12) return; // SSH_AGENT_IDENTITIES_ANSWER
+            if (in.u8() != kKeys) return;
             for (auto left = number(in.raw(4)); left-- > 0;) {
                 auto blob = string(in);
                 keys_.push_back({blob, string(in)});
@@ -9030,38 +9157,20 @@ class Agent {
             keys_.clear();
         }
     }
-    /// Throws Corrupt where there is no answer.
+    /// By the dialer, which lets through what lists keys and signs logins. Throws Corrupt where there is no
+    /// answer.
     Bytes ask(View request) {
-        Writer framed(4 + request.size());
-        put_string(framed, request);
-        std::array<uint8_t, 4> size;
-        Bytes answer;
-        if (send_full(socket_.get(), framed.view(), Wait::while_wanted) &&
-            receive_full(socket_.get(), size, Wait::while_wanted) && number(size) <= kAnswerMax) {
-            answer.resize(number(size));
-            if (receive_full(socket_.get(), answer, Wait::while_wanted)) return answer;
-        }
-        throw Corrupt("the agent does not answer");
+        std::lock_guard lock(login_.asking_agent); // answers are not numbered
+        if (!send_message(login_.agent.get(), request)) _exit(0);
+        auto got = receive_message(login_.agent.get(), Wait::while_wanted);
+        if (!got) _exit(0);
+        return std::move(got->bytes);
     }
     /// Of an algorithm with a certificate, that which signs.
     static std::string plain_method(const std::string& method) {
         return method.substr(0, method.find("-cert-v01@openssh.com"));
     }
-    static void put_number(Writer& out, size_t n) {
-        for (int shift : {24, 16, 8, 0}) out.u8(uint8_t(n >> shift));
-    }
-    static void put_string(Writer& out, View s) {
-        put_number(out, s.size());
-        out.raw(s);
-    }
-    static uint32_t number(View v) {
-        return uint32_t(v[0]) << 24 | uint32_t(v[1]) << 16 | uint32_t(v[2]) << 8 | v[3];
-    }
-    static std::string string(Reader& in) {
-        auto s = in.raw(number(in.raw(4)));
-        return {s.begin(), s.end()};
-    }
-    Fd socket_;
+    Login& login_;
     std::vector<Key> keys_;
 };
 
@@ -9779,14 +9888,13 @@ class Ring {
     Ring() {
         const size_t page = size_t(sysconf(_SC_PAGESIZE));
         size_ = (2 * kWriteWindow + page - 1) / page * page;
-        Fd memory(memfd_create("ring", MFD_CLOEXEC));
         void* at = mmap(nullptr, 2 * size_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (!memory || ftruncate(memory.get(), off_t(size_)) != 0 || at == MAP_FAILED)
-            throw system_error("get", "memory");
+        if (at == MAP_FAILED) throw system_error("get", "memory");
         at_ = static_cast<uint8_t*>(at);
-        for (uint8_t* half : {at_, at_ + size_})
-            if (mmap(half, size_, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, memory.get(), 0) != half)
-                throw system_error("get", "memory");
+        int fixed = MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED;
+        if (mmap(at_, size_, PROT_READ | PROT_WRITE, fixed, -1, 0) != at_ || // of a size of 0: once more
+            mremap(at_, 0, size_, MREMAP_MAYMOVE | MREMAP_FIXED, at_ + size_) != at_ + size_)
+            throw system_error("get", "memory");
     }
     ~Ring() {
         if (at_) munmap(at_, 2 * size_);
@@ -10425,6 +10533,8 @@ void serve_channel(int channel, const Ring& ring, SftpStore& store) {
             send_part(Part::done, {});
         } catch (const Error& e) {
             send_failure(e);
+        } catch (const std::exception& e) { // no memory
+            send_failure(Error(e.what()));
         }
     }
 }
@@ -10445,12 +10555,12 @@ void serve_channel(int channel, const Ring& ring, SftpStore& store) {
         auto walls = confine_wire(); // before the first byte of the server
         if (options.say_walls) tell("the process that talks to the server is confined by " + walls.words());
         SftpStore store(options, login);
-        std::vector<std::thread> others;
         for (size_t i = 1; i < told->passed.size(); ++i)
-            others.emplace_back(serve_channel, told->passed[i].get(), std::cref(rings[i]), std::ref(store));
+            std::thread(serve_channel, told->passed[i].get(), std::cref(rings[i]), std::ref(store)).detach();
         send_part(Part::done, {}); // it is logged in
-        serve_channel(t_channel, rings[0], store);
-        for (auto& t : others) t.join();
+        std::thread(serve_channel, t_channel, std::cref(rings[0]), std::ref(store)).detach();
+        receive_message(keeper.get(), Wait::for_ever); // until the keeper ends: nothing more comes
+        _exit(0);
     } catch (const Error& e) {
         send_failure(e);
     } catch (const std::exception& e) {
@@ -10558,7 +10668,7 @@ class Dialer {
             for (auto& s : sockets) {
                 if (s.revents == 0) continue;
                 auto asked = receive_message(s.fd, Wait::for_ever);
-                if (!asked && s.fd == keeper_.get()) return end();
+                if (!asked && s.fd == keeper_.get()) end();
                 if (!asked) s.fd = -1; // the wire is gone: the keeper says so
                 if (asked) serve(s.fd, std::move(asked->bytes));
             }
@@ -10567,24 +10677,49 @@ class Dialer {
 
   private:
     void serve(int from, Bytes asked) {
-        if (from == keeper_.get() && asked[0] == 'o')
-            options_ = SshOptions::decode(View(asked).subspan(1));
-        else if (from == keeper_.get())
-            std::thread([this, asked] { look_up({asked.begin() + 1, asked.end()}); }).detach();
-        else if (from == agent_.get())
-            std::thread([this, from] { answer(from, [&] { return connect_agent(); }); }).detach();
-        else
-            std::thread([this, from] {
+        if (from == keeper_.get() && asked[0] == 'o') {
+            if (!std::exchange(told_, true)) options_ = SshOptions::decode(View(asked).subspan(1)); // once
+        } else if (from == keeper_.get()) {
+            begin(from, [this, asked] { look_up({asked.begin() + 1, asked.end()}); });
+        } else if (from == agent_.get()) {
+            begin(from, [this, asked] { ask_agent(asked); });
+        } else {
+            begin(from, [this, from] {
                 answer(from, [&] { return options_.proxy.empty() ? Dial(options_).connect() : run_proxy(); });
-            }).detach();
+            });
+        }
     }
-    /// `question`: a database, a zero, a key.
-    void look_up(const std::string& question) {
-        size_t zero = std::min(question.find('\0'), question.size() - 1);
-        std::string found = "n";
+    /// In a thread of its own; as many at a time as anybody needs.
+    void begin(int from, std::function<void()> task) {
         try {
-            for (auto& line : getent(question.substr(0, zero), question.substr(zero + 1)))
-                found += line + "\n";
+            if (++busy_ > 4 * kConnectionsMax) throw Error("too much is asked at once");
+            std::thread([this, task = std::move(task)] {
+                try {
+                    task();
+                } catch (const std::exception&) { // who asked sees that there is no answer
+                    _exit(1);
+                }
+                --busy_;
+            }).detach();
+        } catch (const std::exception& e) {
+            --busy_;
+            send_message(from, as_bytes(from == keeper_.get() ? "n" : text('e', e.what())));
+        }
+    }
+    /// `question`: a database of accounts, a zero, the number of a field, a zero, a key.
+    void look_up(const std::string& question) {
+        std::istringstream words(question);
+        std::string database, at, key, field, found = "n";
+        std::getline(words, database, '\0');
+        std::getline(words, at, '\0');
+        std::getline(words, key);
+        try {
+            auto lines = database == "passwd" || database == "group" ? getent(database, key)
+                                                                     : std::vector<std::string>{};
+            std::istringstream fields(lines.empty() ? "" : lines[0]);
+            for (int i = std::atoi(at.c_str()); i >= 0; --i)
+                if (!std::getline(fields, field, ':')) field.clear();
+            found += field.substr(0, kMessageMax / 2);
         } catch (const Interrupted&) { // nobody waits for it any more
         }
         send_message(keeper_.get(), as_bytes(found));
@@ -10602,6 +10737,8 @@ class Dialer {
             say_no('u', e.what());
         } catch (const Error& e) {
             say_no(e.exit == Exit::network ? 'n' : 'e', e.what());
+        } catch (const std::exception& e) {
+            say_no('e', e.what());
         }
     }
     Fd run_proxy() {
@@ -10617,6 +10754,36 @@ class Dialer {
             throw system_error("talk to", "the proxy command");
         return connected;
     }
+    /// Lets through what lists keys, and what signs a login as the user that was named. An answer of no bytes
+    /// says that there is none.
+    void ask_agent(const Bytes& asked) {
+        Bytes answer(1);
+        try {
+            bool wanted = asked[0] == kListKeys && asked.size() == 1;
+            if (asked[0] == kSign) {
+                Reader in(asked, "a request to the agent");
+                in.u8();
+                string(in); // the key
+                auto data = string(in);
+                ToSign login(as_bytes(data));
+                wanted = login.user == options_.user && login.service == "ssh-connection" &&
+                         login.method == "publickey";
+            }
+            if (!wanted || !options_.try_keys || options_.agent == "none") throw Error("nobody asks that");
+            Fd agent = connect_agent();
+            Writer framed(4 + asked.size());
+            put_string(framed, asked);
+            std::array<uint8_t, 4> size;
+            if (!send_full(agent.get(), framed.view(), Wait::while_wanted) ||
+                !receive_full(agent.get(), size, Wait::while_wanted) || number(size) == 0 ||
+                number(size) > kMessageMax)
+                throw Error("the agent does not answer");
+            Bytes got(number(size));
+            if (receive_full(agent.get(), got, Wait::while_wanted)) answer = got;
+        } catch (const Error&) {
+        }
+        send_message(agent_.get(), answer);
+    }
     Fd connect_agent() const {
         const char* usual = getenv("SSH_AUTH_SOCK");
         auto path = !options_.agent.empty() ? options_.agent : usual ? usual : "";
@@ -10629,12 +10796,17 @@ class Dialer {
             throw system_error("connect to", path);
         return agent;
     }
-    void end() {
+    /// Other threads may be at work to the last.
+    [[noreturn]] void end() {
         std::lock_guard lock(mutex_);
+        for (auto& p : proxies_) p->terminate(); // all at once: each may take a while
         proxies_.clear();
+        _exit(0);
     }
     Fd keeper_, dial_, agent_;
     SshOptions options_;
+    bool told_ = false;
+    std::atomic<int> busy_{0};
     std::mutex mutex_;
     std::list<std::shared_ptr<Command>> proxies_;
 };
@@ -10644,9 +10816,8 @@ class Dialer {
     try {
         Dialer(std::move(keeper), std::move(dial), std::move(agent)).run();
     } catch (const std::exception&) {
-        _exit(1);
     }
-    _exit(0);
+    _exit(1);
 }
 
 // ============================================================================
@@ -11274,7 +11445,8 @@ struct Job {
         const bool restores = args.verb() == "restore",
                    writes = !address.remote() &&
                             has_word("init backup key check forget prune repair", args.verb());
-        if (writes) store->make_directory({}); // below it, only what is there can be written
+        if (writes && args.verb() == "init")
+            store->make_directory({}); // only what is there can be written below
         walls_.calls = confine_keeper(restores || writes ? Writes::files : Writes::nothing);
         if (!restores) confine_writing(writes ? address.path : "");
         if (!progress) progress.emplace(*store, progress_style());
@@ -11288,6 +11460,7 @@ struct Job {
         if (shown) progress.emplace(*store, progress_style());
         if (args.flag("verbose"))
             say(text("this process, with files and keys, is confined by ", walls_.words()));
+        if (auto missing = missing_walls(walls_); !missing.empty()) say(missing);
     }
     // <== C3 C6
 

@@ -36,6 +36,10 @@ std::map<std::string, bool> attempts(const std::string& dir) {
     attempt("run a program", child > 0 && status == 0 ? 0 : -1);
     attempt("fork", child);
     attempt("signal the parent", kill(getppid(), 0));
+    attempt("signal a thread", syscall(SYS_tgkill, getppid(), getppid(), 0));
+    attempt("own a descriptor", fcntl(1, F_SETOWN, getppid())); // who owns it gets signals
+    int ends[2];
+    attempt("datagrams", socketpair(AF_UNIX, SOCK_DGRAM, 0, ends));            // which go to any address
     attempt("trace the parent", syscall(SYS_ptrace, 0x4206, getppid(), 0, 0)); // PTRACE_SEIZE
     attempt("io_uring", syscall(SYS_io_uring_setup, 4, nullptr) >= 0 || errno == EFAULT ? 0 : -1);
     attempt("memory to run",
@@ -119,8 +123,8 @@ TEST_CASE("walls: a keeper that only reads has no network, starts nothing, and c
         auto tried =
             attempts_behind([] { return confine_keeper(Writes::nothing); }, user, dir.path().string());
         CHECK(tried.size() > 14);
-        std::set<std::string> left{"open to read", "fork", "memory to run"};
-        if (user == geteuid()) left.insert("signal the parent");
+        std::set<std::string> left{"open to read", "fork", "memory to run", "own a descriptor"};
+        if (user == geteuid()) left.insert({"signal the parent", "signal a thread"});
         CHECK(done_of(tried) == left);
     }
 }
@@ -230,12 +234,20 @@ TEST_CASE("walls: of a wire that says what it is not asked, too much or too litt
     CHECK_NAMES(remove(part(Part::done, text_bytes("x"))), lies);
     CHECK(remove(part(Part::failed, text_bytes("\x04\x01\x01it is not there"))) == "it is not there");
     CHECK_NAMES(remove(part(Part::failed, text_bytes("\x01\x05\x01\x1b[2J"))),
-                "\\x1b[2J");                                                         // fit for a terminal
+                "\\x1b[2J"); // fit for a terminal
+    for (std::string_view control : {"\xc2\x9b", "\x9b", "\x7f", "\xff"}) {
+        auto words = remove(part(Part::failed, text_bytes("\x01\x05\x01" + std::string(control) + "2J")));
+        CHECK(words == show(std::string(control) + "2J"));
+        CHECK(words.find(control) == words.npos);
+    }
+    CHECK(remove(part(Part::failed, text_bytes("\x01\x05\x01\xc3\xa4\\x1b"))) ==
+          "\xc3\xa4\\x1b");                                                          // as it was shown
     CHECK_NAMES(remove(part(Part::failed, text_bytes("\x63\x63\x01what"))), "what"); // no such fault
 
     CHECK(list(done) == "nothing");
     CHECK(list(in_a_row({part(Part::data, Bytes(2 * kListedSize)), done})) == "nothing");
     CHECK_NAMES(list(in_a_row({part(Part::data, Bytes(kListedSize + 1)), done})), lies);
+    CHECK_NAMES(list(in_a_row({part(Part::data, {}), done})), lies);
     CHECK_NAMES(names(in_a_row({part(Part::data, Bytes(15)), done})), lies);
     CHECK_NAMES(names(in_a_row({part(Part::data, Bytes(16 + kShownName + 1)), done})), lies);
     CHECK(names(in_a_row({part(Part::data, Bytes(16 + kShownName)), done})) == "nothing");
@@ -284,7 +296,7 @@ TEST_CASE("walls: a wire can ask for nothing but what logs in, and puts nothing 
     CHECK_NAMES(asks(Part::ask_host, host("ssh-ed25519", "")), lies);
     CHECK_NAMES(asks(Part::ask_host, Bytes(3)), lies);
     CHECK_NAMES(asks(Part::ask_host, Bytes(4, 0xff)), lies);
-    CHECK_NAMES(asks(Part::ask_key, Bytes{7}), lies); // there is none of that number
+    CHECK(asks(Part::ask_key, Bytes{7}) == "no"); // there is no terminal
     CHECK(support::lines_of(support::read_file(dir / "known_hosts")).size() == 1);
 }
 
