@@ -2975,6 +2975,7 @@ class WireStore : public Store {
             auto exit = Exit(in.u8());
             auto flags = in.u8();
             auto what = fit(in.raw(in.left()));
+            if (what.empty()) lie();
             ended_ = true;
             if (fault == Fault::corrupt) throw Corrupt(what);
             if (fault == Fault::lost) throw ConnectionLost(what);

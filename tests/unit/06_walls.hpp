@@ -228,6 +228,7 @@ TEST_CASE("walls: of a wire that says what it is not asked, too much or too litt
     CHECK_NAMES(read(part(Part::note, {}, uint32_t(kPartMax) + 1)), lies);
     CHECK_NAMES(read(part(Part::failed, {})), lies);
     CHECK_NAMES(read(part(Part::failed, text_bytes("\x01\x05"))), lies);
+    CHECK_NAMES(read(part(Part::failed, text_bytes("\x01\x05\x01"))), lies); // without a word
 
     CHECK(remove(done) == "nothing");
     CHECK_NAMES(remove(data), lies);
