@@ -5,7 +5,7 @@
 # make test       build and run all tests
 # make bench      measure nfreeze, restic, borg, rclone and sftp (BENCH=quick, ONLY=a,c, ROUNDS=1)
 # make bench-plot draw what was measured: tests/bench/bench.svg
-# make ci         sanitizers over the unit tests and some scenarios, and a taste of fuzzing (five minutes)
+# make ci         sanitizers over the unit tests and some scenarios, and a taste of fuzzing (six minutes)
 # make torture    all that takes long: asan, tsan, valgrind, fuzz, slow tests, soak (SOAK=30 minutes)
 # make asan, tsan, valgrind, fuzz (FUZZ_SECONDS=10), soak, lint, format, cov: each of these alone; cov says how
 #                 much of nfreeze.cpp the tests run

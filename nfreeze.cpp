@@ -38,9 +38,10 @@
 // CLAIMS. `make audit` lists the lines that hold each, counts them, and runs the tests that show it.
 //   C1  Nothing leaves but what was sealed, and names that are hashes (the compiler).
 //   C2  Nothing is parsed before it is authenticated, I6 (the compiler).
-//   C3  The process with files and keys has no network and runs nothing (the kernel).
+//   C3  The process with files and keys has no network and runs nothing (the kernel). It can ask the dialer
+//       who has an account's number or name, which a directory of accounts may be asked in turn.
 //   C4  What the server's bytes touch has no key, file, program or other host (fork and kernel).
-//   C5  What comes out of the wire can do nothing to the keeper (two formats of fixed shape).
+//   C5  What comes out of the wire can do no more to the keeper than end the run (formats of fixed shape).
 //   C6  A restore writes below DEST only, a backup nowhere (the kernel).
 //
 // WHO CAN DO WHAT
